@@ -1,0 +1,86 @@
+/* comm/transport.h - moving tensors between workers.
+ *
+ * Ranks are workers of one run at one membership epoch.  Calls that move data are made inside a job of
+ * a queue (kernels/device.h) and obey that queue's order: on CPU they block the queue's thread, on NCCL
+ * they enqueue on its stream.  Buffers come from `alloc`, which is memory that peers can reach.
+ *
+ * Point to point is rendezvous: for each ordered pair of ranks the k-th send meets the k-th receive;
+ * sizes and tags must agree (DML_ERR_BUG names both sides otherwise).  Collectives of a group are called
+ * by all members in the same order.  Sums run in group order, so a result has the same bits on every
+ * member and in every repeat.
+ *
+ * Every wait ends: at the config's deadline or when the abort flag is raised (DML_ERR_PEER).  After any
+ * error a transport is only good for `close`: communicators are disposable, rebuilt at the next epoch.
+ */
+#ifndef DML_COMM_TRANSPORT_H
+#define DML_COMM_TRANSPORT_H
+
+#include "kernels/device.h"
+#include "kernels/tensor.h"
+
+typedef struct dml_transport dml_transport;
+typedef struct dml_group dml_group;
+
+typedef enum dml_reduction { DML_SUM, DML_MAX } dml_reduction;
+
+/* Emulated links, so that schedules can be timed on one host: a transfer occupies its lane for
+ * bytes / bytes_per_s and arrives latency_ns after that.  Zeros: as fast as it goes. */
+typedef struct dml_link {
+    int64_t latency_ns;
+    double bytes_per_s;
+} dml_link;
+
+typedef struct dml_transport_config {
+    int32_t rank, world;
+    uint32_t epoch;         /* membership epoch; what carries another is refused */
+    int64_t memory_bytes;   /* what this rank will `alloc` in all, alignment included */
+    int64_t timeout_ns;     /* for one wait */
+    const dml_abort *abort; /* borrowed, may be NULL */
+    dml_link link;
+    const int *fds; /* [world] memfd of each rank, shm only; borrowed until open returns */
+    void *hub;      /* what ranks of one process share, local only: dml_local_hub_new */
+} dml_transport_config;
+
+typedef struct dml_transport_api {
+    const char *name; /* "shm", "local", "nccl" */
+    const char *doc;
+
+    /* Collective: returns when all ranks have opened.  DML_ERR_PEER  not all did in time. */
+    dml_err (*open)(const dml_transport_config *config, dml_device *device, dml_transport **out);
+    void (*close)(dml_transport *t); /* groups first; NULL is fine */
+
+    /* Memory peers can reach, 64-byte aligned, zeroed; freed by close.  DML_ERR_NOMEM past memory_bytes. */
+    dml_err (*alloc)(dml_transport *t, int64_t bytes, void **out);
+
+    dml_err (*send)(dml_transport *t, dml_queue *queue, int32_t peer, const void *src,
+                    int64_t bytes, uint32_t tag);
+    dml_err (*recv)(dml_transport *t, dml_queue *queue, int32_t peer, void *dst, int64_t bytes,
+                    uint32_t tag);
+
+    /* Collective among `ranks` (ascending, all different; borrowed).  `id` tells groups apart; two groups
+     * alive at once differ in id.  A group of one is fine and moves nothing. */
+    dml_err (*group_open)(dml_transport *t, const int32_t *ranks, int32_t n, uint32_t id,
+                          dml_group **out);
+    void (*group_close)(dml_group *g); /* NULL is fine */
+    /* In place on every member; dtypes F32, F64, I64, I32, U32 (max: U32, I32, I64 only). */
+    dml_err (*all_reduce)(dml_group *g, dml_queue *queue, void *buffer, int64_t elems,
+                          dml_dtype dtype, dml_reduction reduction);
+    /* Member i's `bytes` at src become bytes [i * bytes, (i+1) * bytes) of dst on all members.
+     * src may be its own place in dst. */
+    dml_err (*all_gather)(dml_group *g, dml_queue *queue, void *dst, const void *src,
+                          int64_t bytes);
+    /* buffer has n * elems elements; afterwards member i holds the reduced i-th part in place, the rest
+     * is unspecified. */
+    dml_err (*reduce_scatter)(dml_group *g, dml_queue *queue, void *buffer, int64_t elems,
+                              dml_dtype dtype, dml_reduction reduction);
+} dml_transport_api;
+
+/* By name.  DML_ERR_SPEC: no such transport; DML_ERR_UNAVAILABLE: its module is missing (says which). */
+dml_err dml_transport_find(const char *name, const dml_transport_api **out);
+
+/* What ranks that are threads of one process share.  owned; free after all transports are closed. */
+typedef struct dml_local_hub dml_local_hub;
+dml_err dml_local_hub_new(int32_t world, dml_local_hub **out);
+void dml_local_hub_free(dml_local_hub *hub);
+
+#endif

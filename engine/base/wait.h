@@ -1,0 +1,43 @@
+/* base/wait.h - waiting on a 32-bit word that another thread or process advances.
+ *
+ * Every wait in the engine goes through here: a short spin, then a futex in slices, so that a
+ * deadline and the run's abort flag are always noticed.  The word may lie in memory shared between
+ * processes.  Words are sequence numbers: `reached` compares modulo 2^32.
+ */
+#ifndef DML_BASE_WAIT_H
+#define DML_BASE_WAIT_H
+
+#include "engine/base/err.h"
+
+#include <stdatomic.h>
+#include <stdbool.h>
+#include <stdint.h>
+
+/* The run's abort flag, in memory that all its processes share.  0: go on. */
+typedef struct dml_abort {
+    _Atomic uint32_t raised;
+} dml_abort;
+
+static inline bool dml_seq_reached(uint32_t value, uint32_t target)
+{
+    return (int32_t)(value - target) >= 0;
+}
+
+/* Waits until *word has reached `target`.
+ *
+ *   deadline_ns  on dml_clock_ns(); INT64_MAX waits for ever and is for idle threads only
+ *   abort        borrowed, may be NULL
+ *   what         names the wait in the error
+ *
+ * DML_ERR_PEER  the abort flag was raised, or the deadline passed (the trail says which)
+ */
+dml_err dml_wait_reached(_Atomic uint32_t *word, uint32_t target, int64_t deadline_ns,
+                         const dml_abort *abort, const char *what);
+
+/* Adds one to *word (release) and wakes all who wait on it. */
+void dml_wait_advance(_Atomic uint32_t *word);
+
+/* Sets *word to `value` (release) and wakes all who wait on it. */
+void dml_wait_set(_Atomic uint32_t *word, uint32_t value);
+
+#endif

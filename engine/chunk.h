@@ -1,0 +1,97 @@
+/* engine/chunk.h - a range of layers ready to run on one device: forward, backward, gradient adding.
+ *
+ * A chunk owns no memory.  It states how many bytes it needs of four kinds, and is bound to them:
+ *
+ *   shared    what is reduced among replicas: slots, max_bits, gradient accumulators (peers reach it)
+ *   private   weights, optimizer state, running moments, scratch
+ *   stash     per micro-batch in flight: what backward needs, and the chunk's output
+ *   in/dy/dx  per micro-batch: input, output gradient, input gradient at the chunk's borders
+ *
+ * Slots are where a micro-batch leaves its small results, by its global number: a replica writes its own
+ * and leaves zero elsewhere, so an integer sum over replicas gathers them whatever the routing.
+ */
+#ifndef DML_ENGINE_CHUNK_H
+#define DML_ENGINE_CHUNK_H
+
+#include "engine/model.h"
+#include "kernels/backend.h"
+
+typedef struct dml_chunk_sizes {
+    int64_t shared, private_, stash, in, dy,
+        dx;             /* bytes; in and dy, dx are 0 where nothing crosses */
+    int64_t out_offset; /* of the output within the stash; not for the last chunk */
+} dml_chunk_sizes;
+
+/* Which micro-batch a call is about. */
+typedef struct dml_run {
+    bool train;
+    int64_t step;         /* keys dropout */
+    int32_t mb;           /* global number in the step: which slot */
+    int32_t rows;         /* samples in it, 1 .. micro_batch_size */
+    int64_t first_sample; /* position of row 0 in the step's global batch */
+} dml_run;
+
+typedef struct dml_chunk {
+    const dml_spec *spec;   /* borrowed */
+    const dml_model *model; /* borrowed */
+    int32_t layer_begin, layer_end, param_begin, param_end, state_begin, state_end;
+    int32_t mb_rows, mbs; /* micro-batch size; micro-batches of a step */
+    bool
+        split_backward; /* I and W apart: output gradients of every weight layer stay in the stash */
+    dml_chunk_sizes size;
+
+    /* bound memory; offsets of parameter p are elems into these, 16-aligned, padding stays zero */
+    int64_t arena_elems; /* of all parameters of the chunk with padding */
+    int64_t *param_at;   /* [param_end - param_begin] first element */
+    float *w, *m, *v;    /* [arena_elems]; m, v NULL where the optimizer has none */
+    float *
+        g; /* [arena_elems] summed gradient: the accumulator in fast mode (shared), finished in exact */
+    int64_t *acc;       /* [arena_elems] exact accumulators (shared); NULL in fast mode */
+    uint32_t *max_bits; /* [n params] (shared); NULL in fast mode */
+    int32_t *
+        exponent; /* [n params] E of the exact scales, host memory, committed state; NULL in fast mode */
+    float *state;      /* running moments, all states of the chunk one after another */
+    int64_t *state_at; /* [state_end - state_begin] */
+
+    /* slots, shared, int32 words, zeroed by dml_chunk_begin_step */
+    int32_t *slots;
+    int64_t slot_words;
+    int32_t *ran;     /* [mbs] 1 when this micro-batch's weight gradient was added */
+    double *loss;     /* [mbs] sum over rows; last chunk only, else NULL */
+    int32_t *correct; /* [mbs] likewise */
+    float *moments; /* batch norm: per layer [mbs][2][c], mean then biased variance; layer order */
+
+    void *impl; /* layer plans, from the arena */
+} dml_chunk;
+
+/* Plans the chunk's memory; touches no device.  E starts at 16 (exact-sums).  */
+dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t layer_begin,
+                       int32_t layer_end, bool split_backward, dml_arena *arena, dml_chunk *out);
+
+/* Gives the chunk its memory (device memory of the sizes stated, 64-byte aligned, zeroed), loads initial
+ * weights and states through the queue. */
+dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *queue, void *shared,
+                       void *private_);
+
+/* The rest is called inside jobs of the compute queue; `k` is that queue's kernel context.
+ * `labels` [rows] I32 device memory, last chunk only.  `in` is the chunk's input (IN slot, the lower chunk's
+ * output, or the loaded batch). */
+dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k);
+dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, const dml_run *run,
+                          const void *in, const int32_t *labels, void *stash);
+/* Whole backward: input gradient to dx (NULL in the first chunk) and weight gradients added.  `dy` is NULL
+ * in the last chunk, where the loss is. */
+dml_err dml_chunk_backward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                           const dml_run *run, const void *in, void *stash, const void *dy,
+                           void *dx);
+/* The same in two calls; needs split_backward. */
+dml_err dml_chunk_backward_input(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                                 const dml_run *run, const void *in, void *stash, const void *dy,
+                                 void *dx);
+dml_err dml_chunk_backward_weight(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                                  const dml_run *run, const void *in, void *stash, const void *dy);
+
+/* Scale exponent s of parameter p (0 .. n-1 in the chunk): clamp(62 - L - E, -126, 126), L = ceil(log2 mbs). */
+int32_t dml_chunk_scale_log2(const dml_chunk *c, int32_t p);
+
+#endif

@@ -1,0 +1,186 @@
+/* engine/spec.h - what the user asked for: a YAML file and dotted overrides, checked, defaults filled in.
+ *
+ * Every key, its type, default, aliases and one line of documentation stand in one table
+ * (engine/spec_keys.h); parser, --print-config, --help=spec and the error texts come from it.  An unknown
+ * key is an error with file:line:column, the nearest key and the section where it belongs.
+ */
+#ifndef DML_ENGINE_SPEC_H
+#define DML_ENGINE_SPEC_H
+
+#include "engine/base/arena.h"
+#include "engine/base/err.h"
+#include "kernels/kernels.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <stdio.h>
+
+/* Where a value was written; line 0: a default, or made by a model family. */
+typedef struct dml_place {
+    const char *file; /* "command line" for overrides */
+    int32_t line, column;
+} dml_place;
+
+/* clang-format off */
+/*    kind            name in the spec     what it is                                                     */
+#define DML_LAYER_LIST(X)                                                                                  \
+    X(LINEAR,        "linear")         /* y = x W^T + b                                                */ \
+    X(CONV2D,        "conv2d")         /* groups, stride, padding, dilation                            */ \
+    X(MAX_POOL2D,    "max_pool2d")                                                                        \
+    X(AVG_POOL2D,    "avg_pool2d")     /* kernel omitted: the whole image                              */ \
+    X(BATCH_NORM,    "batch_norm")                                                                        \
+    X(RELU,          "relu")                                                                              \
+    X(GELU,          "gelu")                                                                              \
+    X(TANH,          "tanh")                                                                              \
+    X(DROPOUT,       "dropout")                                                                           \
+    X(FLATTEN,       "flatten")        /* to [features], PyTorch's order (channels first)              */ \
+    X(ADD,           "add")            /* joins the branches of `residual`; not written by users       */ \
+    X(CROSS_ENTROPY, "cross_entropy")  /* softmax cross-entropy against the label; from training.loss  */ \
+    X(MSE,           "mse")            /* mean squared error against the one-hot label                 */ \
+    X(DELAY,         "delay")          /* takes forward, input-gradient, weight-gradient time, computes the identity */
+/* clang-format on */
+typedef enum dml_layer_kind {
+#define X(kind, name) DML_LAYER_##kind,
+    DML_LAYER_LIST(X)
+#undef X
+} dml_layer_kind;
+
+/* One layer as written (`layers:`) or as a family made it, before shapes are known.  Fields that a kind
+ * does not use are zero.  `residual: {body: [...], shortcut: [...]}` becomes its body, its shortcut and an
+ * ADD, so layers form a chain but for the inputs of shortcuts and ADDs. */
+typedef struct dml_layer_spec {
+    dml_layer_kind kind;
+    const char
+        *name; /* unique, e.g. "conv2", "block3.bn1"; parameters are named "<name>.weight" ... */
+    int32_t input; /* index of the layer it reads; -1: the model's input */
+    int32_t
+        with; /* ADD: the other branch (the shortcut's last layer, or the block's input); else -1 */
+    int32_t out; /* LINEAR: features; CONV2D: channels */
+    bool bias;
+    dml_conv2d conv;
+    dml_pool2d pool;      /* kernel 0: the whole image */
+    float rate;           /* DROPOUT */
+    float eps, momentum;  /* BATCH_NORM */
+    bool per_micro_batch; /* BATCH_NORM: running moments move once a micro-batch, not once a step */
+    int64_t ns[3];        /* DELAY: forward, input gradient, weight gradient */
+    dml_place place;
+} dml_layer_spec;
+
+typedef enum dml_data_format { DML_DATA_IDX, DML_DATA_SYNTHETIC } dml_data_format;
+typedef enum dml_last_batch { DML_LAST_WRAP, DML_LAST_SHORT, DML_LAST_DROP } dml_last_batch;
+typedef enum dml_optimizer { DML_OPT_SGD, DML_OPT_ADAMW } dml_optimizer;
+typedef enum dml_lr_schedule {
+    DML_LR_CONSTANT,
+    DML_LR_STEP,
+    DML_LR_LINEAR,
+    DML_LR_COSINE
+} dml_lr_schedule;
+typedef enum dml_numerics { DML_FAST, DML_EXACT } dml_numerics;
+typedef enum dml_init {
+    DML_INIT_KAIMING_UNIFORM,
+    DML_INIT_KAIMING_NORMAL,
+    DML_INIT_XAVIER_UNIFORM
+} dml_init;
+typedef enum dml_console {
+    DML_CONSOLE_AUTO,
+    DML_CONSOLE_LINE,
+    DML_CONSOLE_BAR,
+    DML_CONSOLE_QUIET
+} dml_console;
+typedef enum dml_split { DML_SPLIT_AUTO, DML_SPLIT_UNIFORM, DML_SPLIT_LIST } dml_split;
+
+typedef struct dml_spec {
+    struct {
+        const char *name;
+        uint64_t seed;
+        const char *output_dir; /* expanded; absolute, or relative to the current directory */
+    } run;
+    struct {
+        const char *type; /* "mlp", "vgg", "resnet", "layers" */
+        int32_t input_rank,
+            input[3]; /* as written, PyTorch's order: [features] or [channels, height, width] */
+        int32_t classes;
+        dml_init init;
+        const dml_layer_spec *layers; /* [n_layers] the loss is the last one */
+        int32_t n_layers;
+    } model;
+    struct {
+        dml_data_format format;
+        const char *path;              /* folder; "" for synthetic */
+        int64_t samples, test_samples; /* synthetic only */
+        float mean[3], std[3];         /* per channel; the first counts for one channel */
+        int32_t pad; /* zero pixels added on each side: 2 makes 28x28 into 32x32 */
+        bool shuffle;
+        dml_last_batch last_batch;
+        int32_t prefetch; /* micro-batches prepared ahead */
+    } data;
+    struct {
+        int64_t max_steps; /* 0: epochs decides */
+        double epochs;
+        int32_t global_batch_size, micro_batch_size;
+        int32_t
+            num_microbatches; /* G: global micro-batches of a step = global / micro, rounded up */
+        float grad_clip;      /* maximum global norm; 0: no clipping */
+        int64_t eval_interval_steps; /* 0: only at the end; set from "N epoch(s)" or steps */
+        dml_numerics numerics;
+    } training;
+    struct {
+        dml_optimizer name;
+        float lr, momentum, weight_decay, betas[2], eps;
+        bool nesterov;
+        bool decay_all; /* false: biases and batch-norm parameters are not decayed */
+    } optimizer;
+    struct {
+        dml_lr_schedule name;
+        int64_t warmup_steps, step_size; /* "N epochs" is converted */
+        float gamma, min_lr_ratio;
+    } lr_scheduler;
+    struct {
+        const char *backend;            /* "auto", "cpu", "cuda", "ref" */
+        int32_t pipeline_parallel_size; /* stages */
+        int32_t data_parallel_size;     /* replicas of each */
+        const char *schedule;           /* canonical name of schedule/schedule.h */
+        dml_split split;
+        const int32_t
+            *split_list; /* [pipeline_parallel_size] layers per stage, for DML_SPLIT_LIST */
+        int32_t threads_per_worker; /* 0: cores / workers, at least 1 */
+        int64_t link_latency_ns;    /* emulated link of the CPU transports; 0: none */
+        double link_bytes_per_s;
+        int64_t timeout_ns; /* deadline of one wait between workers */
+    } parallelism;
+    struct {
+        int64_t interval; /* steps between console lines */
+        bool jsonl;
+        dml_console console;
+    } logging;
+    dml_arena arena;    /* owns all the above */
+    const void *source; /* parsed document, for dml_spec_fail and printing; owned */
+} dml_spec;
+
+/* Reads and checks a spec.
+ *
+ *   path       file, or "-" for standard input
+ *   overrides  [n_overrides] "key.path=value"; value is YAML
+ *   out        written only on success; free with dml_spec_free
+ *
+ * DML_ERR_SPEC  the trail holds up to 20 complaints, each "file:line:column: error: ..." with the source
+ *               line, a caret, the allowed values and the nearest one
+ */
+dml_err dml_spec_load(const char *path, const char *const *overrides, int32_t n_overrides,
+                      dml_spec *out);
+void dml_spec_free(dml_spec *spec);
+
+/* A complaint about the value at `place` in the form above, as DML_ERR_SPEC: for checks that need more
+ * than the spec (shapes, stages).  `key` is the dotted key when the place is a default. */
+dml_err dml_spec_fail(const dml_spec *spec, dml_place place, const char *key, const char *fmt, ...)
+    __attribute__((format(printf, 4, 5)));
+
+/* Where a dotted key was written (line 0 when defaulted). */
+dml_place dml_spec_place(const dml_spec *spec, const char *key);
+
+/* The resolved spec: every key with its value, and its origin as a comment; loads back to an equal spec. */
+dml_err dml_spec_print(const dml_spec *spec, FILE *to);
+
+const char *dml_layer_kind_name(dml_layer_kind kind);
+
+#endif

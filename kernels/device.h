@@ -1,0 +1,69 @@
+/* kernels/device.h - memory, queues and events of one device.
+ *
+ * A queue runs jobs in order.  On CPU it is a thread and a job runs on it; on CUDA it is a stream and a
+ * job runs at once on the submitting thread, enqueueing kernels on that stream.  So a job may do only
+ * two things: call kernels and transports on its own queue.  One thread submits; kernels never wait on
+ * the host for another queue: order between queues comes from events alone.
+ *
+ * Events: `record` marks a point in a queue; `wait` makes a queue wait for the newest record *submitted
+ * before it*.  Waiting on an event never recorded is no wait.
+ *
+ * The first failure in a queue sticks: later jobs on it are skipped, and queues that wait on its events
+ * fail too; `sync` returns that error, with its trail put into the caller's thread.
+ */
+#ifndef DML_KERNELS_DEVICE_H
+#define DML_KERNELS_DEVICE_H
+
+#include "engine/base/err.h"
+#include "engine/base/wait.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+
+typedef struct dml_device dml_device;
+typedef struct dml_queue dml_queue;
+typedef struct dml_event dml_event;
+
+/* A job of a queue.  `arg` is borrowed until the job has run. */
+typedef dml_err (*dml_job)(void *arg);
+
+typedef struct dml_device_config {
+    int32_t index;          /* among the visible devices */
+    int32_t threads;        /* host threads a kernel may use, >= 1; CPU only */
+    int32_t queue_capacity; /* jobs, records and waits that one queue holds before submit blocks */
+    const dml_abort *abort; /* ends every wait; borrowed, may be NULL */
+} dml_device_config;
+
+typedef struct dml_device_api {
+    /* Devices this process sees.  0: `why` says why in one clause, NUL-terminated. */
+    int32_t (*count)(char *why, int64_t why_bytes);
+
+    dml_err (*open)(const dml_device_config *config, dml_device **out);
+    void (*close)(dml_device *device); /* queues and events first; NULL is fine */
+
+    /* Device memory, 64-byte aligned, zeroed.  DML_ERR_NOMEM names the bytes. */
+    dml_err (*alloc)(dml_device *device, int64_t bytes, void **out);
+    void (*free)(dml_device *device, void *memory);
+    /* Host memory that copies to and from the device fastest (pinned on CUDA), zeroed. */
+    dml_err (*host_alloc)(dml_device *device, int64_t bytes, void **out);
+    void (*host_free)(dml_device *device, void *memory);
+
+    /* `name` (static) appears in errors and thread names. */
+    dml_err (*queue_open)(dml_device *device, const char *name, dml_queue **out);
+    void (*queue_close)(dml_queue *queue); /* skips what has not run; NULL is fine */
+    dml_err (*submit)(dml_queue *queue, dml_job job, void *arg);
+    /* Copies between host and device memory or within either, in queue order. */
+    dml_err (*copy)(dml_queue *queue, void *dst, const void *src, int64_t bytes);
+    /* Returns when all that was submitted to the queue has run, or with the queue's first error.
+     * DML_ERR_PEER  the deadline (dml_clock_ns) passed */
+    dml_err (*sync)(dml_queue *queue, int64_t deadline_ns);
+    /* The library handle kernels of this backend need (cudaStream_t); NULL on CPU. */
+    void *(*native)(dml_queue *queue);
+
+    dml_err (*event_open)(dml_device *device, dml_event **out);
+    void (*event_close)(dml_event *event); /* NULL is fine */
+    dml_err (*record)(dml_queue *queue, dml_event *event);
+    dml_err (*wait)(dml_queue *queue, dml_event *event);
+} dml_device_api;
+
+#endif

@@ -1,0 +1,120 @@
+/* schedule/op.h - the instruction.
+ *
+ * A schedule is plain data: for every worker a list of ops.  Authors write only compute ops (an
+ * *order*); `dml_lower` adds the rest (a *program*).  The checker, the simulator, the printer, the
+ * drawing and the executor all read these same records.
+ *
+ * An op runs on a lane, an in-order queue of its worker.  Between lanes there is no order but `wait`.
+ * On CUDA a lane is a stream and a wait an event; on CPU a thread and a flag.
+ *
+ * The chunk of an op is always one that its own worker holds.  So the transfers of one boundary carry two
+ * numbers: SEND_ACT of chunk c meets RECV_ACT of chunk c + 1, SEND_GRAD of c meets RECV_GRAD of c - 1.
+ */
+#ifndef DML_SCHEDULE_OP_H
+#define DML_SCHEDULE_OP_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+typedef enum dml_lane {
+    DML_LANE_COMPUTE,
+    DML_LANE_SEND,
+    DML_LANE_RECV,
+    DML_LANE_REDUCE,
+    DML_LANES
+} dml_lane;
+
+/* Buffers that ops name by number.  Each pool belongs to one (worker, chunk); `dml_lower` says how many
+ * slots each holds, by liveness, so memory is known before the first step.
+ * "Its weight gradient" is W, or the B that contains it. */
+typedef enum dml_pool {
+    DML_POOL_IN,    /* a received input: RECV_ACT until the chunk's weight gradient                   */
+    DML_POOL_STASH, /* activations and output: F until the weight gradient of the chunk, and of the next
+                     * chunk when that reads them on the same worker                                  */
+    DML_POOL_DY,    /* a received output gradient: RECV_GRAD until the chunk's weight gradient        */
+    DML_POOL_DX,    /* an input gradient: B (or I) until SEND_GRAD, or, when the lower chunk is on the
+                     * same worker, until that chunk's weight gradient                                */
+    DML_POOLS,      /* forward-only: IN until F, STASH until SEND_ACT or the next chunk's F           */
+    DML_POOL_NONE = DML_POOLS
+} dml_pool;
+
+/* clang-format off */
+/*    kind        text      lane     peer?  mb?    pool of `slot`                                       */
+#define DML_OP_LIST(X)                                                                                  \
+    X(FWD,        "F",      COMPUTE, false, true,  STASH) /* forward; writes the slot                */ \
+    X(BWD,        "B",      COMPUTE, false, true,  DX)    /* whole backward; writes it (chunk > 0)   */ \
+    X(BWD_INPUT,  "I",      COMPUTE, false, true,  DX)    /* input gradient alone; writes it, as B   */ \
+    X(BWD_WEIGHT, "W",      COMPUTE, false, true,  NONE)  /* weight gradient alone                   */ \
+    X(SEND_ACT,   "SEND_F", SEND,    true,  true,  STASH) /* output of F to `peer`; reads it         */ \
+    X(RECV_ACT,   "RECV_F", RECV,    true,  true,  IN)    /* input of F from `peer`; writes it       */ \
+    X(SEND_GRAD,  "SEND_B", SEND,    true,  true,  DX)    /* input gradient to `peer`; reads it      */ \
+    X(RECV_GRAD,  "RECV_B", RECV,    true,  true,  DY)    /* output gradient from `peer`; writes it  */ \
+    X(REDUCE,     "R",      REDUCE,  false, false, NONE)  /* chunk's gradients among its replicas    */ \
+    X(VOTE,       "V",      REDUCE,  false, false, NONE)  /* all workers: norm, non-finite, overflow */ \
+    X(STEP,       "U",      COMPUTE, false, false, NONE)  /* optimizer step of the chunk             */
+/* clang-format on */
+typedef enum dml_op_kind {
+#define X(kind, ...) DML_OP_##kind,
+    DML_OP_LIST(X)
+#undef X
+} dml_op_kind;
+#define X(...) +1
+enum { DML_OP_KINDS = 0 DML_OP_LIST(X) };
+#undef X
+
+enum { DML_NO_PEER = -1, DML_NO_SLOT = -1, DML_NO_WAIT = -1, DML_NO_MB = -1, DML_OP_WAITS = 2 };
+
+typedef struct dml_op {
+    uint8_t kind;               /* dml_op_kind; decides the lane                                    */
+    uint8_t edge;               /* which tensor of the chunk boundary (0: the main one) or bucket   */
+    int16_t version;            /* weight version read, relative to the newest; 0 in synchronous    */
+    int16_t peer;               /* worker at the other end, DML_NO_PEER                             */
+    int16_t slot;               /* slot in the pool named above, DML_NO_SLOT                        */
+    int32_t chunk;              /* model chunk; 0 for VOTE                                          */
+    int32_t mb;                 /* global micro-batch of the step, DML_NO_MB                        */
+    int32_t wait[DML_OP_WAITS]; /* earlier ops of this worker's list, on other lanes; DML_NO_WAIT
+                                 * fills the rest.  Two are enough: see schedule/depend.h           */
+} dml_op;
+_Static_assert(sizeof(dml_op) == 24, "ops are small plain records");
+
+typedef struct dml_op_info {
+    const char *text; /* static */
+    dml_lane lane;
+    bool has_peer; /* it is a transfer                        */
+    bool has_mb;   /* false: once per step, mb is DML_NO_MB   */
+    dml_pool pool; /* of `slot`; DML_POOL_NONE: names no slot */
+} dml_op_info;
+
+/* Properties of a kind, static; the table is generated from DML_OP_LIST. */
+const dml_op_info *dml_op_info_of(dml_op_kind kind);
+
+static inline dml_lane dml_op_lane(const dml_op *op)
+{
+    return dml_op_info_of((dml_op_kind)op->kind)->lane;
+}
+
+/* "IN", "STASH", "DY", "DX"; static. */
+const char *dml_pool_text(dml_pool pool);
+const char *dml_lane_text(dml_lane lane); /* "compute", ... */
+
+/* The op that ends the life of a stash of its (chunk, mb): B, W. */
+static inline bool dml_op_is_weight_grad(const dml_op *op)
+{
+    return op->kind == DML_OP_BWD || op->kind == DML_OP_BWD_WEIGHT;
+}
+
+/* The op that makes the input gradient of its (chunk, mb): B, I. */
+static inline bool dml_op_is_input_grad(const dml_op *op)
+{
+    return op->kind == DML_OP_BWD || op->kind == DML_OP_BWD_INPUT;
+}
+
+/* Kind, chunk and micro-batch as text: "SEND_F2.7", "R1", "V". */
+enum { DML_OP_NAME_BYTES = 40 };
+typedef struct dml_op_name {
+    char text[DML_OP_NAME_BYTES];
+} dml_op_name;
+dml_op_name dml_op_name_of(const dml_op *op);
+
+#endif

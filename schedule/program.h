@@ -1,0 +1,76 @@
+/* schedule/program.h - the ops of every worker, and where work runs.
+ *
+ * One type at two levels.  An *order* holds compute ops only; a *program* is what dml_lower makes of it.
+ * The route table (chunk, micro-batch -> worker) is the only authority for where work runs.
+ */
+#ifndef DML_SCHEDULE_PROGRAM_H
+#define DML_SCHEDULE_PROGRAM_H
+
+#include "engine/base/err.h"
+#include "schedule/op.h"
+
+typedef struct dml_op_list {
+    dml_op *op; /* owned by the program */
+    int32_t n, cap;
+} dml_op_list;
+
+/* What the checker needs to know of a chunk: which layers and parameters it holds.  Layers are numbered
+ * along the model, parameters along the layers; a chunk holds contiguous ranges, ends exclusive. */
+typedef struct dml_chunk_span {
+    int32_t layer_begin, layer_end;
+    int32_t param_begin, param_end;
+} dml_chunk_span;
+
+typedef struct dml_program {
+    int32_t workers;
+    int32_t chunks;
+    int32_t mbs;          /* global micro-batches of a step                              */
+    bool forward_only;    /* evaluation: no backward, no reduction, no step              */
+    bool lowered;         /* false: an order                                             */
+    dml_op_list *list;    /* [workers] owned                                             */
+    int32_t *route;       /* [chunks][mbs] worker, -1 unset; owned                       */
+    dml_chunk_span *span; /* [chunks] owned                                              */
+    int32_t *pool_slots;  /* [workers][chunks][DML_POOLS] slots, set by dml_lower; owned */
+} dml_program;
+
+enum {
+    DML_MAX_WORKERS = 32767, /* a peer is an int16_t                                              */
+    DML_MAX_CHUNKS = 32767,
+    DML_MAX_MBS = 1 << 20,
+    DML_MAX_TABLE = 1 << 26, /* entries of chunks x mbs and of workers x chunks: 1 GiB at the worst */
+};
+
+/* An empty order with every route unset (-1), every span and pool empty.
+ * DML_ERR_SPEC   a count is below 1 or above its limit
+ * DML_ERR_NOMEM  the tables do not fit */
+dml_err dml_program_init(dml_program *p, int32_t workers, int32_t chunks, int32_t mbs);
+void dml_program_free(dml_program *p); /* back to {0} */
+
+/* A deep copy; `out` is uninitialised before and {0} on failure. */
+dml_err dml_program_copy(const dml_program *p, dml_program *out);
+
+/* The same in every field. */
+bool dml_program_equal(const dml_program *a, const dml_program *b);
+
+/* Appends an op with no peer, slot or waits; returns its index in the worker's list. */
+int32_t dml_program_push(dml_program *p, int32_t worker, dml_op_kind kind, int32_t chunk,
+                         int32_t mb);
+
+/* Routes every (chunk, micro-batch) to the worker that runs its F, the last one listed. */
+void dml_program_route_by_ops(dml_program *p);
+
+static inline int32_t *dml_program_route(const dml_program *p, int32_t chunk, int32_t mb)
+{
+    return &p->route[(int64_t)chunk * p->mbs + mb];
+}
+
+static inline int32_t *dml_program_slots(const dml_program *p, int32_t worker, int32_t chunk,
+                                         dml_pool pool)
+{
+    return &p->pool_slots[((int64_t)worker * p->chunks + chunk) * DML_POOLS + (int32_t)pool];
+}
+
+/* Ops of all workers together. */
+int64_t dml_program_ops(const dml_program *p);
+
+#endif
