@@ -1,0 +1,66 @@
+/* engine/agent_backend.c - which backend runs the plan, and with how many threads. */
+#include "engine/agent.h"
+
+#include <hwloc.h>
+#include <stdio.h>
+#include <string.h>
+
+/* Whether `backend` can run the plan; the trail says why not. */
+static dml_err can_run(const dml_plan *plan, const dml_backend *backend)
+{
+    char why[256] = "";
+    const int32_t devices = backend->device->count(why, sizeof why);
+    if (devices == 0) DML_FAIL(DML_ERR_UNAVAILABLE, "%s: no device: %s", backend->name, why);
+    const bool own_device =
+        strcmp(backend->transport, "shm") != 0; /* CPU workers share the cores */
+    if (own_device && devices < plan->workers)
+        DML_FAIL(DML_ERR_UNAVAILABLE, "%s: %d device%s for %d workers", backend->name, devices,
+                 devices == 1 ? "" : "s", plan->workers);
+    return dml_model_check_kernels(&plan->model, backend->kernels, backend->name);
+}
+
+/* The first line of the trail, without where in our sources it was written. */
+static void explain(char *why, int64_t why_bytes)
+{
+    const char *text = dml_err_trail(), *at = strstr(text, ": ");
+    if (at && strstr(text, ".c:") && strstr(text, ".c:") < at) text = at + 2;
+    snprintf(why, (size_t)why_bytes, "%.*s", (int)strcspn(text, "\n"), text);
+}
+
+dml_err dml_agent_backend(const dml_plan *plan, const dml_backend **out, char *why,
+                          int64_t why_bytes)
+{
+    const char *name = plan->spec->parallelism.backend;
+    why[0] = '\0';
+    if (strcmp(name, "auto") != 0) {
+        DML_TRY(dml_backend_find(name, out, why, why_bytes));
+        why[0] = '\0';
+        return can_run(plan, *out);
+    }
+    DML_TRY(dml_backend_find(name, out, why, why_bytes));
+    if (can_run(plan, *out) == DML_ERR_OK) return DML_ERR_OK;
+    explain(why, why_bytes); /* a GPU is here but cannot run this: say so and take the CPU */
+    char unused[64];
+    DML_TRY(dml_backend_find("cpu", out, unused, sizeof unused));
+    return can_run(plan, *out);
+}
+
+static int32_t cores(void)
+{
+    hwloc_topology_t topology;
+    int n = 0;
+    if (hwloc_topology_init(&topology) == 0) {
+        if (hwloc_topology_load(topology) == 0)
+            n = hwloc_get_nbobjs_by_type(topology, HWLOC_OBJ_CORE);
+        hwloc_topology_destroy(topology);
+    }
+    return n > 0 ? n : 1;
+}
+
+int32_t dml_agent_threads(const dml_plan *plan)
+{
+    const int32_t asked = plan->spec->parallelism.threads_per_worker;
+    if (asked > 0) return asked;
+    const int32_t share = cores() / plan->workers;
+    return share > 0 ? share : 1;
+}

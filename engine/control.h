@@ -1,0 +1,113 @@
+/* engine/control.h - the page all processes of a run share, and what a worker tells the agent.
+ *
+ * The page is a memfd passed by descriptor, so nothing is left behind when anyone dies.  Reports are
+ * fixed-size records over one SOCK_SEQPACKET pair per worker: a record is whole or absent.
+ */
+#ifndef DML_ENGINE_CONTROL_H
+#define DML_ENGINE_CONTROL_H
+
+#include "engine/base/wait.h"
+#include "schedule/op.h"
+
+enum { DML_HOST_WORKERS = 64, DML_MAX_HELD = 8, DML_TRAIL_BYTES = 2048 };
+
+typedef enum dml_phase {
+    DML_PHASE_START,
+    DML_PHASE_TRAIN,
+    DML_PHASE_EVAL,
+    DML_PHASE_END,
+} dml_phase;
+
+/* What one worker is doing; written by it alone, read by the agent when it is lost. */
+typedef struct dml_worker_page {
+    _Atomic uint32_t phase; /* dml_phase */
+    _Atomic int64_t step;   /* from 1; 0 before the first */
+    _Atomic int64_t ops;    /* ops finished since the start: progress */
+    _Atomic uint32_t last;  /* last compute op finished: dml_op_kind */
+    _Atomic int32_t last_chunk, last_mb;
+} dml_worker_page;
+
+typedef struct dml_control {
+    dml_abort abort;       /* raised by the agent: every wait ends */
+    _Atomic uint32_t stop; /* raised by the agent: stop after the current step */
+    dml_worker_page worker[DML_HOST_WORKERS];
+} dml_control;
+
+/* A memfd of the page, mapped; the caller closes *fd when all have it. */
+dml_err dml_control_create(dml_control **out, int *fd);
+dml_err dml_control_map(int fd, dml_control **out);
+void dml_control_unmap(dml_control *control); /* NULL is fine */
+
+const char *dml_phase_name(dml_phase phase);
+
+typedef enum dml_report_kind {
+    DML_REPORT_READY, /* transports are open, memory is there, shapes are prepared */
+    DML_REPORT_STEP,  /* rank 0, after each committed, skipped or redone step */
+    DML_REPORT_EVAL,  /* rank 0 */
+    DML_REPORT_END,   /* every worker, after the last step */
+    DML_REPORT_FAIL,  /* every worker that gives up */
+} dml_report_kind;
+
+typedef struct dml_report_step {
+    int64_t step; /* from 1 */
+    double loss;  /* mean over the step's samples */
+    double grad_norm, lr;
+    int64_t samples, correct;
+    int64_t wall_ns; /* from the end of the step before */
+    int32_t verdict; /* dml_verdict */
+    double bubble;   /* of rank 0 in this step: 1 - busy / wall */
+} dml_report_step;
+
+typedef struct dml_report_eval {
+    int64_t step;
+    double loss;
+    int64_t samples, correct;
+    int64_t wall_ns;
+} dml_report_eval;
+
+/* What a chunk cost here: medians over the run's last steps. */
+typedef struct dml_report_chunk {
+    int32_t chunk;
+    int64_t fwd_ns, bwd_ns, bwd_input_ns, bwd_weight_ns, reduce_ns, step_ns;
+} dml_report_chunk;
+
+typedef struct dml_report_end {
+    uint64_t weights_hash;    /* of the chunks held; stages add up (engine/chunk.h) */
+    int64_t memory_bytes;     /* slab: what was allocated before step 0 */
+    int64_t stash_bytes;      /* of all STASH slots */
+    int64_t busy_ns, wall_ns; /* compute lane, over all training steps but the first */
+    int32_t stash_peak; /* most micro-batches between F and B at once, counted while running */
+    int32_t n_chunks;
+    dml_report_chunk chunk[DML_MAX_HELD];
+} dml_report_end;
+
+typedef struct dml_report_fail {
+    int32_t err; /* dml_err */
+    char trail[DML_TRAIL_BYTES];
+} dml_report_fail;
+
+typedef struct dml_report {
+    int32_t kind, rank;
+    union {
+        dml_report_step step;
+        dml_report_eval eval;
+        dml_report_end end;
+        dml_report_fail fail;
+    };
+} dml_report;
+
+/* How a worker reports: over its socket, or straight into the agent's state when workers are threads. */
+typedef struct dml_reporter {
+    dml_err (*put)(void *context, const dml_report *report);
+    void *context;
+} dml_reporter;
+
+/* Sends a FAIL report of `err` with this thread's trail; there is nobody to tell when that fails. */
+void dml_report_failure(const dml_reporter *to, int32_t rank, dml_err err);
+
+/* Socket side.  DML_ERR_PEER  the other end is gone. */
+dml_err dml_report_send(int fd, const dml_report *report);
+/* *got false: the other end closed. */
+dml_err dml_report_receive(int fd, dml_report *out, bool *got);
+
+#endif

@@ -1,0 +1,140 @@
+/* engine/dml_train.c - the program: reads the command line, then is supervisor, agent or worker.
+ *
+ * Options are shorthand for overrides, so there is one place where values are checked: the spec.
+ */
+#include "engine/agent.h"
+#include "engine/launch.h"
+#include "engine/worker.h"
+
+#include <argp.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+enum {
+    MAX_ARGS = 64,
+    OPT_PRINT_CONFIG = 256,
+    OPT_NNODES,
+    OPT_MAX_STEPS,
+    OPT_NO_PROGRESS,
+    OPT_KEYS
+};
+
+typedef struct command_line {
+    char *spec;
+    char *argv[MAX_ARGS + 1]; /* spec, then overrides: what the agent gets */
+    int n;
+    bool print_config, keys;
+    const char *nnodes;
+} command_line;
+
+static const char doc[] =
+    "Trains the model that SPEC describes ('-': standard input).\v"
+    "Examples:\n"
+    "  dml-train examples/quickstart.yaml\n"
+    "  dml-train examples/vgg8-fashion-mnist.yaml parallelism.pp=2 parallelism.dp=2\n"
+    "  dml-train examples/pipe4-delay.yaml parallelism.schedule=gpipe --max-steps 20\n"
+    "\n"
+    "Exit codes: 0 finished, 1 internal error, 2 usage or spec, 3 environment, 4 data, 5 diverged, "
+    "6 a worker was lost, 7 a check failed, 128+n stopped by signal n.";
+
+static const struct argp_option options[] = {
+    {"max-steps", OPT_MAX_STEPS, "N", 0, "stop after N steps (training.max_steps=N)", 0},
+    {"no-progress", OPT_NO_PROGRESS, NULL, 0, "plain lines, no bar (logging.console=line)", 0},
+    {"quiet", 'q', NULL, 0, "failures only (logging.console=quiet)", 0},
+    {"print-config", OPT_PRINT_CONFIG, NULL, 0, "print the resolved spec, with origins, and end",
+     0},
+    {"keys", OPT_KEYS, NULL, 0, "print the reference of all spec keys, and end", 0},
+    {"nnodes", OPT_NNODES, "N", 0, "number of nodes; one for now", 0},
+    {0},
+};
+
+const char *argp_program_version = "dml-train " DML_VERSION;
+
+static void add(command_line *c, struct argp_state *state, char *text)
+{
+    if (c->n == MAX_ARGS) argp_error(state, "more than %d arguments", MAX_ARGS);
+    c->argv[c->n++] = text;
+}
+
+static char *max_steps(const char *n)
+{
+    static char text[64];
+    snprintf(text, sizeof text, "training.max_steps=%s", n);
+    return text;
+}
+
+static error_t parse(int key, char *arg, struct argp_state *state)
+{
+    command_line *c = state->input;
+    static char line[] = "logging.console=line", quiet[] = "logging.console=quiet";
+    switch (key) {
+    case OPT_MAX_STEPS: add(c, state, max_steps(arg)); return 0;
+    case OPT_NO_PROGRESS: add(c, state, line); return 0;
+    case 'q': add(c, state, quiet); return 0;
+    case OPT_PRINT_CONFIG: c->print_config = true; return 0;
+    case OPT_KEYS: c->keys = true; return 0;
+    case OPT_NNODES: c->nnodes = arg; return 0;
+    case ARGP_KEY_ARG:
+        if (!c->spec)
+            c->spec = arg;
+        else
+            add(c, state, arg);
+        return 0;
+    case ARGP_KEY_END:
+        if (!c->spec && !c->keys) argp_error(state, "SPEC is missing");
+        return 0;
+    default: return ARGP_ERR_UNKNOWN;
+    }
+}
+
+static int fail(dml_err err)
+{
+    fprintf(stderr, "%s%s\n", err == DML_ERR_SPEC ? "" : "dml-train: ", dml_err_trail());
+    return dml_err_exit_code(err);
+}
+
+static int print_config(const command_line *c)
+{
+    dml_spec spec;
+    dml_err err = dml_spec_load(c->spec, (const char *const *)c->argv + 1, c->n - 1, &spec);
+    if (err != DML_ERR_OK) return fail(err);
+    err = dml_spec_print(&spec, stdout);
+    dml_spec_free(&spec);
+    return err == DML_ERR_OK ? 0 : fail(err);
+}
+
+/* --agent PID SPEC [override ...] and --worker RANK PID: how this program starts itself. */
+static int as_agent(int argc, char **argv)
+{
+    const dml_agent_options o = {.supervisor_pid = atoi(argv[2]),
+                                 .spec_path = argv[3],
+                                 .overrides = (const char *const *)argv + 4,
+                                 .n_overrides = argc - 4};
+    return dml_agent_main(&o);
+}
+
+int main(int argc, char **argv)
+{
+    if (argc >= 4 && strcmp(argv[1], "--agent") == 0) return as_agent(argc, argv);
+    if (argc == 4 && strcmp(argv[1], "--worker") == 0)
+        return dml_worker_main(atoi(argv[2]), atoi(argv[3]));
+
+    const struct argp argp = {options, parse, "SPEC [key.path=value ...]", doc, NULL, NULL, NULL};
+    command_line c = {.n = 1};
+    argp_err_exit_status = dml_err_exit_code(DML_ERR_SPEC);
+    if (argp_parse(&argp, argc, argv, 0, NULL, &c) != 0) return argp_err_exit_status;
+    c.argv[0] = c.spec;
+    if (c.keys) {
+        dml_spec_help(stdout);
+        return 0;
+    }
+    if (c.nnodes && strcmp(c.nnodes, "1") != 0) {
+        fprintf(stderr, "dml-train: --nnodes %s: one node for now; several hosts come later\n",
+                c.nnodes);
+        return dml_err_exit_code(DML_ERR_UNAVAILABLE);
+    }
+    if (c.print_config) return print_config(&c);
+    setenv("OMP_WAIT_POLICY", "passive", 0); /* workers share cores: spinning threads starve them */
+    return dml_supervise(c.argv);
+}

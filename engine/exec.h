@@ -1,0 +1,74 @@
+/* engine/exec.h - runs a program on one worker.
+ *
+ * The executor is one switch with one case per op kind.  It issues the ops of its worker in list order from
+ * one thread: each op is a job on its lane's queue, waits are events.  All waits point backward in the
+ * list (rule `waits` of the checker), so issuing never deadlocks whatever the real timings.
+ *
+ * Everything is resolved to pointers when the executor is made; a step allocates nothing.
+ */
+#ifndef DML_ENGINE_EXEC_H
+#define DML_ENGINE_EXEC_H
+
+#include "comm/transport.h"
+#include "engine/chunk.h"
+#include "engine/control.h"
+#include "engine/data_loader.h"
+#include "engine/update.h"
+#include "schedule/program.h"
+
+/* One chunk that this worker holds, with its slots: pool p has slots[p] buffers of bytes[p] each. */
+typedef struct dml_held {
+    dml_chunk *chunk;
+    dml_update *update;
+    dml_group *replicas; /* of the data transport */
+    int32_t n_replicas;
+    char *pool[DML_POOLS];
+    int64_t bytes[DML_POOLS];
+    char *input;  /* first chunk: the loaded batch, one buffer per STASH slot; else NULL */
+    char *labels; /* last chunk: [micro_batch_size] int32; else NULL */
+} dml_held;
+
+typedef struct dml_exec_config {
+    const dml_program *program; /* lowered and checked; borrowed, as everything here */
+    int32_t worker;
+    const dml_backend *backend;
+    dml_device *device;
+    dml_queue *const *lane;     /* [DML_LANES] */
+    dml_kctx *compute, *reduce; /* contexts of the compute and reduce lanes */
+    const dml_transport_api *comm;
+    dml_transport *transport;
+    dml_held *held;              /* [program->chunks] chunk NULL where not held */
+    dml_loader *images, *labels; /* NULL where not needed */
+    dml_worker_page *page;       /* progress is published here */
+    int64_t timeout_ns;          /* for one wait */
+} dml_exec_config;
+
+typedef struct dml_exec dml_exec;
+
+/* Sums of what the compute lane did, since the last reset. */
+typedef struct dml_exec_times {
+    int64_t busy_ns;    /* compute ops running */
+    int32_t stash_peak; /* most micro-batches between F and B (or W) at once */
+} dml_exec_times;
+
+dml_err dml_exec_new(const dml_exec_config *config, dml_arena *arena, dml_exec **out);
+void dml_exec_close(dml_exec *x); /* releases events; NULL is fine */
+
+/* Issues every op up to VOTE (all of them in a forward-only program) and waits until they have run.
+ *   step  keys dropout; rows [mbs] samples of each micro-batch: ops of a micro-batch without samples and
+ *         their transfers do nothing, on both sides
+ *   learn false: evaluation mode of dropout and batch norm */
+dml_err dml_exec_run(dml_exec *x, int64_t step, const int32_t *rows, bool learn);
+
+/* Issues the ops after VOTE: the optimizer steps. */
+dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr);
+
+dml_exec_times dml_exec_take_times(dml_exec *x);
+
+/* Median time of an op kind of a chunk over the last steps, 0 when it did not run. */
+int64_t dml_exec_median_ns(const dml_exec *x, dml_op_kind kind, int32_t chunk);
+
+/* Jobs and events the queue must hold for one step of the program. */
+int32_t dml_exec_queue_capacity(const dml_program *program, int32_t worker);
+
+#endif

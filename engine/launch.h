@@ -1,0 +1,52 @@
+/* engine/launch.h - the supervisor: parent of the agent and of every worker, and nothing else.
+ *
+ *   dml-train (supervisor) --+-- agent      reads the spec, plans, owns the run
+ *                            +-- worker 0   one per device, started by exec when the agent asks
+ *                            +-- worker 1
+ *
+ * It waits, starts and ends processes; it reads no spec and maps no memory, so there is little that can
+ * go wrong in it.  All its children carry a parent-death signal: whoever is killed, no process stays.
+ * When the agent ends, the workers are killed and the agent's exit code is the program's.
+ */
+#ifndef DML_ENGINE_LAUNCH_H
+#define DML_ENGINE_LAUNCH_H
+
+#include "engine/base/err.h"
+
+#include <stdbool.h>
+#include <stdint.h>
+#include <sys/types.h>
+
+/* Descriptor numbers of a child right after exec. */
+enum {
+    DML_FD_LAUNCHER = 3, /* agent: the supervisor's socket; worker: its report socket */
+    DML_FD_FIRST = 4,    /* worker: the descriptors the agent sent, in order */
+    DML_LAUNCH_FDS = 250 /* most descriptors one worker can be given */
+};
+
+/* What the supervisor tells the agent. */
+typedef struct dml_launch_event {
+    enum { DML_LAUNCH_STARTED, DML_LAUNCH_ENDED, DML_LAUNCH_SIGNAL } kind;
+    int32_t rank; /* STARTED, ENDED */
+    int32_t pid;  /* STARTED, ENDED */
+    int32_t code; /* ENDED: wait status; SIGNAL: signal number */
+} dml_launch_event;
+
+/* Supervisor.  Starts this program again as the agent, with `argv` after "--agent", and serves it until it
+ * ends.  Returns the exit code of the whole program. */
+int dml_supervise(char *const argv[]);
+
+/* Agent's side of the socket DML_FD_LAUNCHER. */
+
+/* Asks for worker `rank`; fds [n_fds] become DML_FD_LAUNCHER, DML_FD_FIRST ... in it.  The answer comes as
+ * an event.  DML_ERR_PEER  the supervisor is gone. */
+dml_err dml_launch_worker(int32_t rank, const int *fds, int32_t n_fds);
+/* Asks for SIGKILL to all workers still alive. */
+dml_err dml_launch_kill_all(void);
+/* One event; *got false: the supervisor is gone.  Blocks: poll DML_FD_LAUNCHER first. */
+dml_err dml_launch_next(dml_launch_event *out, bool *got);
+
+/* First thing in a child: dies with its parent.  `parent` is the pid the child was started by. */
+dml_err dml_die_with_parent(pid_t parent);
+
+#endif

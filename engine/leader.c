@@ -1,0 +1,350 @@
+/* engine/leader.c - reports become lines for people and records for programs. */
+#include "engine/leader.h"
+
+#include "engine/base/clock.h"
+#include "engine/data.h"
+#include "engine/update.h"
+
+#include <inttypes.h>
+#include <math.h>
+#include <string.h>
+#include <unistd.h>
+
+/* ---- header ---- */
+
+static dml_err count_steps(dml_leader *l, int64_t *train_samples, int64_t *test_samples)
+{
+    const dml_spec *spec = l->plan->spec;
+    dml_data *data;
+    DML_TRY(dml_data_open(spec, false, DML_DATA_COUNTS, &data));
+    l->total_steps = dml_data_total_steps(data);
+    l->epoch_steps = dml_data_epoch_steps(data);
+    l->train_samples = *train_samples = dml_data_count(data);
+    dml_data_close(data);
+    DML_TRY(dml_data_open(spec, true, DML_DATA_COUNTS, &data));
+    *test_samples = dml_data_count(data);
+    dml_data_close(data);
+    return DML_ERR_OK;
+}
+
+static dml_run_start_record run_start(const dml_leader *l, const dml_leader_config *c,
+                                      const char *host, const char *backend, int64_t train_samples,
+                                      int64_t test_samples)
+{
+    const dml_spec *spec = l->plan->spec;
+    return (dml_run_start_record){
+        .run = spec->run.name,
+        .version = DML_VERSION,
+        .spec_path = c->spec_path,
+        .output_dir = spec->run.output_dir,
+        .host = host,
+        .backend = backend,
+        .numerics = spec->training.numerics == DML_EXACT ? "exact" : "fast",
+        .model = spec->model.type,
+        .layers = l->plan->model.n_layers,
+        .parameters = l->plan->model.param_elems,
+        .data = spec->data.format == DML_DATA_SYNTHETIC ? "synthetic" : spec->data.path,
+        .train_samples = train_samples,
+        .test_samples = test_samples,
+        .seed = (int64_t)spec->run.seed,
+        .global_batch_size = spec->training.global_batch_size,
+        .micro_batch_size = spec->training.micro_batch_size,
+        .num_microbatches = l->plan->mbs,
+        .total_steps = l->total_steps,
+        .epochs = (double)l->total_steps / (double)l->epoch_steps,
+    };
+}
+
+static double flops_of(const dml_model *m, int32_t begin, int32_t end)
+{
+    double sum = 0.0;
+    for (int32_t i = begin; i < end; i++)
+        for (int pass = 0; pass < 3; pass++)
+            sum += (double)m->layer[i].flops[pass];
+    return sum;
+}
+
+static void describe_stages(const dml_leader *l, dml_stage_figures *out, dml_arena *arena)
+{
+    const dml_plan *p = l->plan;
+    const double all = flops_of(&p->model, 0, p->model.n_layers);
+    for (int32_t s = 0; s < p->stages; s++) {
+        const int32_t begin = p->stage_begin[s], end = p->stage_begin[s + 1];
+        const char *workers = "";
+        for (int32_t r = 0; r < p->replicas; r++)
+            workers = dml_arena_printf(arena, "%s%s%d", workers, r ? "," : "", s * p->replicas + r);
+        int64_t parameters = 0;
+        for (int32_t i = p->train.span[s].param_begin; i < p->train.span[s].param_end; i++)
+            parameters += p->model.param[i].elems;
+        out[s] = (dml_stage_figures){
+            .stage = s,
+            .first_layer = begin,
+            .last_layer = end - 1,
+            .workers = workers,
+            .parameters = parameters,
+            .flops_share = all > 0.0 ? flops_of(&p->model, begin, end) / all : 0.0,
+            .memory_bytes = dml_plan_worker_bytes(p, s * p->replicas),
+        };
+    }
+}
+
+/* Mean over the workers. */
+static double mean(const double *x, int32_t n)
+{
+    double sum = 0.0;
+    for (int32_t i = 0; i < n; i++)
+        sum += x[i];
+    return sum / n;
+}
+
+static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t train_samples,
+                            int64_t test_samples)
+{
+    const dml_plan *p = l->plan;
+    dml_arena arena = {0};
+    char host[64] = "";
+    gethostname(host, sizeof host - 1);
+    const char *backend = dml_arena_printf(
+        &arena, "%s (%s), %d thread%s per worker%s%s", c->backend->name, c->backend->doc,
+        c->threads, c->threads == 1 ? "" : "s", c->why[0] ? "; " : "", c->why);
+    const dml_run_start_record run = run_start(l, c, host, backend, train_samples, test_samples);
+    dml_stage_figures *stages = DML_NEW_N(&arena, dml_stage_figures, p->stages);
+    describe_stages(l, stages, &arena);
+    const char *split = "";
+    int64_t peak = 0;
+    for (int32_t s = 0; s < p->stages; s++) {
+        split = dml_arena_printf(&arena, "%s%s%d-%d", split, s ? " " : "", stages[s].first_layer,
+                                 stages[s].last_layer);
+        peak = stages[s].memory_bytes > peak ? stages[s].memory_bytes : peak;
+    }
+    dml_plan_record plan = {.schedule = p->spec->parallelism.schedule,
+                            .world_size = p->workers,
+                            .pipeline_parallel_size = p->stages,
+                            .data_parallel_size = p->replicas,
+                            .split = split,
+                            .predicted_step_time_s = NAN,
+                            .predicted_bubble_ratio = NAN,
+                            .memory_peak_bytes = peak};
+    double bubble[DML_HOST_WORKERS];
+    int32_t stash[DML_HOST_WORKERS];
+    int64_t step_ns;
+    dml_err err = DML_ERR_OK;
+    if (p->cost_is_exact) {
+        err = dml_plan_predict(p, &p->cost, &step_ns, bubble, stash);
+        plan.predicted_step_time_s = (double)step_ns * 1e-9;
+        plan.predicted_bubble_ratio = mean(bubble, p->workers);
+    }
+    dml_console_header(&l->view, &run, &plan, stages, p->stages);
+    if (err == DML_ERR_OK && l->has_metrics) err = dml_metrics_run_start(&l->metrics, &run);
+    if (err == DML_ERR_OK && l->has_metrics) err = dml_metrics_plan(&l->metrics, &plan);
+    dml_arena_free(&arena);
+    return err;
+}
+
+dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
+{
+    const dml_spec *spec = config->plan->spec;
+    *l = (dml_leader){.plan = config->plan,
+                      .begin_ns = dml_clock_ns(),
+                      .test_loss = NAN,
+                      .test_accuracy = NAN,
+                      .loss = NAN};
+    FILE *to = config->console;
+    l->view = dml_console_open(to ? to : stderr, to ? spec->logging.console : DML_CONSOLE_QUIET,
+                               spec->logging.interval, dml_console_env_of(to ? to : stderr));
+    int64_t train_samples = 0, test_samples = 0;
+    DML_TRY(count_steps(l, &train_samples, &test_samples));
+    if (spec->logging.jsonl) {
+        DML_TRY(dml_metrics_open(spec->run.output_dir, &l->metrics));
+        l->has_metrics = true;
+    }
+    return write_header(l, config, train_samples, test_samples);
+}
+
+/* ---- reports ---- */
+
+static double eta_s(const dml_leader *l)
+{
+    return l->step_time_s > 0.0 ? l->step_time_s * (double)(l->total_steps - l->steps) : NAN;
+}
+
+static dml_err take_step(dml_leader *l, const dml_report_step *r)
+{
+    const double seconds = (double)r->wall_ns * 1e-9;
+    l->steps = r->step;
+    l->samples += r->samples;
+    l->train_time_s += seconds;
+    l->loss = r->loss;
+    if (r->step > 1) { /* the first step meets cold caches */
+        dml_stats_add(&l->step_times, seconds);
+        l->bubble_sum += r->bubble;
+        l->step_time_s = l->step_time_s > 0.0 ? 0.95 * l->step_time_s + 0.05 * seconds : seconds;
+    }
+    const dml_step_record s = {
+        .step = r->step,
+        .total_steps = l->total_steps,
+        .epoch = (double)l->samples / (double)l->train_samples,
+        .loss = r->loss,
+        .grad_norm = r->grad_norm,
+        .lr = r->lr,
+        .step_time_s = seconds,
+        .samples = r->samples,
+        .samples_per_second = (double)r->samples / seconds,
+        .bubble_ratio = r->bubble,
+        .eta_s = eta_s(l),
+    };
+    dml_console_step(&l->view, &s);
+    if (r->verdict == DML_SKIP)
+        dml_console_note(&l->view,
+                         "step %" PRId64 ": loss or gradients are not finite; the step was skipped",
+                         r->step);
+    return l->has_metrics ? dml_metrics_step(&l->metrics, &s) : DML_ERR_OK;
+}
+
+static dml_err take_eval(dml_leader *l, const dml_report_eval *r)
+{
+    const dml_eval_record e = {.step = r->step,
+                               .loss = r->loss,
+                               .accuracy_ratio = (double)r->correct / (double)r->samples,
+                               .correct = r->correct,
+                               .samples = r->samples,
+                               .eval_time_s = (double)r->wall_ns * 1e-9};
+    l->test_loss = e.loss;
+    l->test_accuracy = e.accuracy_ratio;
+    dml_console_eval(&l->view, &e);
+    return l->has_metrics ? dml_metrics_eval(&l->metrics, &e) : DML_ERR_OK;
+}
+
+/* Replicas of a stage hold the same weights, or something is badly wrong; stages add up. */
+static dml_err add_hashes(dml_leader *l)
+{
+    const dml_plan *p = l->plan;
+    l->weights_hash = 0;
+    for (int32_t w = 0; w < p->workers; w++) {
+        const int32_t first = w - dml_plan_replica(p, w);
+        if (l->end[w].weights_hash != l->end[first].weights_hash)
+            DML_FAIL(DML_ERR_BUG,
+                     "workers %d and %d, replicas of stage %d, ended with different weights", first,
+                     w, dml_plan_stage(p, w));
+        if (w == first) l->weights_hash += l->end[w].weights_hash;
+    }
+    return DML_ERR_OK;
+}
+
+dml_err dml_leader_take(dml_leader *l, const dml_report *r)
+{
+    switch ((dml_report_kind)r->kind) {
+    case DML_REPORT_STEP: return take_step(l, &r->step);
+    case DML_REPORT_EVAL: return take_eval(l, &r->eval);
+    case DML_REPORT_END:
+        if (!l->ended[r->rank]) l->n_ended++;
+        l->ended[r->rank] = true;
+        l->end[r->rank] = r->end;
+        return l->n_ended == l->plan->workers ? add_hashes(l) : DML_ERR_OK;
+    case DML_REPORT_READY:
+    case DML_REPORT_FAIL: return DML_ERR_OK;
+    }
+    DML_FAIL(DML_ERR_BUG, "a report of kind %d", r->kind);
+}
+
+void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n)
+{
+    dml_console_failures(&l->view, failures, n);
+    for (int32_t i = 0; i < n && l->has_metrics; i++)
+        if (dml_metrics_failure(&l->metrics, &failures[i]) != DML_ERR_OK) return;
+}
+
+/* ---- the end ---- */
+
+/* What the simulator says of this run's own op times: chunk by chunk the mean of its workers' medians. */
+static dml_err predict(const dml_leader *l, int64_t *step_ns, double *bubble, int32_t *stash)
+{
+    const dml_plan *p = l->plan;
+    dml_cost cost;
+    DML_TRY(dml_cost_init(&cost, p->stages));
+    cost.link_latency_ns = p->cost.link_latency_ns;
+    cost.link_bytes_per_s = p->cost.link_bytes_per_s;
+    for (int32_t c = 0; c < p->stages; c++)
+        cost.chunk[c].out_bytes = p->cost.chunk[c].out_bytes;
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < l->end[w].n_chunks; i++) {
+            const dml_report_chunk *m = &l->end[w].chunk[i];
+            dml_chunk_cost *c = &cost.chunk[m->chunk];
+            c->fwd_ns += m->fwd_ns / p->replicas;
+            c->bwd_ns += m->bwd_ns / p->replicas;
+            c->bwd_input_ns += m->bwd_input_ns / p->replicas;
+            c->bwd_weight_ns += m->bwd_weight_ns / p->replicas;
+            c->reduce_ns += m->reduce_ns / p->replicas;
+            c->step_ns += m->step_ns / p->replicas;
+        }
+    const dml_err err = dml_plan_predict(p, &cost, step_ns, bubble, stash);
+    dml_cost_free(&cost);
+    return err;
+}
+
+static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
+                               dml_run_end_record *end)
+{
+    const dml_plan *p = l->plan;
+    double bubble[DML_HOST_WORKERS];
+    int32_t stash[DML_HOST_WORKERS];
+    int64_t step_ns;
+    if (l->n_ended < p->workers || l->step_times.count == 0) return 0;
+    if (predict(l, &step_ns, bubble, stash) != DML_ERR_OK) return 0;
+    end->predicted_step_time_s = (double)step_ns * 1e-9;
+    end->predicted_bubble_ratio = mean(bubble, p->workers);
+    for (int32_t w = 0; w < p->workers; w++) {
+        const dml_report_end *e = &l->end[w];
+        out[w] = (dml_worker_figures){
+            .worker = w,
+            .stage = dml_plan_stage(p, w),
+            .replica = dml_plan_replica(p, w),
+            .predicted_step_s = end->predicted_step_time_s,
+            .measured_step_s = end->step_time_median_s,
+            .predicted_bubble_ratio = bubble[w],
+            .measured_bubble_ratio =
+                e->wall_ns > 0 ? 1.0 - (double)e->busy_ns / (double)e->wall_ns : NAN,
+            .predicted_stash = stash[w],
+            .measured_stash = e->stash_peak,
+            .stash_bytes = e->stash_bytes,
+        };
+        if (e->memory_bytes > end->memory_peak_bytes) end->memory_peak_bytes = e->memory_bytes;
+    }
+    return p->workers;
+}
+
+void dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures)
+{
+    char hash[17] = "";
+    const bool complete = l->n_ended == l->plan->workers;
+    if (complete) snprintf(hash, sizeof hash, "%016" PRIx64, l->weights_hash);
+    dml_run_end_record end = {
+        .status = status,
+        .exit_code = exit_code,
+        .steps = l->steps,
+        .samples = l->samples,
+        .train_time_s = l->train_time_s,
+        .samples_per_second = l->train_time_s > 0.0 ? (double)l->samples / l->train_time_s : NAN,
+        .step_time_median_s = dml_stats_quantile(&l->step_times, 0.5),
+        .step_time_p95_s = dml_stats_quantile(&l->step_times, 0.95),
+        .predicted_step_time_s = NAN,
+        .bubble_ratio = l->step_times.count > 0 ? l->bubble_sum / (double)l->step_times.count : NAN,
+        .predicted_bubble_ratio = NAN,
+        .loss = l->loss,
+        .test_loss = l->test_loss,
+        .test_accuracy_ratio = l->test_accuracy,
+        .weights_hash = complete ? hash : NULL,
+        .failures = failures,
+    };
+    dml_worker_figures workers[DML_HOST_WORKERS];
+    const int32_t n = compare_workers(l, workers, &end);
+    dml_console_summary(&l->view, &end, workers, n);
+    if (l->has_metrics && dml_metrics_run_end(&l->metrics, &end) != DML_ERR_OK)
+        dml_console_note(&l->view, "%s", dml_err_trail());
+}
+
+void dml_leader_close(dml_leader *l)
+{
+    if (l->has_metrics) dml_metrics_close(&l->metrics);
+    l->has_metrics = false;
+}

@@ -1,0 +1,55 @@
+/* engine/leader.h - what is done with the workers' reports: console, metrics, summary, verdict of the run.
+ *
+ * The agent feeds it, and so do tests that run workers as threads.
+ */
+#ifndef DML_ENGINE_LEADER_H
+#define DML_ENGINE_LEADER_H
+
+#include "engine/console.h"
+#include "engine/control.h"
+#include "engine/metrics.h"
+#include "engine/plan.h"
+#include "kernels/backend.h"
+
+typedef struct dml_leader {
+    const dml_plan *plan; /* borrowed */
+    dml_console_view view;
+    dml_metrics metrics;
+    bool has_metrics;
+    int64_t total_steps, train_samples, epoch_steps, begin_ns;
+
+    dml_stats step_times;             /* seconds, all steps but the first */
+    double train_time_s, step_time_s; /* so far; a running mean for the eta */
+    int64_t steps, samples;
+    double bubble_sum;
+    double loss, test_loss, test_accuracy;
+    dml_report_end end[DML_HOST_WORKERS];
+    bool ended[DML_HOST_WORKERS];
+    int32_t n_ended;
+    uint64_t weights_hash; /* of the whole model; once all have ended */
+} dml_leader;
+
+typedef struct dml_leader_config {
+    const dml_plan *plan;
+    const dml_backend *backend;
+    const char *why; /* why this backend, from dml_backend_find */
+    const char *spec_path;
+    int32_t threads; /* per worker */
+    FILE *console;   /* stderr; NULL: silent */
+} dml_leader_config;
+
+/* Opens metrics, prints the header.  DML_ERR_DATA: no data, or the output folder cannot be written. */
+dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config);
+
+/* READY and FAIL reports are the caller's; the rest is taken here.
+ * DML_ERR_BUG  replicas of a stage ended with different weights */
+dml_err dml_leader_take(dml_leader *l, const dml_report *report);
+
+/* Prints the failures, root cause first. */
+void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n);
+
+/* Summary and last record.  status: "finished", "stopped", "failed". */
+void dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures);
+void dml_leader_close(dml_leader *l);
+
+#endif

@@ -1,0 +1,47 @@
+/* engine/plan.h - who runs which layers under which schedule; a pure function of the spec.
+ *
+ * Every process of a run computes the plan from the same resolved spec and gets the same one.
+ */
+#ifndef DML_ENGINE_PLAN_H
+#define DML_ENGINE_PLAN_H
+
+#include "engine/model.h"
+#include "schedule/cost.h"
+#include "schedule/program.h"
+
+typedef struct dml_plan {
+    const dml_spec *spec; /* borrowed */
+    dml_model model;
+    int32_t stages, replicas, workers, mbs;
+    int32_t *stage_begin;    /* [stages + 1] first layer of each stage */
+    dml_program train, eval; /* lowered and checked */
+    dml_cost cost;           /* what the planner assumed: delays as given, the rest from flops */
+    bool cost_is_exact;      /* at least 99 % of the time is in delay layers */
+    dml_arena arena;         /* owns the tables */
+} dml_plan;
+
+/* DML_ERR_SPEC  no such schedule, cut or division of micro-batches: the text says what would do
+ * DML_ERR_BUG   the checker refused what the schedule made (names the rule) */
+dml_err dml_plan_make(const dml_spec *spec, dml_plan *out);
+void dml_plan_free(dml_plan *plan);
+
+/* Worker (rank) -> stage and replica: ranks of a stage are neighbours. */
+static inline int32_t dml_plan_stage(const dml_plan *p, int32_t worker)
+{
+    return worker / p->replicas;
+}
+static inline int32_t dml_plan_replica(const dml_plan *p, int32_t worker)
+{
+    return worker % p->replicas;
+}
+
+/* Simulates a training step: from the plan's own costs, or from measured ones.
+ *   bubble      [workers] idle share of the compute lane
+ *   stash_peak  [workers] most micro-batches between F and B at once */
+dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *step_ns,
+                         double *bubble, int32_t *stash_peak);
+
+/* Bytes of tensors the worker will hold: parameters, gradients, optimizer state and every slot. */
+int64_t dml_plan_worker_bytes(const dml_plan *plan, int32_t worker);
+
+#endif

@@ -1,0 +1,258 @@
+/* engine/update.c - judge, vote, commit. */
+#include "engine/update.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    INF_BITS = 0x7f800000, /* |x| bits at or above: inf or NaN */
+    MIN_BITS = 30,         /* an exact sum keeps at least this many bits of the largest addend */
+    HEADROOM = 10, /* expected growth of max|g| within one step, in bits (exact-sums: worst 7.2) */
+};
+
+static int32_t n_params(const dml_chunk *c)
+{
+    return c->param_end - c->param_begin;
+}
+
+static int64_t partials_of(int64_t elems)
+{
+    return (elems + DML_NORM_CHUNK - 1) / DML_NORM_CHUNK;
+}
+
+static int64_t all_partials(const dml_chunk *c)
+{
+    int64_t n = 0;
+    for (int32_t p = c->param_begin; p < c->param_end; p++)
+        n += partials_of(c->model->param[p].elems);
+    return n;
+}
+
+int64_t dml_update_device_bytes(const dml_chunk *c)
+{
+    return all_partials(c) * (int64_t)sizeof(double) + 64;
+}
+
+int64_t dml_update_host_bytes(const dml_chunk *c)
+{
+    return all_partials(c) * (int64_t)sizeof(double) + c->slot_words * (int64_t)sizeof(int32_t) +
+           n_params(c) * (int64_t)sizeof(uint32_t) + 3 * 64;
+}
+
+static int64_t padded(int64_t bytes)
+{
+    return (bytes + 63) & ~INT64_C(63);
+}
+
+void dml_update_init(dml_update *u, dml_chunk *c, bool counts, void *device_memory,
+                     void *host_memory, dml_arena *arena)
+{
+    *u = (dml_update){.chunk = c, .counts = counts, .partials = all_partials(c)};
+    u->partial = device_memory;
+    char *host = host_memory;
+    u->partial_host = (double *)(void *)host;
+    host += padded(u->partials * (int64_t)sizeof(double));
+    u->slots_host = (int32_t *)(void *)host;
+    host += padded(c->slot_words * (int64_t)sizeof(int32_t));
+    u->max_host = (uint32_t *)(void *)host;
+    u->new_exponent = DML_NEW_N(arena, int32_t, n_params(c));
+    u->tensor = DML_NEW_N(arena, dml_opt_tensor, n_params(c));
+    const bool decay_all = c->spec->optimizer.decay_all;
+    for (int32_t i = 0; i < n_params(c); i++) {
+        const dml_param *p = &c->model->param[c->param_begin + i];
+        const int64_t at = c->param_at[i];
+        u->tensor[i] = (dml_opt_tensor){
+            .w = c->w + at,
+            .g = c->g + at,
+            .m = c->m ? c->m + at : NULL,
+            .v = c->v ? c->v + at : NULL,
+            .n = p->elems,
+            .weight_decay = decay_all || p->decay ? c->spec->optimizer.weight_decay : 0.0f,
+        };
+    }
+}
+
+dml_err dml_update_measure(dml_update *u, const dml_kernel_table *kt, dml_kctx *k)
+{
+    const dml_chunk *c = u->chunk;
+    int64_t at_partial = 0;
+    for (int32_t i = 0; i < n_params(c); i++) {
+        const int64_t n = c->model->param[c->param_begin + i].elems, at = c->param_at[i];
+        const dml_tensor g = dml_tensor_of(c->g + at, DML_F32, 1, &n);
+        if (c->acc) {
+            const dml_tensor acc = dml_tensor_of(c->acc + at, DML_I64, 1, &n);
+            DML_TRY(kt->finish_exact(k, &g, &acc, dml_chunk_scale_log2(c, i)));
+        }
+        const int64_t n_partials = partials_of(n);
+        const dml_tensor part = dml_tensor_of(u->partial + at_partial, DML_F64, 1, &n_partials);
+        DML_TRY(kt->sum_squares(k, &part, &g));
+        at_partial += n_partials;
+    }
+    return DML_ERR_OK;
+}
+
+dml_err dml_update_fetch(dml_update *u, const dml_device_api *device, dml_queue *queue)
+{
+    const dml_chunk *c = u->chunk;
+    DML_TRY(
+        device->copy(queue, u->partial_host, u->partial, u->partials * (int64_t)sizeof(double)));
+    DML_TRY(device->copy(queue, u->slots_host, c->slots, c->slot_words * (int64_t)sizeof(int32_t)));
+    if (c->max_bits)
+        DML_TRY(
+            device->copy(queue, u->max_host, c->max_bits, n_params(c) * (int64_t)sizeof(uint32_t)));
+    return DML_ERR_OK;
+}
+
+/* floor(log2 |x|) + 1 of a finite x > 0 given by its bits, denormals included. */
+static int32_t exponent_of(uint32_t bits)
+{
+    float x;
+    memcpy(&x, &bits, sizeof x);
+    int e;
+    frexpf(x, &e);
+    return e;
+}
+
+/* Exact scales: the sum is right when |g| < 2^E; it is precise enough when the largest addend keeps
+ * MIN_BITS.  Otherwise E := exponent of the maximum, which the second run cannot exceed. */
+static int64_t judge_scales(dml_update *u, bool *finite)
+{
+    dml_chunk *c = u->chunk;
+    int64_t wrong = 0;
+    for (int32_t i = 0; i < n_params(c); i++) {
+        const uint32_t bits = u->max_host[i];
+        u->new_exponent[i] = c->exponent[i];
+        if (bits >= INF_BITS) {
+            *finite = false;
+        } else if (bits > 0) {
+            const int32_t e = exponent_of(bits), s = dml_chunk_scale_log2(c, i);
+            if (e > c->exponent[i] || (e + s < MIN_BITS && s < 126)) {
+                u->new_exponent[i] = e;
+                wrong++;
+            }
+        }
+    }
+    return wrong;
+}
+
+/* Slots are laid out in the chunk's shared memory; the host copy has the same offsets. */
+static const void *host_slot(const dml_update *u, const void *slot)
+{
+    return (const char *)u->slots_host + ((const char *)slot - (const char *)u->chunk->slots);
+}
+
+const double *dml_update_loss(const dml_update *u)
+{
+    return host_slot(u, u->chunk->loss);
+}
+
+const int32_t *dml_update_correct(const dml_update *u)
+{
+    return host_slot(u, u->chunk->correct);
+}
+
+static void judge_loss(const dml_update *u, const int32_t *rows, dml_vote *vote, bool *finite)
+{
+    const double *loss = dml_update_loss(u);
+    const int32_t *correct = dml_update_correct(u);
+    double sum = 0.0; /* in micro-batch order, whoever ran them */
+    for (int32_t mb = 0; mb < u->chunk->mbs; mb++) {
+        if (rows[mb] == 0) continue;
+        sum += loss[mb];
+        vote->correct += correct[mb];
+    }
+    if (!isfinite(sum)) *finite = false;
+    memcpy(&vote->loss_bits, &sum, sizeof sum);
+}
+
+void dml_update_judge(dml_update *u, const int32_t *rows, dml_vote *vote)
+{
+    bool finite = true;
+    int64_t wrong = 0;
+    if (u->chunk->max_bits) wrong = judge_scales(u, &finite);
+    if (!u->counts) return; /* replica 0 has the same sums and speaks for all */
+    const int32_t *ran = host_slot(u, u->chunk->ran);
+    for (int32_t mb = 0; mb < u->chunk->mbs; mb++)
+        vote->not_once += ran[mb] != (rows[mb] > 0);
+    if (u->chunk->loss) judge_loss(u, rows, vote, &finite);
+    for (int64_t i = 0; i < u->partials; i++) {
+        if (!isfinite(u->partial_host[i])) finite = false;
+        dml_superacc_add(&vote->norm, u->partial_host[i]);
+    }
+    vote->redo += wrong;
+    vote->nonfinite += !finite;
+}
+
+dml_err dml_vote_verdict(const dml_vote *sum, bool is_redo, dml_verdict *out)
+{
+    if (sum->not_once)
+        DML_FAIL(DML_ERR_BUG, "%lld micro-batches were not counted exactly once",
+                 (long long)sum->not_once);
+    *out = sum->nonfinite ? DML_SKIP : sum->redo ? DML_REDO : DML_COMMIT;
+    if (*out == DML_REDO && is_redo)
+        DML_FAIL(DML_ERR_BUG, "exact scales of %lld tensors are wrong a second time",
+                 (long long)sum->redo);
+    return DML_ERR_OK;
+}
+
+void dml_update_rescale(dml_update *u)
+{
+    if (u->chunk->exponent)
+        memcpy(u->chunk->exponent, u->new_exponent, (size_t)n_params(u->chunk) * sizeof(int32_t));
+}
+
+/* b^n without libm: the same bits on every machine. */
+static double power(double b, int64_t n)
+{
+    double r = 1.0;
+    for (; n > 0; n >>= 1, b *= b)
+        if (n & 1) r *= b;
+    return r;
+}
+
+static void move_exponents(dml_update *u)
+{
+    dml_chunk *c = u->chunk;
+    for (int32_t i = 0; i < n_params(c); i++) {
+        if (u->max_host[i] == 0) continue;
+        const int32_t seen = exponent_of(u->max_host[i]) + HEADROOM, decayed = c->exponent[i] - 1;
+        c->exponent[i] = seen > decayed ? seen : decayed;
+    }
+}
+
+dml_err dml_update_commit(dml_update *u, const dml_kernel_table *kt, dml_kctx *k, double norm,
+                          int64_t samples, double lr, const int32_t *rows)
+{
+    dml_chunk *c = u->chunk;
+    const dml_spec *spec = c->spec;
+    double scale = 1.0 / (double)samples;
+    if (spec->training.grad_clip > 0.0f && norm > (double)spec->training.grad_clip)
+        scale *= (double)spec->training.grad_clip / (norm + 1e-6); /* PyTorch's clip_grad_norm_ */
+    const bool first = u->commits++ == 0;
+    switch (spec->optimizer.name) {
+    case DML_OPT_SGD: {
+        const dml_sgd p = {.lr = (float)lr,
+                           .momentum = spec->optimizer.momentum,
+                           .grad_scale = (float)scale,
+                           .nesterov = spec->optimizer.nesterov,
+                           .first = first};
+        DML_TRY(kt->sgd(k, &p, u->tensor, n_params(c)));
+        break;
+    }
+    case DML_OPT_ADAMW: {
+        const double b1 = (double)spec->optimizer.betas[0], b2 = (double)spec->optimizer.betas[1];
+        const dml_adamw p = {.lr = (float)lr,
+                             .beta1 = (float)b1,
+                             .beta2 = (float)b2,
+                             .eps = spec->optimizer.eps,
+                             .grad_scale = (float)scale,
+                             .bias1 = (float)(1.0 - power(b1, u->commits)),
+                             .sqrt_bias2 = (float)sqrt(1.0 - power(b2, u->commits))};
+        DML_TRY(kt->adamw(k, &p, u->tensor, n_params(c)));
+        break;
+    }
+    }
+    kt->weights_changed(k);
+    if (c->max_bits) move_exponents(u);
+    return dml_chunk_commit_state(c, rows);
+}

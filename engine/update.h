@@ -1,0 +1,85 @@
+/* engine/update.h - from summed gradients to new weights: judge, vote, commit.
+ *
+ *   REDUCE  gradients, slots, maxima are summed among the replicas of a chunk
+ *   judge   each worker looks at its own chunks: finite? exact scales right? norm of its part
+ *   vote    one int64 sum over all workers: everyone knows the global norm, loss and verdict
+ *   commit  weights, moments, running moments and scales move together, or not at all
+ *
+ * The vote is an integer sum, so its result does not depend on who adds first.  It is read back by the
+ * host: one synchronisation a step, where a synchronous schedule has its barrier anyway.
+ */
+#ifndef DML_ENGINE_UPDATE_H
+#define DML_ENGINE_UPDATE_H
+
+#include "engine/chunk.h"
+#include "engine/superacc.h"
+
+typedef enum dml_verdict {
+    DML_COMMIT,
+    DML_REDO, /* exact scales were wrong: run the step again with the new ones (at most once) */
+    DML_SKIP, /* a gradient or the loss is not finite: state unchanged, step counted */
+} dml_verdict;
+
+/* Summed over workers as int64 words.  Every count is contributed once per chunk, by replica 0. */
+typedef struct dml_vote {
+    dml_superacc norm; /* sum of squares of the unscaled gradients */
+    int64_t nonfinite; /* chunks with a non-finite gradient or loss */
+    int64_t redo;      /* tensors whose exact scale was wrong */
+    int64_t stop;      /* workers that were asked to stop after this step */
+    int64_t not_once;  /* micro-batches that did not run exactly once in some chunk */
+    int64_t loss_bits; /* the double's bits: sum over the samples, from the last chunk */
+    int64_t correct;   /* samples classified right */
+    int64_t busy_ns;   /* compute lanes busy in this step, all workers together */
+} dml_vote;
+enum { DML_VOTE_WORDS = sizeof(dml_vote) / sizeof(int64_t) };
+
+/* What an update needs beside the chunk: small host-side state, one per chunk of a worker. */
+typedef struct dml_update {
+    dml_chunk *chunk; /* borrowed */
+    bool counts;      /* this worker is replica 0 of the chunk */
+    /* device-side results and where the host reads them; one of each per chunk */
+    double *partial, *partial_host; /* [partials] sums of squares */
+    int64_t partials;
+    uint32_t *max_host;     /* [n params] exact mode */
+    int32_t *slots_host;    /* [slot_words] */
+    int32_t *new_exponent;  /* [n params] exact mode, proposed by judge */
+    dml_opt_tensor *tensor; /* [n params] */
+    int64_t commits;        /* optimizer steps taken: t of AdamW's bias correction */
+} dml_update;
+
+/* Bytes of device memory (for `partial`) and of host memory the update needs. */
+int64_t dml_update_device_bytes(const dml_chunk *c);
+int64_t dml_update_host_bytes(const dml_chunk *c);
+
+/* device_memory, host_memory: zeroed, of the sizes above; tables come from the arena. */
+void dml_update_init(dml_update *u, dml_chunk *c, bool counts, void *device_memory,
+                     void *host_memory, dml_arena *arena);
+
+/* On the reduce queue, after the sums: finishes exact gradients and takes the norm's partials. */
+dml_err dml_update_measure(dml_update *u, const dml_kernel_table *kt, dml_kctx *k);
+
+/* Queues the copies that judge reads. */
+dml_err dml_update_fetch(dml_update *u, const dml_device_api *device, dml_queue *queue);
+
+/* Host, after the queue has been synchronised: adds this chunk's part to the vote.  rows [mbs]: samples
+ * of each micro-batch, 0 for those that do not exist in a short step. */
+void dml_update_judge(dml_update *u, const int32_t *rows, dml_vote *vote);
+
+/* The last chunk's fetched slots, by micro-batch: [mbs] loss sums and right answers of those run here. */
+const double *dml_update_loss(const dml_update *u);
+const int32_t *dml_update_correct(const dml_update *u);
+
+/* The verdict of a summed vote; the same on every worker.
+ * DML_ERR_BUG  a micro-batch was not counted exactly once, or scales are wrong a second time */
+dml_err dml_vote_verdict(const dml_vote *sum, bool is_redo, dml_verdict *out);
+
+/* Takes the new exact scales of the tensors that asked for it.  Host. */
+void dml_update_rescale(dml_update *u);
+
+/* On the compute queue: optimizer step, exact scales, running moments.
+ *   norm   global gradient norm after the normaliser; clip 0: no clipping
+ *   samples of the step; lr of the step */
+dml_err dml_update_commit(dml_update *u, const dml_kernel_table *kt, dml_kctx *k, double norm,
+                          int64_t samples, double lr, const int32_t *rows);
+
+#endif

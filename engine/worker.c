@@ -1,0 +1,252 @@
+/* engine/worker.c - the training loop of one worker.
+ *
+ *   run the program up to its vote -> judge own chunks -> sum the ballots -> everyone knows the verdict
+ *   commit: optimizer steps       redo: new exact scales, same step again       skip: state unchanged
+ */
+#include "engine/worker_state.h"
+
+#include "engine/base/clock.h"
+#include "engine/lr.h"
+
+#include <math.h>
+#include <string.h>
+
+enum {
+    MAX_SKIPPED = 5
+}; /* steps in a row that may be non-finite before the run counts as diverged */
+
+typedef struct loop {
+    dml_worker *w;
+    int64_t total_steps;
+    int64_t committed_at_ns; /* when the step before ended */
+    int64_t step_busy_ns, busy_ns, wall_ns;
+    int32_t skipped; /* in a row */
+    bool stop;
+} loop;
+
+static void set_phase(dml_worker *w, dml_phase phase, int64_t step)
+{
+    atomic_store_explicit(&w->page->phase, phase, memory_order_relaxed);
+    atomic_store_explicit(&w->page->step, step, memory_order_relaxed);
+}
+
+static dml_err report(const dml_worker *w, dml_report *r)
+{
+    r->rank = w->config->rank;
+    return w->config->reporter.put(w->config->reporter.context, r);
+}
+
+/* Sums `words` of the ballot over all workers; every worker has the result. */
+static dml_err sum_ballot(dml_worker *w, int64_t words)
+{
+    return w->vote_comm->all_reduce(w->world, w->lane[DML_LANE_REDUCE], w->ballot, words, DML_I64,
+                                    DML_SUM);
+}
+
+static int64_t fill_rows(dml_worker *w, dml_data *data, int64_t step)
+{
+    int64_t samples = 0;
+    for (int32_t mb = 0; mb < w->plan->mbs; mb++)
+        samples += w->rows[mb] = dml_data_rows(data, step, mb);
+    return samples;
+}
+
+static void seek(const dml_feed *f, int64_t step)
+{
+    if (f->images) dml_loader_seek(f->images, step);
+    if (f->labels) dml_loader_seek(f->labels, step);
+}
+
+/* ---- a step ---- */
+
+static dml_err hold_vote(loop *l, bool is_redo, dml_vote *vote, dml_verdict *verdict)
+{
+    dml_worker *w = l->w;
+    memset(vote, 0, sizeof *vote);
+    l->step_busy_ns += dml_exec_take_times(w->train_exec).busy_ns;
+    vote->busy_ns = l->step_busy_ns;
+    for (int32_t c = 0; c < w->plan->train.chunks; c++)
+        if (w->held[c].chunk) dml_update_judge(w->held[c].update, w->rows, vote);
+    vote->stop = atomic_load_explicit(&w->config->control->stop, memory_order_relaxed);
+    memcpy(w->ballot, vote, sizeof *vote);
+    DML_TRY(sum_ballot(w, DML_VOTE_WORDS));
+    memcpy(vote, w->ballot, sizeof *vote);
+    return dml_vote_verdict(vote, is_redo, verdict);
+}
+
+/* Runs the step until it has a verdict that stands: in exact mode scales may have to grow once. */
+static dml_err attempt(loop *l, int64_t step, dml_vote *vote, dml_verdict *verdict)
+{
+    dml_worker *w = l->w;
+    l->step_busy_ns = 0;
+    DML_TRY(dml_exec_run(w->train_exec, step, w->rows, true));
+    DML_TRY(hold_vote(l, false, vote, verdict));
+    if (*verdict != DML_REDO) return DML_ERR_OK;
+    for (int32_t c = 0; c < w->plan->train.chunks; c++)
+        if (w->held[c].chunk) dml_update_rescale(w->held[c].update);
+    seek(&w->train, step);
+    DML_TRY(dml_exec_run(w->train_exec, step, w->rows, true));
+    return hold_vote(l, true, vote, verdict);
+}
+
+static dml_err count_skips(loop *l, dml_verdict verdict, int64_t step)
+{
+    l->skipped = verdict == DML_SKIP ? l->skipped + 1 : 0;
+    if (l->skipped > MAX_SKIPPED)
+        DML_FAIL(
+            DML_ERR_DIVERGED,
+            "loss or gradients were not finite in %d steps in a row, up to step %lld; a smaller "
+            "optimizer.lr, training.grad_clip or lr_scheduler.warmup_steps may help",
+            l->skipped, (long long)step + 1);
+    return DML_ERR_OK;
+}
+
+static dml_err report_step(loop *l, int64_t step, const dml_vote *vote, double norm, double lr,
+                           int64_t samples, dml_verdict verdict)
+{
+    dml_worker *w = l->w;
+    const int64_t now_ns = dml_clock_ns(), wall_ns = now_ns - l->committed_at_ns;
+    l->committed_at_ns = now_ns;
+    if (step > 0) {
+        l->busy_ns += l->step_busy_ns;
+        l->wall_ns += wall_ns;
+    }
+    if (w->config->rank != 0) return DML_ERR_OK;
+    double loss;
+    memcpy(&loss, &vote->loss_bits, sizeof loss);
+    dml_report r = {
+        .kind = DML_REPORT_STEP,
+        .step = {.step = step + 1,
+                 .loss = loss / (double)samples,
+                 .grad_norm = norm,
+                 .lr = lr,
+                 .samples = samples,
+                 .correct = vote->correct,
+                 .wall_ns = wall_ns,
+                 .verdict = verdict,
+                 .bubble = 1.0 - (double)vote->busy_ns / ((double)wall_ns * w->plan->workers)}};
+    return report(w, &r);
+}
+
+static dml_err train_step(loop *l, int64_t step)
+{
+    dml_worker *w = l->w;
+    set_phase(w, DML_PHASE_TRAIN, step + 1);
+    const int64_t samples = fill_rows(w, w->train.data, step);
+    dml_vote vote;
+    dml_verdict verdict;
+    DML_TRY(attempt(l, step, &vote, &verdict));
+    const double norm = sqrt(dml_superacc_round(&vote.norm)) / (double)samples;
+    const double lr = dml_lr_at(w->spec, l->total_steps, step);
+    if (verdict == DML_COMMIT) DML_TRY(dml_exec_commit(w->train_exec, norm, samples, lr));
+    l->stop = vote.stop > 0;
+    DML_TRY(report_step(l, step, &vote, norm, lr, samples, verdict));
+    return count_skips(l, verdict, step);
+}
+
+/* ---- evaluation ---- */
+
+/* Losses of a round, by micro-batch, from whichever worker ran it: an integer sum over zeros. */
+static dml_err gather_round(dml_worker *w)
+{
+    const int32_t mbs = w->plan->mbs;
+    memset(w->ballot, 0, (size_t)mbs * 2 * sizeof *w->ballot);
+    const dml_held *last = &w->held[w->plan->train.chunks - 1];
+    if (last->chunk) {
+        const double *loss = dml_update_loss(last->update);
+        const int32_t *correct = dml_update_correct(last->update);
+        memcpy(w->ballot, loss, (size_t)mbs * sizeof *loss);
+        for (int32_t mb = 0; mb < mbs; mb++)
+            w->ballot[mbs + mb] = correct[mb];
+    }
+    return sum_ballot(w, 2 * (int64_t)mbs);
+}
+
+static dml_err evaluate(loop *l, int64_t step)
+{
+    dml_worker *w = l->w;
+    set_phase(w, DML_PHASE_EVAL, step);
+    const int64_t begin_ns = dml_clock_ns();
+    dml_report r = {.kind = DML_REPORT_EVAL, .eval = {.step = step}};
+    double loss = 0.0;
+    seek(&w->test, 0);
+    for (int64_t round = 0; round < dml_data_epoch_steps(w->test.data); round++) {
+        r.eval.samples += fill_rows(w, w->test.data, round);
+        DML_TRY(dml_exec_run(w->eval_exec, round, w->rows, false));
+        DML_TRY(gather_round(w));
+        for (int32_t mb = 0; mb < w->plan->mbs; mb++) {
+            double mb_loss;
+            memcpy(&mb_loss, &w->ballot[mb], sizeof mb_loss);
+            loss += mb_loss;
+            r.eval.correct += w->ballot[w->plan->mbs + mb];
+        }
+    }
+    r.eval.loss = loss / (double)r.eval.samples;
+    r.eval.wall_ns = dml_clock_ns() - begin_ns;
+    l->committed_at_ns = dml_clock_ns(); /* the next step's time starts here */
+    return w->config->rank == 0 ? report(w, &r) : DML_ERR_OK;
+}
+
+/* ---- the run ---- */
+
+static dml_err report_end(loop *l)
+{
+    dml_worker *w = l->w;
+    dml_report r = {.kind = DML_REPORT_END,
+                    .end = {.memory_bytes = w->memory_bytes,
+                            .busy_ns = l->busy_ns,
+                            .wall_ns = l->wall_ns,
+                            .stash_peak = dml_exec_take_times(w->train_exec).stash_peak}};
+    for (int32_t c = 0; c < w->plan->train.chunks && r.end.n_chunks < DML_MAX_HELD; c++) {
+        if (!w->held[c].chunk) continue;
+        const dml_exec *x = w->train_exec;
+        r.end.stash_bytes +=
+            w->held[c].bytes[DML_POOL_STASH] *
+            *dml_program_slots(&w->plan->train, w->config->rank, c, DML_POOL_STASH);
+        r.end.weights_hash += dml_chunk_weights_hash(w->held[c].chunk);
+        r.end.chunk[r.end.n_chunks++] =
+            (dml_report_chunk){.chunk = c,
+                               .fwd_ns = dml_exec_median_ns(x, DML_OP_FWD, c),
+                               .bwd_ns = dml_exec_median_ns(x, DML_OP_BWD, c),
+                               .bwd_input_ns = dml_exec_median_ns(x, DML_OP_BWD_INPUT, c),
+                               .bwd_weight_ns = dml_exec_median_ns(x, DML_OP_BWD_WEIGHT, c),
+                               .reduce_ns = dml_exec_median_ns(x, DML_OP_REDUCE, c),
+                               .step_ns = dml_exec_median_ns(x, DML_OP_STEP, c)};
+    }
+    return report(w, &r);
+}
+
+static dml_err train(dml_worker *w)
+{
+    loop l = {.w = w, .total_steps = dml_data_total_steps(w->train.data)};
+    const int64_t every = w->spec->training.eval_interval_steps;
+    DML_TRY(report(w, &(dml_report){.kind = DML_REPORT_READY}));
+    memset(w->ballot, 0, sizeof *w->ballot);
+    DML_TRY(sum_ballot(w, 1)); /* everyone is ready: the first step's time starts together */
+    l.committed_at_ns = dml_clock_ns();
+    int64_t step = 0, evaluated_at = -1;
+    for (; step < l.total_steps && !l.stop; step++) {
+        DML_TRY(train_step(&l, step));
+        if (every > 0 && (step + 1) % every == 0 && !l.stop) {
+            DML_TRY(evaluate(&l, step + 1));
+            evaluated_at = step;
+        }
+    }
+    if (evaluated_at != step - 1 && !l.stop) DML_TRY(evaluate(&l, step));
+    set_phase(w, DML_PHASE_END, step);
+    return report_end(&l);
+}
+
+dml_err dml_worker_run(const dml_worker_config *config)
+{
+    dml_worker w;
+    dml_err err = dml_worker_open(&w, config);
+    if (err == DML_ERR_OK) {
+        err = train(&w);
+        if (err != DML_ERR_OK) dml_report_failure(&config->reporter, config->rank, err);
+        dml_worker_close(&w);
+    } else {
+        dml_report_failure(&config->reporter, config->rank, err);
+    }
+    return err;
+}

@@ -1,0 +1,40 @@
+/* engine/worker.h - one device's part of a run: open, train, evaluate, report.
+ *
+ * Workers hold their stage, meet each other through transports, and need nobody to tell them what comes
+ * next: the program says it.  They agree on each step's outcome by the vote.
+ */
+#ifndef DML_ENGINE_WORKER_H
+#define DML_ENGINE_WORKER_H
+
+#include "comm/transport.h"
+#include "engine/control.h"
+#include "engine/plan.h"
+#include "kernels/backend.h"
+
+typedef struct dml_worker_config {
+    const dml_plan *plan; /* borrowed, as everything here, until run returns */
+    int32_t rank;
+    const dml_backend *backend;
+    int32_t threads; /* host threads for kernels, >= 1 */
+    dml_control *control;
+    dml_reporter reporter;
+    /* what transports meet through: descriptors when workers are processes, hubs when they are threads */
+    const int *data_fds, *vote_fds;
+    void *data_hub, *vote_hub;
+} dml_worker_config;
+
+/* Runs the whole training; returns when it is over.  On failure a FAIL report has been sent.
+ *
+ * DML_ERR_PEER      another worker is gone, or the run was stopped
+ * DML_ERR_DIVERGED  too many steps in a row were not finite
+ * and whatever opening the device, the data or memory gave */
+dml_err dml_worker_run(const dml_worker_config *config);
+
+/* Descriptors a worker process is given after its report socket: control page, resolved spec, then one
+ * data and one vote segment per rank. */
+enum { DML_WORKER_FD_CONTROL, DML_WORKER_FD_SPEC, DML_WORKER_FD_SEGMENTS };
+
+/* main() of a worker process: `rank` and the supervisor's pid from the command line. */
+int dml_worker_main(int32_t rank, int32_t supervisor_pid);
+
+#endif
