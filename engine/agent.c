@@ -337,6 +337,7 @@ int dml_agent_main(const dml_agent_options *options)
 {
     static agent a; /* large: figures of every worker */
     a.options = options;
+    dml_process_name("dml-agent");
     dml_log_setup(DML_LOG_WARN, "agent");
     static const int ignored[] = {SIGINT, SIGTERM, SIGHUP,
                                   SIGPIPE}; /* the supervisor passes them on */

@@ -41,6 +41,11 @@ dml_err dml_die_with_parent(pid_t parent)
     return DML_ERR_OK;
 }
 
+void dml_process_name(const char *name)
+{
+    prctl(PR_SET_NAME, name); /* else it is "exe", after /proc/self/exe */
+}
+
 /* ---- children ---- */
 
 /* Moves fds[i] to number DML_FD_LAUNCHER + i; all others are close-on-exec. */

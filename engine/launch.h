@@ -49,4 +49,7 @@ dml_err dml_launch_next(dml_launch_event *out, bool *got);
 /* First thing in a child: dies with its parent.  `parent` is the pid the child was started by. */
 dml_err dml_die_with_parent(pid_t parent);
 
+/* The name ps and top show for this process (at most 15 bytes). */
+void dml_process_name(const char *name);
+
 #endif

@@ -216,10 +216,18 @@ static dml_err report_end(loop *l)
     return report(w, &r);
 }
 
+static void inspect(const dml_worker *w, bool after)
+{
+    const dml_worker_config *c = w->config;
+    for (int32_t i = 0; c->inspect && i < w->plan->train.chunks; i++)
+        if (w->held[i].chunk) c->inspect(c->inspect_context, w->held[i].chunk, after);
+}
+
 static dml_err train(dml_worker *w)
 {
     loop l = {.w = w, .total_steps = dml_data_total_steps(w->train.data)};
     const int64_t every = w->spec->training.eval_interval_steps;
+    inspect(w, false);
     DML_TRY(report(w, &(dml_report){.kind = DML_REPORT_READY}));
     memset(w->ballot, 0, sizeof *w->ballot);
     DML_TRY(sum_ballot(w, 1)); /* everyone is ready: the first step's time starts together */
@@ -234,6 +242,7 @@ static dml_err train(dml_worker *w)
     }
     if (evaluated_at != step - 1 && !l.stop) DML_TRY(evaluate(&l, step));
     set_phase(w, DML_PHASE_END, step);
+    inspect(w, true);
     return report_end(&l);
 }
 

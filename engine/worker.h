@@ -7,6 +7,7 @@
 #define DML_ENGINE_WORKER_H
 
 #include "comm/transport.h"
+#include "engine/chunk.h"
 #include "engine/control.h"
 #include "engine/plan.h"
 #include "kernels/backend.h"
@@ -21,6 +22,10 @@ typedef struct dml_worker_config {
     /* what transports meet through: descriptors when workers are processes, hubs when they are threads */
     const int *data_fds, *vote_fds;
     void *data_hub, *vote_hub;
+    /* Looks at a chunk held, on this worker's thread and with its queues idle, before the first step and
+     * after the last: for tests and tools.  NULL: nobody looks. */
+    void (*inspect)(void *context, const dml_chunk *chunk, bool after);
+    void *inspect_context;
 } dml_worker_config;
 
 /* Runs the whole training; returns when it is over.  On failure a FAIL report has been sent.

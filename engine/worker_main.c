@@ -58,6 +58,7 @@ int dml_worker_main(int32_t rank, int32_t supervisor_pid)
     char who[16];
     snprintf(who, sizeof who, "w%d", rank);
     dml_log_setup(DML_LOG_WARN, who);
+    dml_process_name("dml-worker");
     static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE}; /* the agent decides */
     for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
         signal(ignored[i], SIG_IGN);

@@ -58,13 +58,15 @@ static void append_line(const char *fmt, ...)
 
 dml_err dml_err_set(dml_err err, const char *file, int line, const char *fmt, ...)
 {
+    char text[TRAIL_BYTES]; /* apart, since an argument may point into the trail */
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(text, sizeof text, fmt, ap);
+    va_end(ap);
     /* A message about the user's own input speaks of that input, not of our source. */
     trail[0] = '\0';
     if (err != DML_ERR_SPEC && err != DML_ERR_DATA) append_line("%s:%d: ", from_root(file), line);
-    va_list ap;
-    va_start(ap, fmt);
-    append(strlen(trail), fmt, ap);
-    va_end(ap);
+    append_line("%s", text);
     return err;
 }
 
