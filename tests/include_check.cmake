@@ -1,0 +1,45 @@
+# Who may include whom (README, "Reading the code"):
+#
+#   engine/base <- schedule
+#   engine/base <- kernels <- comm
+#   engine/base, schedule, kernels, comm <- engine <- programs, bench, tests
+#
+# and no file above the three interfaces names a backend's folder.  Run: cmake -DROOT=... -P this file.
+set(may_base      engine/base)
+set(may_schedule  engine/base schedule)
+set(may_kernels   engine/base kernels)
+set(may_comm      engine/base kernels comm)
+set(may_engine    engine schedule kernels comm)
+
+set(bad "")
+foreach(folder base schedule kernels comm engine)
+  set(at ${folder})
+  if(folder STREQUAL base)
+    set(at engine/base)
+  endif()
+  file(GLOB_RECURSE files RELATIVE ${ROOT} ${ROOT}/${at}/*.[ch] ${ROOT}/${at}/*.cu ${ROOT}/${at}/*.cuh)
+  foreach(file IN LISTS files)
+    if(folder STREQUAL engine AND file MATCHES "^engine/base/")
+      continue()
+    endif()
+    file(STRINGS ${ROOT}/${file} lines REGEX "^#include \"")
+    foreach(line IN LISTS lines)
+      string(REGEX REPLACE "^#include \"([^\"]*)\".*" "\\1" header "${line}")
+      set(allowed FALSE)
+      foreach(prefix IN LISTS may_${folder})
+        if(header MATCHES "^${prefix}/")
+          set(allowed TRUE)
+        endif()
+      endforeach()
+      if(NOT allowed)
+        string(APPEND bad "\n  ${file} includes \"${header}\": ${folder} may see ${may_${folder}}")
+      endif()
+      if(header MATCHES "^kernels/(ref|cpu|cuda)/" AND NOT file MATCHES "^kernels/" AND NOT file MATCHES "^comm/nccl/")
+        string(APPEND bad "\n  ${file} includes \"${header}\": backends stay behind the interfaces")
+      endif()
+    endforeach()
+  endforeach()
+endforeach()
+if(bad)
+  message(FATAL_ERROR "includes that cross the layers:${bad}")
+endif()

@@ -1,0 +1,135 @@
+/* tests/support/run_threads.c - workers as threads. */
+#include "tests/support/test.h"
+
+#include "tests/support/run_threads.h"
+
+#include "engine/agent.h"
+#include "engine/data_steps.h"
+#include "engine/worker.h"
+
+#include <pthread.h>
+#include <stdlib.h>
+
+typedef struct run {
+    dml_spec spec;
+    dml_plan plan;
+    const dml_backend *backend;
+    dml_control *control;
+    dml_local_hub *data_hub, *vote_hub;
+    pthread_mutex_t mu;
+    run_result result;
+    run_hooks hooks;
+} run;
+
+typedef struct thread_arg {
+    run *r;
+    int32_t rank;
+} thread_arg;
+
+static dml_err take(void *context, const dml_report *report)
+{
+    run *r = context;
+    pthread_mutex_lock(&r->mu);
+    run_result *res = &r->result;
+    switch ((dml_report_kind)report->kind) {
+    case DML_REPORT_READY: break;
+    case DML_REPORT_STEP:
+        if (res->steps < RUN_STEPS) res->step[res->steps] = report->step;
+        res->steps++;
+        if (r->hooks.step) r->hooks.step(r->hooks.context, report->step.step, r->control);
+        break;
+    case DML_REPORT_EVAL:
+        res->has_eval = true;
+        res->eval = report->eval;
+        break;
+    case DML_REPORT_END: res->end[report->rank] = report->end; break;
+    case DML_REPORT_FAIL:
+        if (res->err == DML_ERR_OK) {
+            res->err = (dml_err)report->fail.err;
+            snprintf(res->trail, sizeof res->trail, "%s", report->fail.trail);
+        }
+        atomic_store(&r->control->abort.raised, 1);
+        break;
+    }
+    pthread_mutex_unlock(&r->mu);
+    return DML_ERR_OK;
+}
+
+static void inspect(void *context, const dml_chunk *chunk, bool after)
+{
+    run *r = context;
+    pthread_mutex_lock(&r->mu);
+    if (r->hooks.inspect) r->hooks.inspect(r->hooks.context, chunk, after);
+    pthread_mutex_unlock(&r->mu);
+}
+
+static void *worker(void *arg)
+{
+    const thread_arg *t = arg;
+    const dml_worker_config c = {.plan = &t->r->plan,
+                                 .rank = t->rank,
+                                 .backend = t->r->backend,
+                                 .threads = dml_agent_threads(&t->r->plan),
+                                 .control = t->r->control,
+                                 .reporter = {take, t->r},
+                                 .data_hub = t->r->data_hub,
+                                 .vote_hub = t->r->vote_hub,
+                                 .inspect = inspect,
+                                 .inspect_context = t->r};
+    (void)!dml_worker_run(&c);
+    return NULL;
+}
+
+static void add_hashes(run *r)
+{
+    for (int32_t w = 0; w < r->plan.workers; w++) {
+        const int32_t first = w - dml_plan_replica(&r->plan, w);
+        DML_CHECK(r->result.end[w].weights_hash == r->result.end[first].weights_hash);
+        if (w == first) r->result.weights_hash += r->result.end[w].weights_hash;
+    }
+}
+
+run_result run_threads_hooked(const char *spec_path, const char *const *overrides, run_hooks hooks)
+{
+    int32_t n = 0;
+    while (overrides && overrides[n])
+        n++;
+    run *r = calloc(1, sizeof *r);
+    DML_CHECK(r);
+    char why[256];
+    r->hooks = hooks;
+    DML_CHECK_OK(dml_spec_load(spec_path, overrides, n, &r->spec));
+    DML_CHECK_OK(dml_data_resolve_steps(&r->spec));
+    DML_CHECK_OK(dml_plan_make(&r->spec, &r->plan));
+    DML_CHECK_OK(dml_agent_backend(&r->plan, &r->backend, why, sizeof why));
+    DML_CHECK_OK(dml_local_hub_new(r->plan.workers, &r->data_hub));
+    DML_CHECK_OK(dml_local_hub_new(r->plan.workers, &r->vote_hub));
+    r->control = calloc(1, sizeof *r->control);
+    pthread_mutex_init(&r->mu, NULL);
+    r->result.workers = r->plan.workers;
+
+    pthread_t thread[DML_HOST_WORKERS];
+    thread_arg arg[DML_HOST_WORKERS];
+    for (int32_t w = 0; w < r->plan.workers; w++) {
+        arg[w] = (thread_arg){r, w};
+        DML_CHECK_EQ(0, pthread_create(&thread[w], NULL, worker, &arg[w]));
+    }
+    for (int32_t w = 0; w < r->plan.workers; w++)
+        pthread_join(thread[w], NULL);
+    if (r->result.err == DML_ERR_OK) add_hashes(r);
+
+    const run_result result = r->result;
+    dml_local_hub_free(r->data_hub);
+    dml_local_hub_free(r->vote_hub);
+    pthread_mutex_destroy(&r->mu);
+    free(r->control);
+    dml_plan_free(&r->plan);
+    dml_spec_free(&r->spec);
+    free(r);
+    return result;
+}
+
+run_result run_threads(const char *spec_path, const char *const *overrides)
+{
+    return run_threads_hooked(spec_path, overrides, (run_hooks){0});
+}

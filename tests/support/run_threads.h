@@ -1,0 +1,40 @@
+/* tests/support/run_threads.h - a whole training run inside this process, one thread per worker.
+ *
+ * The same worker code as in real runs, over the `local` transport: what TSan can look at, and what tests
+ * of bits can call thousands of times.
+ */
+#ifndef DML_TEST_RUN_THREADS_H
+#define DML_TEST_RUN_THREADS_H
+
+#include "engine/chunk.h"
+#include "engine/control.h"
+
+enum { RUN_STEPS = 256 };
+
+typedef struct run_result {
+    dml_err err;
+    char trail[DML_TRAIL_BYTES]; /* of the first worker that failed */
+    int32_t workers;
+    int64_t steps;
+    dml_report_step step[RUN_STEPS]; /* the first RUN_STEPS, redone and skipped ones included */
+    bool has_eval;
+    dml_report_eval eval; /* the last */
+    dml_report_end end[DML_HOST_WORKERS];
+    uint64_t weights_hash; /* stages summed; replicas were found equal */
+} run_result;
+
+/* Loads the spec with overrides (NULL-terminated list) and runs it.  Fails the test when the spec or the plan
+ * is refused; a failure of the run itself is in the result. */
+run_result run_threads(const char *spec_path, const char *const *overrides);
+
+/* What a test wants to see of the run; members may be NULL. */
+typedef struct run_hooks {
+    void (*step)(void *context, int64_t step,
+                 dml_control *control); /* after each step, rank 0's thread */
+    void (*inspect)(void *context, const dml_chunk *chunk,
+                    bool after); /* engine/worker.h; serialised */
+    void *context;
+} run_hooks;
+run_result run_threads_hooked(const char *spec_path, const char *const *overrides, run_hooks hooks);
+
+#endif
