@@ -4,11 +4,12 @@
  * *order*); `dml_lower` adds the rest (a *program*).  The checker, the simulator, the printer, the
  * drawing and the executor all read these same records.
  *
- * An op runs on a lane, an in-order queue of its worker.  Between lanes there is no order but `wait`.
- * On CUDA a lane is a stream and a wait an event; on CPU a thread and a flag.
+ * An op runs on a lane, an in-order queue of its worker.  Between lanes there is no order but
+ * `wait`. On CUDA a lane is a stream and a wait an event; on CPU a thread and a flag.
  *
- * The chunk of an op is always one that its own worker holds.  So the transfers of one boundary carry two
- * numbers: SEND_ACT of chunk c meets RECV_ACT of chunk c + 1, SEND_GRAD of c meets RECV_GRAD of c - 1.
+ * The chunk of an op is always one that its own worker holds.  So the transfers of one boundary
+ * carry two numbers: SEND_ACT of chunk c meets RECV_ACT of chunk c + 1, SEND_GRAD of c meets
+ * RECV_GRAD of c - 1.
  */
 #ifndef DML_SCHEDULE_OP_H
 #define DML_SCHEDULE_OP_H
@@ -17,25 +18,40 @@
 #include <stddef.h>
 #include <stdint.h>
 
+/* clang-format off */
+/*    lane     text       what queues on it                                              */
+#define DML_LANE_LIST(X)                                                                   \
+    X(COMPUTE, "compute") /* forward, backward, optimizer                                */ \
+    X(SEND,    "send")    /* outgoing activations and gradients                          */ \
+    X(RECV,    "recv")    /* incoming ones                                               */ \
+    X(REDUCE,  "reduce")  /* collectives                                                 */
+
+/* Buffers that ops name by number.  Each pool belongs to one (worker, chunk); `dml_lower` says how
+ * many slots each holds, by liveness, so memory is known before the first step.  Lives, where "W"
+ * also stands for the B that contains it:
+ *
+ *    pool      what it holds            from        until                                    */
+#define DML_POOL_LIST(X)                                                                        \
+    X(IN)    /* received input           RECV_ACT    W of the chunk                          */ \
+    X(STASH) /* activations and output   F           W of the chunk, and of the next chunk   \
+              *                                      when that reads them on the same worker */ \
+    X(DY)    /* received output gradient RECV_GRAD   W of the chunk                          */ \
+    X(DX)    /* input gradient           B or I      SEND_GRAD, or W of the chunk below when \
+              *                                      that is on the same worker              */
+/* Forward-only: IN until F; STASH until SEND_ACT, or the next chunk's F on the same worker. */
+/* clang-format on */
 typedef enum dml_lane {
-    DML_LANE_COMPUTE,
-    DML_LANE_SEND,
-    DML_LANE_RECV,
-    DML_LANE_REDUCE,
-    DML_LANES
+#define X(lane, text) DML_LANE_##lane,
+    DML_LANE_LIST(X)
+#undef X
+        DML_LANES
 } dml_lane;
 
-/* Buffers that ops name by number.  Each pool belongs to one (worker, chunk); `dml_lower` says how many
- * slots each holds, by liveness, so memory is known before the first step.
- * "Its weight gradient" is W, or the B that contains it. */
 typedef enum dml_pool {
-    DML_POOL_IN,    /* a received input: RECV_ACT until the chunk's weight gradient                   */
-    DML_POOL_STASH, /* activations and output: F until the weight gradient of the chunk, and of the next
-                     * chunk when that reads them on the same worker                                  */
-    DML_POOL_DY,    /* a received output gradient: RECV_GRAD until the chunk's weight gradient        */
-    DML_POOL_DX,    /* an input gradient: B (or I) until SEND_GRAD, or, when the lower chunk is on the
-                     * same worker, until that chunk's weight gradient                                */
-    DML_POOLS,      /* forward-only: IN until F, STASH until SEND_ACT or the next chunk's F           */
+#define X(pool) DML_POOL_##pool,
+    DML_POOL_LIST(X)
+#undef X
+        DML_POOLS,
     DML_POOL_NONE = DML_POOLS
 } dml_pool;
 
@@ -66,15 +82,15 @@ enum { DML_OP_KINDS = 0 DML_OP_LIST(X) };
 enum { DML_NO_PEER = -1, DML_NO_SLOT = -1, DML_NO_WAIT = -1, DML_NO_MB = -1, DML_OP_WAITS = 2 };
 
 typedef struct dml_op {
-    uint8_t kind;               /* dml_op_kind; decides the lane                                    */
-    uint8_t edge;               /* which tensor of the chunk boundary (0: the main one) or bucket   */
-    int16_t version;            /* weight version read, relative to the newest; 0 in synchronous    */
-    int16_t peer;               /* worker at the other end, DML_NO_PEER                             */
-    int16_t slot;               /* slot in the pool named above, DML_NO_SLOT                        */
-    int32_t chunk;              /* model chunk; 0 for VOTE                                          */
-    int32_t mb;                 /* global micro-batch of the step, DML_NO_MB                        */
+    uint8_t kind;    /* dml_op_kind; decides the lane                                    */
+    uint8_t edge;    /* which tensor of the chunk boundary (0: the main one) or bucket   */
+    int16_t version; /* weight version read, relative to the newest; 0 in synchronous    */
+    int16_t peer;    /* worker at the other end, DML_NO_PEER                             */
+    int16_t slot;    /* slot in the pool named above, DML_NO_SLOT                        */
+    int32_t chunk;   /* model chunk; 0 for VOTE                                          */
+    int32_t mb;      /* global micro-batch of the step, DML_NO_MB                        */
     int32_t wait[DML_OP_WAITS]; /* earlier ops of this worker's list, on other lanes; DML_NO_WAIT
-                                 * fills the rest.  Two are enough: see schedule/depend.h           */
+                                 * fills the rest.  Two are enough: see schedule/depend.h */
 } dml_op;
 _Static_assert(sizeof(dml_op) == 24, "ops are small plain records");
 
@@ -109,6 +125,10 @@ static inline bool dml_op_is_input_grad(const dml_op *op)
 {
     return op->kind == DML_OP_BWD || op->kind == DML_OP_BWD_INPUT;
 }
+
+/* What meets the transfer `op`: kind, chunk (which may not exist) and micro-batch; the rest is
+ * unset. */
+dml_op dml_op_other_end(const dml_op *op);
 
 /* Kind, chunk and micro-batch as text: "SEND_F2.7", "R1", "V". */
 enum { DML_OP_NAME_BYTES = 40 };

@@ -1,7 +1,7 @@
 /* schedule/program.h - the ops of every worker, and where work runs.
  *
- * One type at two levels.  An *order* holds compute ops only; a *program* is what dml_lower makes of it.
- * The route table (chunk, micro-batch -> worker) is the only authority for where work runs.
+ * One type at two levels.  An *order* holds compute ops only; a *program* is what dml_lower makes
+ * of it. The route table (chunk, micro-batch -> worker) is the only authority for where work runs.
  */
 #ifndef DML_SCHEDULE_PROGRAM_H
 #define DML_SCHEDULE_PROGRAM_H
@@ -14,8 +14,9 @@ typedef struct dml_op_list {
     int32_t n, cap;
 } dml_op_list;
 
-/* What the checker needs to know of a chunk: which layers and parameters it holds.  Layers are numbered
- * along the model, parameters along the layers; a chunk holds contiguous ranges, ends exclusive. */
+/* What the checker needs to know of a chunk: which layers and parameters it holds.  Layers are
+ * numbered along the model, parameters along the layers; a chunk holds contiguous ranges, ends
+ * exclusive. */
 typedef struct dml_chunk_span {
     int32_t layer_begin, layer_end;
     int32_t param_begin, param_end;
@@ -37,7 +38,8 @@ enum {
     DML_MAX_WORKERS = 32767, /* a peer is an int16_t                                              */
     DML_MAX_CHUNKS = 32767,
     DML_MAX_MBS = 1 << 20,
-    DML_MAX_TABLE = 1 << 26, /* entries of chunks x mbs and of workers x chunks: 1 GiB at the worst */
+    DML_MAX_TABLE =
+        1 << 26, /* entries of chunks x mbs and of workers x chunks: 1 GiB at the worst */
 };
 
 /* An empty order with every route unset (-1), every span and pool empty.

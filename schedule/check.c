@@ -1,0 +1,244 @@
+/* schedule/check.c - runs the rules in order; those about orders are here. */
+#include "schedule/check.h"
+
+#include "schedule/check_rules.h"
+
+#include <stdarg.h>
+#include <stdio.h>
+
+enum { ORDER, PROGRAM };
+
+const char *dml_rule_text(dml_rule rule)
+{
+    static const char *const text[] = {
+#define X(rule, level) #rule,
+        DML_RULE_LIST(X)
+#undef X
+            "none"};
+    return text[rule];
+}
+
+dml_err dml_check_fail(dml_checking *k, int32_t w, int32_t i, const char *fmt, ...)
+{
+    char what[512];
+    va_list ap;
+    va_start(ap, fmt);
+    vsnprintf(what, sizeof what, fmt, ap);
+    va_end(ap);
+    k->report.worker = w;
+    k->report.op = i;
+    const dml_err err = k->p->lowered ? DML_ERR_BUG : DML_ERR_SPEC;
+    const char *rule = dml_rule_text(k->report.rule);
+    if (w < 0) return dml_err_set(err, __FILE__, __LINE__, "%s: %s", rule, what);
+    if (i < 0) return dml_err_set(err, __FILE__, __LINE__, "%s: worker %d: %s", rule, w, what);
+    return dml_err_set(err, __FILE__, __LINE__, "%s: worker %d, op %d, %s: %s", rule, w, i,
+                       dml_op_name_of(&k->p->list[w].op[i]).text, what);
+}
+
+dml_err dml_check(const dml_program *p, dml_check_report *report)
+{
+    static const struct {
+        int level;
+        dml_err (*holds)(dml_checking *);
+    } rules[DML_RULES] = {
+#define X(rule, level) {level, dml_rule_##rule},
+        DML_RULE_LIST(X)
+#undef X
+    };
+    dml_checking k = {.p = p, .report = {.worker = -1, .op = -1}};
+    dml_err err = DML_ERR_OK;
+    for (int32_t r = 0; r < DML_RULES && err == DML_ERR_OK; r++) {
+        if (rules[r].level == PROGRAM && !p->lowered) continue;
+        k.report.rule = (dml_rule)r;
+        err = rules[r].holds(&k);
+    }
+    if (err == DML_ERR_OK) k.report.rule = (dml_rule)DML_RULES;
+    if (report) *report = k.report;
+    dml_arena_free(&k.arena);
+    return err;
+}
+
+/* Ranges [begin, end) of the chunks follow each other from 0. */
+static dml_err tiles(dml_checking *k, const char *what, bool may_be_empty, size_t begin_at,
+                     size_t end_at)
+{
+    int32_t next = 0;
+    for (int32_t c = 0; c < k->p->chunks; c++) {
+        const char *span = (const char *)&k->p->span[c];
+        const int32_t begin = *(const int32_t *)(span + begin_at);
+        const int32_t end = *(const int32_t *)(span + end_at);
+        if (begin != next)
+            return dml_check_fail(k, -1, -1,
+                                  "chunk %d starts at %s %d, but the chunks before it "
+                                  "end at %d",
+                                  c, what, begin, next);
+        if (end < begin || (end == begin && !may_be_empty))
+            return dml_check_fail(k, -1, -1, "chunk %d has no %s (%d to %d)", c, what, begin, end);
+        next = end;
+    }
+    return DML_ERR_OK;
+}
+
+dml_err dml_rule_placed(dml_checking *k)
+{
+    /* A schedule on its own, drawn or compared, has no layers at all. */
+    bool any = false;
+    for (int32_t c = 0; c < k->p->chunks; c++)
+        any = any || k->p->span[c].layer_begin != 0 || k->p->span[c].layer_end != 0;
+    if (!any) return DML_ERR_OK;
+    return tiles(k, "layer", false, offsetof(dml_chunk_span, layer_begin),
+                 offsetof(dml_chunk_span, layer_end));
+}
+
+dml_err dml_rule_owned(dml_checking *k)
+{
+    return tiles(k, "parameter", true, offsetof(dml_chunk_span, param_begin),
+                 offsetof(dml_chunk_span, param_end));
+}
+
+static dml_err check_routes(dml_checking *k)
+{
+    const dml_program *p = k->p;
+    for (int32_t c = 0; c < p->chunks; c++)
+        for (int32_t mb = 0; mb < p->mbs; mb++) {
+            const int32_t w = *dml_program_route(p, c, mb);
+            if (w < 0 || w >= p->workers)
+                return dml_check_fail(k, -1, -1,
+                                      "micro-batch %d of chunk %d goes to worker %d of "
+                                      "%d",
+                                      mb, c, w, p->workers);
+        }
+    return DML_ERR_OK;
+}
+
+static bool belongs(const dml_program *p, const dml_op *op)
+{
+    const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
+    const bool forward =
+        op->kind == DML_OP_FWD || op->kind == DML_OP_SEND_ACT || op->kind == DML_OP_RECV_ACT;
+    if (p->forward_only && !forward) return false;
+    return p->lowered || (info->lane == DML_LANE_COMPUTE && info->has_mb);
+}
+
+static dml_err check_fields(dml_checking *k, int32_t w, int32_t i)
+{
+    const dml_program *p = k->p;
+    const dml_op *op = &p->list[w].op[i];
+    if (op->kind >= DML_OP_KINDS) return dml_check_fail(k, w, i, "unknown kind %d", op->kind);
+    const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
+    if (!belongs(p, op))
+        return dml_check_fail(k, w, i, "has no place in %s",
+                              p->forward_only ? "a forward-only one" : "an order");
+    if (op->chunk < 0 || op->chunk >= p->chunks)
+        return dml_check_fail(k, w, i, "there are %d chunks", p->chunks);
+    if (info->has_mb ? op->mb < 0 || op->mb >= p->mbs : op->mb != DML_NO_MB)
+        return dml_check_fail(k, w, i, "micro-batch %d of %d", op->mb, p->mbs);
+    if (op->kind == DML_OP_VOTE && op->chunk != 0)
+        return dml_check_fail(k, w, i, "a vote is not about a chunk");
+    if (op->edge != 0) return dml_check_fail(k, w, i, "unknown edge %d", op->edge);
+    if (!p->lowered &&
+        (op->slot != DML_NO_SLOT || op->wait[0] != DML_NO_WAIT || op->wait[1] != DML_NO_WAIT))
+        return dml_check_fail(k, w, i, "an order has no slots and no waits");
+    return DML_ERR_OK;
+}
+
+static dml_err check_place(dml_checking *k, int32_t w, int32_t i)
+{
+    const dml_program *p = k->p;
+    const dml_op *op = &p->list[w].op[i];
+    const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
+    if (info->has_mb && *dml_program_route(p, op->chunk, op->mb) != w)
+        return dml_check_fail(k, w, i, "the route says worker %d",
+                              *dml_program_route(p, op->chunk, op->mb));
+    if (!info->has_peer)
+        return op->peer == DML_NO_PEER ? DML_ERR_OK
+                                       : dml_check_fail(k, w, i, "has a peer, %d", op->peer);
+    const int32_t c = dml_op_other_end(op).chunk;
+    if (c < 0 || c >= p->chunks)
+        return dml_check_fail(k, w, i, "there is no chunk on the other side");
+    const int32_t peer = *dml_program_route(p, c, op->mb);
+    if (peer == w) return dml_check_fail(k, w, i, "chunk %d is on the same worker", c);
+    if (peer != op->peer)
+        return dml_check_fail(k, w, i, "its peer is %d, the route says %d", op->peer, peer);
+    return DML_ERR_OK;
+}
+
+dml_err dml_rule_routed(dml_checking *k)
+{
+    DML_TRY(check_routes(k));
+    for (int32_t w = 0; w < k->p->workers; w++)
+        for (int32_t i = 0; i < k->p->list[w].n; i++) {
+            DML_TRY(check_fields(k, w, i));
+            DML_TRY(check_place(k, w, i));
+        }
+    return DML_ERR_OK;
+}
+
+static dml_err check_complete(dml_checking *k, int32_t c, int32_t mb)
+{
+    const bool f = dml_index_at(&k->ix, DML_OP_FWD, c, mb) >= 0;
+    const bool b = dml_index_at(&k->ix, DML_OP_BWD, c, mb) >= 0;
+    const bool i = dml_index_at(&k->ix, DML_OP_BWD_INPUT, c, mb) >= 0;
+    const bool w = dml_index_at(&k->ix, DML_OP_BWD_WEIGHT, c, mb) >= 0;
+    const int32_t worker = *dml_program_route(k->p, c, mb);
+    if (!f) return dml_check_fail(k, worker, -1, "F%d.%d is missing", c, mb);
+    if (k->p->forward_only || (b && !i && !w) || (!b && i && w)) return DML_ERR_OK;
+    return dml_check_fail(
+        k, worker, -1, "micro-batch %d of chunk %d has%s%s%s%s, not one B or one I and one W", mb,
+        c, b ? " B" : "", i ? " I" : "", w ? " W" : "", b || i || w ? "" : " no backward");
+}
+
+dml_err dml_rule_once(dml_checking *k)
+{
+    const dml_program *p = k->p;
+    dml_index_init(&k->ix, p, &k->arena);
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const dml_op *op = &p->list[w].op[i];
+            if (op->mb == DML_NO_MB || dml_index_add(&k->ix, op, i)) continue;
+            return dml_check_fail(k, w, i, "is there already, as op %d",
+                                  dml_index_at(&k->ix, (dml_op_kind)op->kind, op->chunk, op->mb));
+        }
+    for (int32_t c = 0; c < p->chunks; c++)
+        for (int32_t mb = 0; mb < p->mbs; mb++)
+            DML_TRY(check_complete(k, c, mb));
+    return DML_ERR_OK;
+}
+
+dml_err dml_rule_order(dml_checking *k)
+{
+    const dml_program *p = k->p;
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const dml_op *op = &p->list[w].op[i];
+            dml_op_kind before = DML_OP_FWD;
+            if (op->kind == DML_OP_BWD_WEIGHT)
+                before = DML_OP_BWD_INPUT;
+            else if (!dml_op_is_input_grad(op))
+                continue;
+            const int32_t at = dml_index_at(&k->ix, before, op->chunk, op->mb);
+            if (at > i)
+                return dml_check_fail(k, w, i, "comes before its %s, op %d",
+                                      dml_op_info_of(before)->text, at);
+        }
+    return DML_ERR_OK;
+}
+
+dml_err dml_rule_versions(dml_checking *k)
+{
+    const dml_program *p = k->p;
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const dml_op *op = &p->list[w].op[i];
+            if (dml_op_is_input_grad(op) || op->kind == DML_OP_BWD_WEIGHT) {
+                const int32_t f = dml_index_at(&k->ix, DML_OP_FWD, op->chunk, op->mb);
+                if (p->list[w].op[f].version != op->version)
+                    return dml_check_fail(k, w, i, "reads version %d, its F read %d", op->version,
+                                          p->list[w].op[f].version);
+            }
+            if (op->version != 0)
+                return dml_check_fail(k, w, i, "reads version %d; with a flush there is only 0",
+                                      op->version);
+        }
+    return DML_ERR_OK;
+}

@@ -1,0 +1,52 @@
+/* schedule/check.h - the named rules that every order and every program obeys.
+ *
+ * The error text starts with the rule that is broken: "once: worker 1, op 3, F1.0: ...".
+ */
+#ifndef DML_SCHEDULE_CHECK_H
+#define DML_SCHEDULE_CHECK_H
+
+#include "schedule/program.h"
+
+/* clang-format off */
+/*    rule       of        what holds; checked in this order, each relies on those above                 */
+#define DML_RULE_LIST(X)                                                                                  \
+    X(placed,    ORDER)   /* the chunks' layer ranges follow each other from layer 0: none lost or twice */ \
+    X(owned,     ORDER)   /* the same for parameters                                                     */ \
+    X(routed,    ORDER)   /* every (chunk, mb) has a worker, ops are well-formed and on it, peers agree  */ \
+    X(once,      ORDER)   /* one F and either one B or one I and one W for each (chunk, mb)              */ \
+    X(order,     ORDER)   /* F before B or I, I before W                                                 */ \
+    X(versions,  ORDER)   /* a backward reads the weights its forward read; here the newest, always      */ \
+    X(fed,       ORDER)   /* every input is produced on the worker, or received, earlier in its list     */ \
+    X(paired,    PROGRAM) /* for each ordered pair of workers: sends and receives are one sequence       */ \
+    X(replicas,  PROGRAM) /* one REDUCE per chunk and holder, after its last weight gradient, in orders \
+                           * that agree                                                                  */ \
+    X(stepped,   PROGRAM) /* one VOTE after the reductions, then one STEP per chunk held                 */ \
+    X(slots,     PROGRAM) /* a slot holds, whenever it is read, what the reader wants                    */ \
+    X(waits,     PROGRAM) /* waits point backward to other lanes and cover every dependency across lanes */ \
+    X(flows,     ORDER)   /* finishes on the strictest machine (schedule/play.h)                         */
+/* clang-format on */
+typedef enum dml_rule {
+#define X(rule, level) DML_RULE_##rule,
+    DML_RULE_LIST(X)
+#undef X
+} dml_rule;
+#define X(...) +1
+enum { DML_RULES = 0 DML_RULE_LIST(X) };
+#undef X
+
+const char *dml_rule_text(dml_rule rule); /* static */
+
+typedef struct dml_check_report {
+    dml_rule rule;  /* broken; DML_RULES: none                             */
+    int32_t worker; /* where; -1: the rule is not about one worker or op   */
+    int32_t op;
+} dml_check_report;
+
+/* Checks an order by the rules of orders, a program by all of them; near linear in the number of
+ * ops. `report` may be NULL.
+ *
+ * DML_ERR_SPEC   an order breaks a rule: its author's doing
+ * DML_ERR_BUG    a program does: ours, unless it was read from a file */
+dml_err dml_check(const dml_program *p, dml_check_report *report);
+
+#endif

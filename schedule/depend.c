@@ -1,0 +1,174 @@
+/* schedule/depend.c - buffers, needs and clocks. */
+#include "schedule/depend.h"
+
+#define MAX2(a, b) ((a) > (b) ? (a) : (b))
+
+static bool same_worker(const dml_program *p, int32_t chunk_a, int32_t chunk_b, int32_t mb)
+{
+    return *dml_program_route(p, chunk_a, mb) == *dml_program_route(p, chunk_b, mb);
+}
+
+typedef struct touch_list {
+    dml_touch *out;
+    int32_t n;
+} touch_list;
+
+static void add(touch_list *t, dml_pool pool, int32_t chunk, int32_t mb, bool write)
+{
+    t->out[t->n++] = (dml_touch){pool, chunk, mb, write};
+}
+
+/* Where the chunk's input lies: with the chunk below, or received; chunk 0 reads the data set. */
+static void read_input(touch_list *t, const dml_program *p, int32_t c, int32_t mb)
+{
+    if (c == 0) return;
+    if (same_worker(p, c - 1, c, mb))
+        add(t, DML_POOL_STASH, c - 1, mb, false);
+    else
+        add(t, DML_POOL_IN, c, mb, false);
+}
+
+/* Where the gradient of the chunk's output lies; the last chunk has its own loss. */
+static void read_output_grad(touch_list *t, const dml_program *p, int32_t c, int32_t mb)
+{
+    if (c == p->chunks - 1) return;
+    if (same_worker(p, c, c + 1, mb))
+        add(t, DML_POOL_DX, c + 1, mb, false);
+    else
+        add(t, DML_POOL_DY, c, mb, false);
+}
+
+int32_t dml_op_touches(const dml_program *p, const dml_op *op, dml_touch out[DML_OP_TOUCHES])
+{
+    touch_list t = {.out = out};
+    const int32_t c = op->chunk, mb = op->mb;
+    switch ((dml_op_kind)op->kind) {
+    case DML_OP_FWD:
+        read_input(&t, p, c, mb);
+        add(&t, DML_POOL_STASH, c, mb, true);
+        break;
+    case DML_OP_BWD:
+    case DML_OP_BWD_INPUT:
+    case DML_OP_BWD_WEIGHT:
+        read_input(&t, p, c, mb);
+        read_output_grad(&t, p, c, mb);
+        add(&t, DML_POOL_STASH, c, mb, false);
+        if (c > 0 && op->kind != DML_OP_BWD_WEIGHT) add(&t, DML_POOL_DX, c, mb, true);
+        break;
+    case DML_OP_SEND_ACT: add(&t, DML_POOL_STASH, c, mb, false); break;
+    case DML_OP_RECV_ACT: add(&t, DML_POOL_IN, c, mb, true); break;
+    case DML_OP_SEND_GRAD: add(&t, DML_POOL_DX, c, mb, false); break;
+    case DML_OP_RECV_GRAD: add(&t, DML_POOL_DY, c, mb, true); break;
+    case DML_OP_REDUCE:
+    case DML_OP_VOTE:
+    case DML_OP_STEP: break;
+    }
+    return t.n;
+}
+
+int32_t dml_touch_writer(const dml_index *ix, const dml_touch *touch)
+{
+    switch (touch->pool) {
+    case DML_POOL_IN: return dml_index_at(ix, DML_OP_RECV_ACT, touch->chunk, touch->mb);
+    case DML_POOL_STASH: return dml_index_at(ix, DML_OP_FWD, touch->chunk, touch->mb);
+    case DML_POOL_DY: return dml_index_at(ix, DML_OP_RECV_GRAD, touch->chunk, touch->mb);
+    case DML_POOL_DX: return dml_index_input_grad(ix, touch->chunk, touch->mb);
+    case DML_POOLS: break;
+    }
+    return -1;
+}
+
+void dml_depend_begin(dml_depend *d, const dml_program *p, const dml_index *ix, int32_t worker,
+                      dml_arena *arena)
+{
+    const int32_t pools = p->chunks * DML_POOLS;
+    *d =
+        (dml_depend){.p = p, .ix = ix, .list = &p->list[worker], .worker = worker, .last_vote = -1};
+    d->after = DML_NEW_N(arena, dml_clock, d->list->n);
+    d->slot_base = DML_NEW_N(arena, int32_t, pools);
+    d->last_weight_grad = DML_NEW_N(arena, int32_t, p->chunks);
+    int32_t slots = 0;
+    for (int32_t i = 0; i < pools; i++) {
+        d->slot_base[i] = slots;
+        slots += dml_program_slots(p, worker, 0, (dml_pool)0)[i];
+    }
+    d->last_use = DML_NEW_N(arena, dml_clock, slots);
+    const dml_clock nothing = {{-1, -1, -1, -1}};
+    for (int32_t s = 0; s < slots; s++)
+        d->last_use[s] = nothing;
+    for (int32_t c = 0; c < p->chunks; c++)
+        d->last_weight_grad[c] = -1;
+    for (int32_t l = 0; l < DML_LANES; l++)
+        d->last_in[l] = -1;
+}
+
+static dml_clock *slot_of(const dml_depend *d, const dml_touch *touch)
+{
+    const int32_t writer = dml_touch_writer(d->ix, touch);
+    const int32_t slot = d->list->op[writer].slot;
+    return &d->last_use[d->slot_base[touch->chunk * DML_POOLS + (int32_t)touch->pool] + slot];
+}
+
+static void join(dml_clock *into, const dml_clock *other)
+{
+    for (int32_t l = 0; l < DML_LANES; l++)
+        into->done[l] = MAX2(into->done[l], other->done[l]);
+}
+
+void dml_depend_needs(dml_depend *d, int32_t i, int32_t need[DML_LANES])
+{
+    const dml_op *op = &d->list->op[i];
+    const dml_lane lane = dml_op_lane(op);
+    dml_clock all = {{-1, -1, -1, -1}};
+    dml_touch touch[DML_OP_TOUCHES];
+    const int32_t n = dml_op_touches(d->p, op, touch);
+    for (int32_t t = 0; t < n; t++) {
+        dml_clock *use = slot_of(d, &touch[t]);
+        if (touch[t].write) {
+            join(&all, use);
+            *use = (dml_clock){{-1, -1, -1, -1}};
+        } else {
+            const int32_t writer = dml_touch_writer(d->ix, &touch[t]);
+            int32_t *of_writer = &all.done[dml_op_lane(&d->list->op[writer])];
+            *of_writer = MAX2(*of_writer, writer);
+        }
+        use->done[lane] = i;
+    }
+    if (dml_op_is_weight_grad(op)) d->last_weight_grad[op->chunk] = i;
+    if (op->kind == DML_OP_REDUCE) all.done[DML_LANE_COMPUTE] = d->last_weight_grad[op->chunk];
+    if (op->kind == DML_OP_VOTE) d->last_vote = i;
+    if (op->kind == DML_OP_STEP) all.done[DML_LANE_REDUCE] = d->last_vote;
+    all.done[lane] = -1;
+    for (int32_t l = 0; l < DML_LANES; l++)
+        need[l] = all.done[l];
+}
+
+dml_clock dml_depend_before(const dml_depend *d, int32_t i)
+{
+    const int32_t prev = d->last_in[dml_op_lane(&d->list->op[i])];
+    return prev >= 0 ? d->after[prev] : (dml_clock){{-1, -1, -1, -1}};
+}
+
+dml_clock dml_depend_start(const dml_depend *d, int32_t i)
+{
+    dml_clock known = dml_depend_before(d, i);
+    for (int32_t k = 0; k < DML_OP_WAITS; k++) {
+        const int32_t wait = d->list->op[i].wait[k];
+        if (wait != DML_NO_WAIT) join(&known, &d->after[wait]);
+    }
+    return known;
+}
+
+void dml_depend_end(dml_depend *d, int32_t i)
+{
+    const dml_op *op = &d->list->op[i];
+    const dml_lane lane = dml_op_lane(op);
+    dml_clock known = dml_depend_start(d, i);
+    if (op->kind == DML_OP_RECV_GRAD) {
+        const int32_t sent = dml_index_at(d->ix, DML_OP_SEND_ACT, op->chunk, op->mb);
+        if (sent >= 0 && sent < i) join(&known, &d->after[sent]);
+    }
+    known.done[lane] = i;
+    d->after[i] = known;
+    d->last_in[lane] = i;
+}

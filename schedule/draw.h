@@ -1,0 +1,24 @@
+/* schedule/draw.h - a simulated order or program as a picture in text.
+ *
+ *     0: F0F1F2........B0==F3B1==..B2==..B3==   33.3%   3
+ *     1: ..F0F1....B0==F2B1==F3B2==..B3==....   33.3%   2
+ *     2: ....F0B0==F1B1==F2B2==F3B3==........   33.3%   1
+ *
+ * A row for each worker, a column for each equal part of the makespan, idle dots.  An op shows its
+ * letter (F, B, I, W, or U for the optimizer), its micro-batch as far as it fits, the last digits
+ * if not all of them do, and a filler.  The letters of a worker's second, fourth, ... chunk are
+ * small.  At the right edge: the part of the time the worker computes nothing, and the most
+ * activations it keeps.
+ */
+#ifndef DML_SCHEDULE_DRAW_H
+#define DML_SCHEDULE_DRAW_H
+
+#include "engine/base/str.h"
+#include "schedule/sim.h"
+
+/* Appends the picture, a time axis and a legend.
+ *   sim    of `p`
+ *   width  columns of the timeline at most, >= 10; less is used when that shows all just as well */
+void dml_draw_text(const dml_program *p, const dml_sim *sim, int32_t width, dml_str *out);
+
+#endif

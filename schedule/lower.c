@@ -1,0 +1,273 @@
+/* schedule/lower.c - order to program, in four passes.
+ *
+ *   1. time     play the order with eager transfers: when each op runs, when each value is ready
+ *   2. events   every compute op at its start, every transfer when its value is ready, every
+ *               reduction when its last replica is; sorted into one list, dealt out to the workers
+ *   3. slots    per pool, an interval from the write to the predicted end of the last use
+ *   4. waits    what depend.h asks for and the clocks do not already know
+ *
+ * 1F1B, worker 1 of 2, as (time: event), F = 10, B = 20, transfer 5:
+ *
+ *   10: RECV_F1.0   15: F1.0   20: RECV_F1.1   25: B1.0   45: SEND_B1.0   45: F1.1 ...
+ *
+ * An event's key is (time, depth, phase, need).  Depth counts the steps that took no time since
+ * the first at that time, a transfer standing between its two ops, so along every dependency
+ * (time, depth) grows: the list is a topological order of everything.  Transfers come before
+ * compute, so that a slot that is free now is free for the next op; of transfers that are ready
+ * together the one that is needed first goes first: a worker in the middle of a pipeline often
+ * gets an activation and a gradient at once.
+ */
+#include "schedule/lower.h"
+
+#include "schedule/check.h"
+#include "schedule/depend.h"
+#include "schedule/lower_slots.h"
+#include "schedule/play.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+#define MAX2(a, b) ((a) > (b) ? (a) : (b))
+
+typedef enum phase { PHASE_TRANSFER, PHASE_COMPUTE, PHASE_REDUCE } phase;
+
+typedef struct event {
+    int64_t ns, end_ns;
+    int64_t need_ns; /* of a transfer: predicted start of the op that reads the value */
+    int32_t depth;
+    int32_t worker, peer; /* peer: of a transfer, who receives */
+    phase phase;
+    dml_op op; /* a transfer: its send */
+} event;
+
+typedef struct lowering {
+    const dml_program *order;
+    const dml_cost *cost;
+    dml_program *out;
+    dml_arena arena;
+    event *event;
+    int64_t n_events;
+    dml_lower_times *times; /* [workers] */
+} lowering;
+
+static int by_key(const void *a, const void *b)
+{
+    const event *x = a, *y = b;
+    if (x->ns != y->ns) return x->ns < y->ns ? -1 : 1;
+    if (x->depth != y->depth) return x->depth < y->depth ? -1 : 1;
+    if (x->phase != y->phase) return x->phase < y->phase ? -1 : 1;
+    if (x->need_ns != y->need_ns) return x->need_ns < y->need_ns ? -1 : 1;
+    if (x->op.chunk != y->op.chunk) return x->op.chunk < y->op.chunk ? -1 : 1;
+    if (x->op.mb != y->op.mb) return x->op.mb < y->op.mb ? -1 : 1;
+    return (x->op.kind > y->op.kind) - (x->op.kind < y->op.kind);
+}
+
+/* The transfer of the value that compute event `e` makes, if it leaves the worker. */
+static void add_transfer(lowering *lw, const dml_play *play, const dml_index *ix, const event *e)
+{
+    const bool up = e->op.kind == DML_OP_FWD;
+    const int32_t next = e->op.chunk + (up ? 1 : -1);
+    if ((!up && !dml_op_is_input_grad(&e->op)) || next < 0 || next >= lw->order->chunks) return;
+    const int32_t to = *dml_program_route(lw->order, next, e->op.mb);
+    if (to == e->worker) return;
+    const int32_t reader = up ? dml_index_at(ix, DML_OP_FWD, next, e->op.mb)
+                              : dml_index_input_grad(ix, next, e->op.mb);
+    event *t = &lw->event[lw->n_events++];
+    *t = *e;
+    t->phase = PHASE_TRANSFER;
+    t->peer = to;
+    t->op.kind = up ? DML_OP_SEND_ACT : DML_OP_SEND_GRAD;
+    t->ns = e->end_ns;
+    t->end_ns = e->end_ns + dml_play_lag_ns(lw->order, lw->cost, &e->op);
+    t->need_ns = play->start_ns[play->first[to] + reader];
+    t->depth = e->end_ns > e->ns ? 0 : e->depth + 1;
+}
+
+static void add_computes_and_transfers(lowering *lw, const dml_play *play)
+{
+    dml_index ix;
+    dml_index_build(&ix, lw->order, &lw->arena);
+    for (int32_t w = 0; w < lw->order->workers; w++)
+        for (int32_t i = 0; i < lw->order->list[w].n; i++) {
+            const int32_t number = play->first[w] + i;
+            event *e = &lw->event[lw->n_events++];
+            *e = (event){.ns = play->start_ns[number],
+                         .end_ns = play->end_ns[number],
+                         .depth = play->depth[number],
+                         .worker = w,
+                         .phase = PHASE_COMPUTE,
+                         .op = lw->order->list[w].op[i]};
+            add_transfer(lw, play, &ix, e);
+        }
+}
+
+/* One event per (worker, chunk), all of a chunk at the time its last replica is ready. */
+static void add_reductions(lowering *lw, const dml_play *play)
+{
+    const dml_program *p = lw->order;
+    int64_t *ready_ns = DML_NEW_N(&lw->arena, int64_t, p->chunks);
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const dml_op *op = &p->list[w].op[i];
+            if (!dml_op_is_weight_grad(op)) continue;
+            ready_ns[op->chunk] = MAX2(ready_ns[op->chunk], play->end_ns[play->first[w] + i]);
+        }
+    int32_t *seen_by = DML_NEW_N(&lw->arena, int32_t, p->chunks); /* worker + 1 */
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const int32_t c = p->list[w].op[i].chunk;
+            if (seen_by[c] == w + 1) continue;
+            seen_by[c] = w + 1;
+            lw->event[lw->n_events++] =
+                (event){.ns = ready_ns[c],
+                        .end_ns = ready_ns[c],
+                        .depth = INT32_MAX, /* after everything else of that time */
+                        .worker = w,
+                        .phase = PHASE_REDUCE,
+                        .op = {.kind = DML_OP_REDUCE, .chunk = c, .mb = DML_NO_MB}};
+        }
+}
+
+/* Room for the predicted times of every list; a transfer is in two. */
+static void make_times(lowering *lw)
+{
+    int32_t *n = DML_NEW_N(&lw->arena, int32_t, lw->out->workers);
+    for (int64_t k = 0; k < lw->n_events; k++) {
+        n[lw->event[k].worker]++;
+        if (lw->event[k].phase == PHASE_TRANSFER) n[lw->event[k].peer]++;
+    }
+    lw->times = DML_NEW_N(&lw->arena, dml_lower_times, lw->out->workers);
+    for (int32_t w = 0; w < lw->out->workers; w++)
+        lw->times[w] = (dml_lower_times){.start_ns = DML_NEW_N(&lw->arena, int64_t, n[w]),
+                                         .end_ns = DML_NEW_N(&lw->arena, int64_t, n[w])};
+}
+
+static void push(lowering *lw, int32_t w, const event *e, dml_op_kind kind, int32_t chunk,
+                 int32_t peer)
+{
+    const int32_t i = dml_program_push(lw->out, w, kind, chunk, e->op.mb);
+    dml_op *op = &lw->out->list[w].op[i];
+    if (e->phase == PHASE_COMPUTE) op->version = e->op.version;
+    op->peer = (int16_t)peer;
+    lw->times[w].start_ns[i] = e->ns;
+    lw->times[w].end_ns[i] = e->end_ns;
+}
+
+static void deal_out(lowering *lw)
+{
+    for (int64_t k = 0; k < lw->n_events; k++) {
+        const event *e = &lw->event[k];
+        const dml_op_kind kind = (dml_op_kind)e->op.kind;
+        const int32_t c = e->op.chunk;
+        push(lw, e->worker, e, kind, c, e->phase == PHASE_TRANSFER ? e->peer : DML_NO_PEER);
+        if (kind == DML_OP_SEND_ACT) push(lw, e->peer, e, DML_OP_RECV_ACT, c + 1, e->worker);
+        if (kind == DML_OP_SEND_GRAD) push(lw, e->peer, e, DML_OP_RECV_GRAD, c - 1, e->worker);
+    }
+}
+
+/* VOTE when all gradients are there, then the optimizer. */
+static void end_step(lowering *lw)
+{
+    dml_program *out = lw->out;
+    for (int32_t w = 0; w < out->workers; w++) {
+        bool *held = DML_NEW_N(&lw->arena, bool, out->chunks);
+        for (int32_t i = 0; i < out->list[w].n; i++)
+            if (out->list[w].op[i].kind == DML_OP_REDUCE) held[out->list[w].op[i].chunk] = true;
+        dml_program_push(out, w, DML_OP_VOTE, 0, DML_NO_MB);
+        for (int32_t c = 0; c < out->chunks; c++)
+            if (held[c]) dml_program_push(out, w, DML_OP_STEP, c, DML_NO_MB);
+    }
+}
+
+static void set_waits(lowering *lw, const dml_index *ix)
+{
+    for (int32_t w = 0; w < lw->out->workers; w++) {
+        dml_depend d;
+        dml_depend_begin(&d, lw->out, ix, w, &lw->arena);
+        for (int32_t i = 0; i < lw->out->list[w].n; i++) {
+            int32_t need[DML_LANES];
+            dml_depend_needs(&d, i, need);
+            const dml_clock known = dml_depend_before(&d, i);
+            int32_t n = 0;
+            for (int32_t l = 0; l < DML_LANES; l++) {
+                bool implied = need[l] <= known.done[l];
+                for (int32_t o = 0; o < DML_LANES && !implied; o++)
+                    implied =
+                        o != l && need[o] > known.done[o] && d.after[need[o]].done[l] >= need[l];
+                if (implied) continue;
+                DML_ASSERT_OP(n, <, DML_OP_WAITS);
+                lw->out->list[w].op[i].wait[n++] = need[l];
+            }
+            dml_depend_end(&d, i);
+        }
+    }
+}
+
+/* Every chunk as fast as the others, transfers an eighth of an op: queues stay one or two long.  A
+ * chunk that has more replicas gives each the time for it. */
+static dml_err balanced_cost(const dml_program *p, dml_arena *arena, dml_cost *out)
+{
+    enum { FWD_NS = 8000, LATENCY_NS = 1000 };
+    DML_TRY(dml_cost_uniform(out, p->chunks, 0, 0, 0));
+    int32_t *seen_by = DML_NEW_N(arena, int32_t, p->chunks);
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const int32_t c = p->list[w].op[i].chunk;
+            if (seen_by[c] != w + 1) out->chunk[c].fwd_ns += FWD_NS;
+            seen_by[c] = w + 1;
+        }
+    out->link_latency_ns = LATENCY_NS;
+    return DML_ERR_OK;
+}
+
+static dml_err run_passes(lowering *lw)
+{
+    const dml_program *order = lw->order;
+    dml_program *out = lw->out;
+    dml_play play;
+    DML_TRY(dml_play_run(order, lw->cost, DML_MACHINE_LANES, &lw->arena, &play));
+
+    /* A compute op makes at most one transfer, and is the first of at most one chunk. */
+    lw->event = DML_NEW_N(&lw->arena, event, 3 * (int64_t)play.ops);
+    add_computes_and_transfers(lw, &play);
+    if (!order->forward_only) add_reductions(lw, &play);
+    qsort(lw->event, (size_t)lw->n_events, sizeof *lw->event, by_key);
+
+    make_times(lw);
+    deal_out(lw);
+    dml_index ix;
+    dml_index_build(&ix, out, &lw->arena);
+    DML_TRY(dml_lower_slots(out, &ix, lw->times, &lw->arena));
+    if (!order->forward_only) end_step(lw);
+    set_waits(lw, &ix);
+    return DML_ERR_OK;
+}
+
+dml_err dml_lower(const dml_program *order, const dml_cost *cost, dml_program *out)
+{
+    *out = (dml_program){0};
+    if (order->lowered) DML_FAIL(DML_ERR_SPEC, "this program is lowered already");
+    DML_TRY(dml_check(order, NULL));
+    DML_TRY(dml_program_init(out, order->workers, order->chunks, order->mbs));
+    out->lowered = true;
+    out->forward_only = order->forward_only;
+    memcpy(out->span, order->span, (size_t)order->chunks * sizeof *order->span);
+    memcpy(out->route, order->route,
+           (size_t)order->chunks * (size_t)order->mbs * sizeof *order->route);
+
+    lowering lw = {.order = order, .cost = cost, .out = out};
+    dml_cost balanced = {0};
+    dml_err err = DML_ERR_OK;
+    if (order->forward_only) {
+        err = balanced_cost(order, &lw.arena, &balanced);
+        lw.cost = &balanced;
+    }
+    if (err == DML_ERR_OK) err = run_passes(&lw);
+    if (err != DML_ERR_OK) {
+        dml_err_add(err, __func__, __FILE__, __LINE__);
+        dml_program_free(out);
+    }
+    dml_cost_free(&balanced);
+    dml_arena_free(&lw.arena);
+    return err;
+}

@@ -1,0 +1,30 @@
+/* schedule/lower.h - turns an order into a program. */
+#ifndef DML_SCHEDULE_LOWER_H
+#define DML_SCHEDULE_LOWER_H
+
+#include "schedule/cost.h"
+#include "schedule/program.h"
+
+/* Adds to the compute ops of `order`, which stay as they are, in their order:
+ *   - a SEND and a RECV wherever the route changes between neighbouring chunks;
+ *   - REDUCE of each chunk on each worker that holds it, after its last weight gradient, one VOTE
+ *     per worker, then STEP of each of its chunks, ascending (none of these when forward_only);
+ *   - slots: the fewest with which no op waits for a slot in the predicted timeline;
+ *   - waits: exactly those that lanes and other waits do not imply (schedule/depend.h).
+ *
+ * One global order of all events is the spine: every worker's list is its part of it, so every
+ * data, slot and meeting dependency points backward in every list, and no machine of in-order
+ * queues can stall, however wrong the predicted times are; a worker may even run its list one op
+ * at a time.
+ *
+ *   order  passes dml_check; routes, spans, ops
+ *   cost   of order->chunks chunks; decides the order of transfers and the slots, never
+ *          correctness.  A forward-only order is timed by balanced costs instead: with the real
+ *          ones a slow chunk's inputs would pile up before it, in slots that win no time
+ *   out    uninitialised before; owned by the caller, {0} on failure
+ *
+ * DML_ERR_SPEC  `order` breaks a rule of the checker, or it is a program already, or it needs more
+ *               than 32767 slots in one pool */
+dml_err dml_lower(const dml_program *order, const dml_cost *cost, dml_program *out);
+
+#endif

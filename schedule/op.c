@@ -1,0 +1,72 @@
+/* schedule/op.c - the property table and the short name of an op. */
+#include "schedule/op.h"
+
+#include "engine/base/err.h"
+
+#include <stdio.h>
+
+const dml_op_info *dml_op_info_of(dml_op_kind kind)
+{
+    static const dml_op_info info[DML_OP_KINDS] = {
+#define X(kind, text, lane, peer, mb, pool) {text, DML_LANE_##lane, peer, mb, DML_POOL_##pool},
+        DML_OP_LIST(X)
+#undef X
+    };
+    DML_ASSERT_OP((int32_t)kind, <, DML_OP_KINDS);
+    return &info[kind];
+}
+
+const char *dml_pool_text(dml_pool pool)
+{
+    static const char *const text[] = {
+#define X(pool) #pool,
+        DML_POOL_LIST(X)
+#undef X
+    };
+    DML_ASSERT_OP((int32_t)pool, <, DML_POOLS);
+    return text[pool];
+}
+
+const char *dml_lane_text(dml_lane lane)
+{
+    static const char *const text[] = {
+#define X(lane, text) text,
+        DML_LANE_LIST(X)
+#undef X
+    };
+    DML_ASSERT_OP((int32_t)lane, <, DML_LANES);
+    return text[lane];
+}
+
+dml_op dml_op_other_end(const dml_op *op)
+{
+    static const struct {
+        dml_op_kind kind;
+        int32_t chunks_up;
+    } end[DML_OP_KINDS] = {
+        [DML_OP_SEND_ACT] = {DML_OP_RECV_ACT, 1},
+        [DML_OP_RECV_ACT] = {DML_OP_SEND_ACT, -1},
+        [DML_OP_SEND_GRAD] = {DML_OP_RECV_GRAD, -1},
+        [DML_OP_RECV_GRAD] = {DML_OP_SEND_GRAD, 1},
+    };
+    DML_ASSERT(dml_op_info_of((dml_op_kind)op->kind)->has_peer);
+    return (dml_op){.kind = (uint8_t)end[op->kind].kind,
+                    .peer = DML_NO_PEER,
+                    .slot = DML_NO_SLOT,
+                    .chunk = op->chunk + end[op->kind].chunks_up,
+                    .mb = op->mb,
+                    .wait = {DML_NO_WAIT, DML_NO_WAIT}};
+}
+
+dml_op_name dml_op_name_of(const dml_op *op)
+{
+    dml_op_name name;
+    const char *kind = op->kind < DML_OP_KINDS ? dml_op_info_of((dml_op_kind)op->kind)->text : "?";
+    if (op->mb != DML_NO_MB)
+        snprintf(name.text, sizeof name.text, "%s%d.%d", kind, op->chunk, op->mb);
+    else if (op->kind == DML_OP_VOTE && op->chunk == 0)
+        snprintf(name.text, sizeof name.text, "%s", kind);
+    else
+        snprintf(name.text, sizeof name.text, "%s%d", kind, op->chunk);
+    return name;
+}

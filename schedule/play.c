@@ -1,0 +1,283 @@
+/* schedule/play.c - one pass over the graph of queues, waits and meetings. */
+#include "schedule/play.h"
+
+#include "engine/base/str.h"
+#include "schedule/index.h"
+
+#define MAX2(a, b) ((a) > (b) ? (a) : (b))
+
+typedef struct edge {
+    int32_t to, next; /* next: another edge from the same op, -1 none */
+    int64_t lag_ns;
+} edge;
+
+typedef struct node {
+    const dml_op *op;
+    int32_t pending;  /* predecessors not done yet                                      */
+    int32_t succ;     /* next op of the queue, -1 none                                  */
+    int32_t edges;    /* first edge, -1 none                                            */
+    int32_t leader;   /* of the meeting; an op that meets nobody leads itself           */
+    int32_t member;   /* next of the meeting, in a ring                                 */
+    int32_t missing;  /* in the leader: who has not come yet                            */
+    int64_t ready_ns; /* in the leader: when all have come                              */
+    int32_t depth;    /* with ready_ns, see dml_play                                    */
+    bool done;
+} node;
+
+typedef struct graph {
+    const dml_program *p;
+    const dml_cost *cost;
+    dml_machine machine;
+    dml_play *play;
+    node *node;
+    edge *edge;
+    int32_t n_edges;
+} graph;
+
+static void add_edge(graph *g, int32_t from, int32_t to, int64_t lag_ns)
+{
+    g->edge[g->n_edges] = (edge){.to = to, .next = g->node[from].edges, .lag_ns = lag_ns};
+    g->node[from].edges = g->n_edges++;
+    g->node[to].pending++;
+}
+
+/* Which of at most DML_LANES queues the op stands in. */
+static int32_t queue_of(dml_machine machine, const dml_op *op)
+{
+    const dml_lane lane = dml_op_lane(op);
+    switch (machine) {
+    case DML_MACHINE_LANES: return (int32_t)lane;
+    case DML_MACHINE_STRICT: return lane == DML_LANE_COMPUTE ? 0 : 1;
+    case DML_MACHINE_LIST: break;
+    }
+    return 0;
+}
+
+static const char *queue_text(dml_machine machine, const dml_op *op)
+{
+    const dml_lane lane = dml_op_lane(op);
+    switch (machine) {
+    case DML_MACHINE_LANES: return dml_lane_text(lane);
+    case DML_MACHINE_STRICT: return lane == DML_LANE_COMPUTE ? dml_lane_text(lane) : "comm";
+    case DML_MACHINE_LIST: break;
+    }
+    return "list";
+}
+
+static void link_queues_and_waits(graph *g)
+{
+    for (int32_t w = 0; w < g->p->workers; w++) {
+        int32_t last[DML_LANES] = {-1, -1, -1, -1};
+        const int32_t first = g->play->first[w];
+        for (int32_t i = 0; i < g->p->list[w].n; i++) {
+            const dml_op *op = &g->p->list[w].op[i];
+            node *nd = &g->node[first + i];
+            *nd = (node){.op = op,
+                         .succ = -1,
+                         .edges = -1,
+                         .leader = first + i,
+                         .member = first + i,
+                         .missing = 1};
+            int32_t *prev = &last[queue_of(g->machine, op)];
+            if (*prev >= 0) {
+                g->node[*prev].succ = first + i;
+                nd->pending = 1;
+            }
+            *prev = first + i;
+            for (int32_t k = 0; k < DML_OP_WAITS; k++)
+                if (op->wait[k] >= 0 && op->wait[k] < i)
+                    add_edge(g, first + op->wait[k], first + i, 0);
+        }
+    }
+}
+
+/* `number` joins the ring of the meeting that `leader` leads. */
+static void join_ring(graph *g, int32_t leader, int32_t number)
+{
+    node *l = &g->node[leader], *nd = &g->node[number];
+    nd->leader = leader;
+    nd->member = l->member;
+    l->member = number;
+}
+
+/* Every transfer is a meeting of two, led by the send; whose other end is not there waits for
+ * ever. */
+static void link_transfers(graph *g, const dml_index *ix)
+{
+    for (int32_t w = 0; w < g->p->workers; w++)
+        for (int32_t i = 0; i < g->p->list[w].n; i++) {
+            const dml_op *op = &g->p->list[w].op[i];
+            if (!dml_op_info_of((dml_op_kind)op->kind)->has_peer) continue;
+            const int32_t number = g->play->first[w] + i;
+            g->node[number].missing = 2;
+            if (dml_op_lane(op) != DML_LANE_SEND) continue;
+            const dml_op recv = dml_op_other_end(op);
+            const int32_t at = dml_index_at(ix, (dml_op_kind)recv.kind, recv.chunk, recv.mb);
+            const int32_t to = *dml_program_route(g->p, recv.chunk, recv.mb);
+            if (at >= 0) join_ring(g, number, g->play->first[to] + at);
+        }
+}
+
+static void link_collectives(graph *g, dml_arena *arena)
+{
+    const dml_program *p = g->p;
+    int32_t *reduce = DML_NEW_N(arena, int32_t, p->chunks), vote = -1;
+    for (int32_t c = 0; c < p->chunks; c++)
+        reduce[c] = -1;
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const dml_op *op = &p->list[w].op[i];
+            if (op->kind != DML_OP_REDUCE && op->kind != DML_OP_VOTE) continue;
+            int32_t *leader = op->kind == DML_OP_VOTE ? &vote : &reduce[op->chunk];
+            const int32_t number = g->play->first[w] + i;
+            if (*leader < 0) {
+                *leader = number;
+                continue;
+            }
+            join_ring(g, *leader, number);
+            g->node[*leader].missing++;
+        }
+}
+
+int64_t dml_play_lag_ns(const dml_program *p, const dml_cost *cost, const dml_op *op)
+{
+    const bool up = op->kind == DML_OP_FWD;
+    const int32_t next = op->chunk + (up ? 1 : -1);
+    if (!cost || *dml_program_route(p, op->chunk, op->mb) == *dml_program_route(p, next, op->mb))
+        return 0;
+    const dml_op send = {.kind = up ? DML_OP_SEND_ACT : DML_OP_SEND_GRAD, .chunk = op->chunk};
+    return dml_op_ns(cost, &send);
+}
+
+/* In an order the values travel along edges instead. */
+static void link_values(graph *g, const dml_index *ix)
+{
+    const dml_program *p = g->p;
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const dml_op *op = &p->list[w].op[i];
+            int32_t to = -1, next = op->chunk;
+            if (op->kind == DML_OP_FWD && op->chunk + 1 < p->chunks)
+                to = dml_index_at(ix, DML_OP_FWD, ++next, op->mb);
+            else if (dml_op_is_input_grad(op) && op->chunk > 0)
+                to = dml_index_input_grad(ix, --next, op->mb);
+            if (to >= 0)
+                add_edge(g, g->play->first[w] + i,
+                         g->play->first[*dml_program_route(p, next, op->mb)] + to,
+                         dml_play_lag_ns(p, g->cost, op));
+        }
+}
+
+/* `n` can start at `ns` at the earliest, `depth` steps after the first there. */
+static void delay(node *n, int64_t ns, int32_t depth)
+{
+    if (ns > n->ready_ns) n->depth = 0;
+    if (ns >= n->ready_ns) n->depth = MAX2(n->depth, depth);
+    n->ready_ns = MAX2(n->ready_ns, ns);
+}
+
+typedef struct todo_list {
+    int32_t *number; /* [ops] */
+    int32_t n;
+} todo_list;
+
+static void arrive(graph *g, int32_t number, int64_t ns, int32_t depth, todo_list *todo)
+{
+    delay(&g->node[number], ns, depth);
+    if (--g->node[number].pending == 0) todo->number[todo->n++] = number;
+}
+
+/* Runs everyone of a complete meeting, and tells those who wait for them. */
+static void run_meeting(graph *g, int32_t leader, todo_list *todo)
+{
+    const node *l = &g->node[leader];
+    const int64_t ns = g->cost ? dml_op_ns(g->cost, l->op) : 0, end_ns = l->ready_ns + ns;
+    const int32_t depth = l->depth, after = ns > 0 ? -1 : depth;
+    int32_t m = leader;
+    do {
+        node *nd = &g->node[m];
+        nd->done = true;
+        g->play->start_ns[m] = l->ready_ns;
+        g->play->end_ns[m] = end_ns;
+        g->play->depth[m] = depth;
+        if (nd->succ >= 0) arrive(g, nd->succ, end_ns, after + 1, todo);
+        for (int32_t e = nd->edges; e >= 0; e = g->edge[e].next) {
+            const edge *ed = &g->edge[e]; /* a transfer of an order is a step of its own */
+            arrive(g, ed->to, end_ns + ed->lag_ns, ed->lag_ns > 0 ? 0 : after + 2, todo);
+        }
+        m = nd->member;
+    } while (m != leader);
+}
+
+/* How many ops were run. */
+static int32_t run_all(graph *g, dml_arena *arena)
+{
+    todo_list todo = {.number = DML_NEW_N(arena, int32_t, g->play->ops)};
+    int32_t ran = 0;
+    for (int32_t k = 0; k < g->play->ops; k++)
+        if (g->node[k].pending == 0) todo.number[todo.n++] = k;
+    for (int32_t k = 0; k < todo.n; k++) {
+        const node *nd = &g->node[todo.number[k]];
+        node *leader = &g->node[nd->leader];
+        delay(leader, nd->ready_ns, nd->depth);
+        if (--leader->missing == 0) run_meeting(g, nd->leader, &todo);
+    }
+    for (int32_t k = 0; k < g->play->ops; k++)
+        ran += g->node[k].done;
+    return ran;
+}
+
+/* The head of every queue that still holds something. */
+static dml_err report_stall(const graph *g)
+{
+    dml_str heads = {0};
+    for (int32_t w = 0; w < g->p->workers; w++) {
+        bool seen[DML_LANES] = {false};
+        for (int32_t i = 0; i < g->p->list[w].n; i++) {
+            const dml_op *op = &g->p->list[w].op[i];
+            const int32_t q = queue_of(g->machine, op);
+            if (g->node[g->play->first[w] + i].done || seen[q]) continue;
+            seen[q] = true;
+            dml_str_printf(&heads, "\n  worker %d, %s: at op %d, %s", w, queue_text(g->machine, op),
+                           i, dml_op_name_of(op).text);
+            if (op->peer != DML_NO_PEER) dml_str_printf(&heads, " (peer %d)", op->peer);
+        }
+    }
+    const dml_err err = dml_err_set(g->p->lowered ? DML_ERR_BUG : DML_ERR_SPEC, __FILE__, __LINE__,
+                                    "flows: nothing can move any more%s", dml_str_text(&heads));
+    dml_str_free(&heads);
+    return err;
+}
+
+dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine machine,
+                     dml_arena *arena, dml_play *out)
+{
+    const int64_t ops = dml_program_ops(p);
+    if (ops > INT32_MAX / 2) DML_FAIL(DML_ERR_SPEC, "%lld ops are too many", (long long)ops);
+    if (cost && cost->chunks != p->chunks)
+        DML_FAIL(DML_ERR_SPEC, "costs of %d chunks for a program of %d", cost->chunks, p->chunks);
+    *out = (dml_play){.ops = (int32_t)ops,
+                      .first = DML_NEW_N(arena, int32_t, p->workers + 1),
+                      .start_ns = DML_NEW_N(arena, int64_t, ops),
+                      .end_ns = DML_NEW_N(arena, int64_t, ops),
+                      .depth = DML_NEW_N(arena, int32_t, ops)};
+    for (int32_t w = 0; w < p->workers; w++)
+        out->first[w + 1] = out->first[w] + p->list[w].n;
+    graph g = {.p = p,
+               .cost = cost,
+               .machine = machine,
+               .play = out,
+               .node = DML_NEW_N(arena, node, ops),
+               .edge = DML_NEW_N(arena, edge, DML_OP_WAITS * ops)};
+    dml_index ix;
+    dml_index_build(&ix, p, arena);
+    link_queues_and_waits(&g);
+    if (p->lowered) {
+        link_transfers(&g, &ix);
+        link_collectives(&g, arena);
+    } else {
+        link_values(&g, &ix);
+    }
+    if (run_all(&g, arena) < out->ops) return report_stall(&g);
+    return DML_ERR_OK;
+}

@@ -1,0 +1,45 @@
+/* schedule/play.h - plays an order or a program on a machine of in-order queues.
+ *
+ * An op starts when it heads its queue, its waits are done, and everyone it meets has come: a send
+ * meets its receive (rendezvous), a REDUCE the chunk's other replicas, a VOTE all workers.  In an
+ * order, which has no transfers yet, a value reaches another worker its transfer time after it is
+ * made ("eager": links are never busy).  All of it is one acyclic graph, so one pass over it gives
+ * the times: O(ops).
+ *
+ *   DML_MACHINE_LANES    the real one: a queue for each lane
+ *   DML_MACHINE_STRICT   the narrowest that must do: one queue for compute, one for all
+ *                        communication, as one NCCL communicator on one stream (rule `flows`)
+ *   DML_MACHINE_LIST     one queue: the list, an op at a time; what dml_lower makes finishes here
+ */
+#ifndef DML_SCHEDULE_PLAY_H
+#define DML_SCHEDULE_PLAY_H
+
+#include "engine/base/arena.h"
+#include "schedule/cost.h"
+#include "schedule/program.h"
+
+typedef enum dml_machine { DML_MACHINE_LANES, DML_MACHINE_STRICT, DML_MACHINE_LIST } dml_machine;
+
+typedef struct dml_play {
+    int32_t ops;
+    int32_t *first;    /* [workers + 1] op i of worker w has number first[w] + i        */
+    int64_t *start_ns; /* [ops]                                                         */
+    int64_t *end_ns;   /* [ops]                                                         */
+    int32_t *depth; /* [ops] steps that took no time, from the first op at the same start_ns: with
+                        * (start_ns, depth) ascending every op comes after those it needs    */
+} dml_play;         /* owned by the arena given to dml_play_run */
+
+/* `p` is well-formed (rules `routed` and `once` of schedule/check.h); `cost` NULL: nothing takes
+ * time.
+ *
+ * Fails when nothing can move any more; the text starts with "flows:" and names the head of every
+ * queue.
+ * DML_ERR_SPEC  of an order
+ * DML_ERR_BUG   of a program */
+dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine machine,
+                     dml_arena *arena, dml_play *out);
+
+/* Time that the value `op` (F, B or I) makes takes to the next chunk's worker: 0 on the same. */
+int64_t dml_play_lag_ns(const dml_program *p, const dml_cost *cost, const dml_op *op);
+
+#endif

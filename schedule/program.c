@@ -1,0 +1,142 @@
+/* schedule/program.c - the container. */
+#include "schedule/program.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int64_t pool_entries(const dml_program *p)
+{
+    return (int64_t)p->workers * p->chunks * DML_POOLS;
+}
+
+static int64_t route_entries(const dml_program *p)
+{
+    return (int64_t)p->chunks * p->mbs;
+}
+
+static dml_err check_counts(int32_t workers, int32_t chunks, int32_t mbs)
+{
+    const struct {
+        const char *what;
+        int32_t n, max;
+    } count[] = {{"workers", workers, DML_MAX_WORKERS},
+                 {"chunks", chunks, DML_MAX_CHUNKS},
+                 {"micro-batches", mbs, DML_MAX_MBS}};
+    for (size_t i = 0; i < sizeof count / sizeof *count; i++)
+        if (count[i].n < 1 || count[i].n > count[i].max)
+            DML_FAIL(DML_ERR_SPEC, "a schedule has 1 to %d %s, not %d", count[i].max, count[i].what,
+                     count[i].n);
+    if ((int64_t)chunks * mbs > DML_MAX_TABLE || (int64_t)workers * chunks > DML_MAX_TABLE)
+        DML_FAIL(DML_ERR_SPEC,
+                 "%d workers, %d chunks and %d micro-batches are too many together: chunks x "
+                 "micro-batches and workers x chunks are each at most %d",
+                 workers, chunks, mbs, DML_MAX_TABLE);
+    return DML_ERR_OK;
+}
+
+dml_err dml_program_init(dml_program *p, int32_t workers, int32_t chunks, int32_t mbs)
+{
+    *p = (dml_program){0};
+    DML_TRY(check_counts(workers, chunks, mbs));
+    p->workers = workers;
+    p->chunks = chunks;
+    p->mbs = mbs;
+    p->list = calloc((size_t)workers, sizeof *p->list);
+    p->route = malloc((size_t)route_entries(p) * sizeof *p->route);
+    p->span = calloc((size_t)chunks, sizeof *p->span);
+    p->pool_slots = calloc((size_t)pool_entries(p), sizeof *p->pool_slots);
+    if (!p->list || !p->route || !p->span || !p->pool_slots) {
+        dml_program_free(p);
+        DML_FAIL(DML_ERR_NOMEM, "no memory for %d workers, %d chunks, %d micro-batches", workers,
+                 chunks, mbs);
+    }
+    memset(p->route, 0xff, (size_t)route_entries(p) * sizeof *p->route); /* every entry -1 */
+    return DML_ERR_OK;
+}
+
+void dml_program_free(dml_program *p)
+{
+    for (int32_t w = 0; p->list && w < p->workers; w++)
+        free(p->list[w].op);
+    free(p->list);
+    free(p->route);
+    free(p->span);
+    free(p->pool_slots);
+    *p = (dml_program){0};
+}
+
+/* Room for one more op.  As in the arena, running out of memory at build time ends the process. */
+static dml_op *push_slot(dml_op_list *list)
+{
+    if (list->n == list->cap) {
+        const int32_t cap = list->cap ? 2 * list->cap : 64;
+        dml_op *op = realloc(list->op, (size_t)cap * sizeof *op);
+        if (!op) dml_assert_failed("out of memory for a list of ops", cap, 0, __FILE__, __LINE__);
+        list->op = op;
+        list->cap = cap;
+    }
+    return &list->op[list->n++];
+}
+
+int32_t dml_program_push(dml_program *p, int32_t worker, dml_op_kind kind, int32_t chunk,
+                         int32_t mb)
+{
+    DML_ASSERT_OP(worker, >=, 0);
+    DML_ASSERT_OP(worker, <, p->workers);
+    dml_op_list *list = &p->list[worker];
+    *push_slot(list) = (dml_op){.kind = (uint8_t)kind,
+                                .peer = DML_NO_PEER,
+                                .slot = DML_NO_SLOT,
+                                .chunk = chunk,
+                                .mb = mb,
+                                .wait = {DML_NO_WAIT, DML_NO_WAIT}};
+    return list->n - 1;
+}
+
+dml_err dml_program_copy(const dml_program *p, dml_program *out)
+{
+    DML_TRY(dml_program_init(out, p->workers, p->chunks, p->mbs));
+    out->forward_only = p->forward_only;
+    out->lowered = p->lowered;
+    memcpy(out->route, p->route, (size_t)route_entries(p) * sizeof *p->route);
+    memcpy(out->span, p->span, (size_t)p->chunks * sizeof *p->span);
+    memcpy(out->pool_slots, p->pool_slots, (size_t)pool_entries(p) * sizeof *p->pool_slots);
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++)
+            *push_slot(&out->list[w]) = p->list[w].op[i];
+    return DML_ERR_OK;
+}
+
+bool dml_program_equal(const dml_program *a, const dml_program *b)
+{
+    if (a->workers != b->workers || a->chunks != b->chunks || a->mbs != b->mbs ||
+        a->forward_only != b->forward_only || a->lowered != b->lowered)
+        return false;
+    if (memcmp(a->route, b->route, (size_t)route_entries(a) * sizeof *a->route) != 0 ||
+        memcmp(a->span, b->span, (size_t)a->chunks * sizeof *a->span) != 0 ||
+        memcmp(a->pool_slots, b->pool_slots, (size_t)pool_entries(a) * sizeof *a->pool_slots) != 0)
+        return false;
+    for (int32_t w = 0; w < a->workers; w++) {
+        const dml_op_list *la = &a->list[w], *lb = &b->list[w];
+        if (la->n != lb->n) return false;
+        if (la->n && memcmp(la->op, lb->op, (size_t)la->n * sizeof *la->op) != 0) return false;
+    }
+    return true;
+}
+
+void dml_program_route_by_ops(dml_program *p)
+{
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const dml_op *op = &p->list[w].op[i];
+            if (op->kind == DML_OP_FWD) *dml_program_route(p, op->chunk, op->mb) = w;
+        }
+}
+
+int64_t dml_program_ops(const dml_program *p)
+{
+    int64_t n = 0;
+    for (int32_t w = 0; w < p->workers; w++)
+        n += p->list[w].n;
+    return n;
+}

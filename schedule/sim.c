@@ -1,0 +1,103 @@
+/* schedule/sim.c - times from the play, and what they add up to. */
+#include "schedule/sim.h"
+
+#include "schedule/depend.h"
+#include "schedule/play.h"
+
+#include <stdlib.h>
+
+#define MAX2(a, b) ((a) > (b) ? (a) : (b))
+
+/* Compute ops of a worker follow each other, so the peak is one of the prefix sums of its list. */
+static int32_t peak_stash(const dml_op_list *list)
+{
+    int32_t held = 0, peak = 0;
+    for (int32_t i = 0; i < list->n; i++) {
+        if (list->op[i].kind == DML_OP_FWD) held++;
+        peak = MAX2(peak, held);
+        if (dml_op_is_weight_grad(&list->op[i])) held--;
+    }
+    return peak;
+}
+
+dml_err dml_simulate(const dml_program *p, const dml_cost *cost, dml_sim *out)
+{
+    *out = (dml_sim){.workers = p->workers};
+    dml_play play;
+    const dml_err err = dml_play_run(p, cost, DML_MACHINE_LANES, &out->arena, &play);
+    if (err != DML_ERR_OK) {
+        dml_sim_free(out);
+        return dml_err_add(err, __func__, __FILE__, __LINE__);
+    }
+    out->first = play.first;
+    out->start_ns = play.start_ns;
+    out->end_ns = play.end_ns;
+    out->busy_ns = DML_NEW_N(&out->arena, int64_t, p->workers);
+    out->peak_stash = DML_NEW_N(&out->arena, int32_t, p->workers);
+    for (int32_t w = 0; w < p->workers; w++) {
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const int32_t k = play.first[w] + i;
+            out->makespan_ns = MAX2(out->makespan_ns, play.end_ns[k]);
+            if (dml_op_lane(&p->list[w].op[i]) == DML_LANE_COMPUTE)
+                out->busy_ns[w] += play.end_ns[k] - play.start_ns[k];
+        }
+        if (!p->forward_only) out->peak_stash[w] = peak_stash(&p->list[w]);
+    }
+    return DML_ERR_OK;
+}
+
+void dml_sim_free(dml_sim *sim)
+{
+    dml_arena_free(&sim->arena);
+    *sim = (dml_sim){0};
+}
+
+double dml_sim_bubble(const dml_sim *sim, int32_t worker)
+{
+    if (sim->makespan_ns == 0) return 0.0;
+    return 1.0 - (double)sim->busy_ns[worker] / (double)sim->makespan_ns;
+}
+
+typedef struct change {
+    int64_t ns;
+    int32_t by; /* +1 or -1 */
+} change;
+
+static int by_time(const void *a, const void *b)
+{
+    const change *x = a, *y = b;
+    if (x->ns != y->ns) return x->ns < y->ns ? -1 : 1;
+    return x->by - y->by; /* a slot freed now serves who starts now */
+}
+
+int32_t dml_sim_peak_slots(const dml_sim *sim, const dml_program *p, int32_t worker, dml_pool pool)
+{
+    DML_ASSERT(p->lowered);
+    const dml_op_list *list = &p->list[worker];
+    dml_arena arena = {0};
+    dml_index ix;
+    dml_index_build(&ix, p, &arena);
+    /* Op i writes at most one buffer: changes 2i and 2i + 1 are its start and its end. */
+    change *ch = DML_NEW_N(&arena, change, 2 * (int64_t)list->n);
+    for (int32_t i = 0; i < list->n; i++) {
+        dml_touch touch[DML_OP_TOUCHES];
+        const int32_t n = dml_op_touches(p, &list->op[i], touch);
+        for (int32_t t = 0; t < n; t++) {
+            if (touch[t].pool != pool) continue;
+            const int32_t writer = dml_touch_writer(&ix, &touch[t]);
+            change *begin = &ch[2 * writer], *end = begin + 1;
+            const int32_t k = sim->first[worker] + i;
+            if (touch[t].write) *begin = (change){sim->start_ns[k], +1};
+            *end = (change){MAX2(end->ns, sim->end_ns[k]), -1};
+        }
+    }
+    const int32_t n_ch = 2 * list->n;
+    int32_t held = 0, peak = 0;
+    qsort(ch, (size_t)n_ch, sizeof *ch, by_time);
+    for (int32_t i = 0; i < n_ch; i++) {
+        held += ch[i].by;
+        peak = MAX2(peak, held);
+    }
+    dml_arena_free(&arena);
+    return peak;
+}

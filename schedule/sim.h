@@ -1,0 +1,42 @@
+/* schedule/sim.h - a program on its real lanes, with time.
+ *
+ * Machine: schedule/play.h, DML_MACHINE_LANES.  Durations: schedule/cost.h.  An order can be
+ * simulated too: its transfers are then eager, and its times are what dml_lower sorts by.
+ */
+#ifndef DML_SCHEDULE_SIM_H
+#define DML_SCHEDULE_SIM_H
+
+#include "engine/base/arena.h"
+#include "schedule/cost.h"
+#include "schedule/program.h"
+
+typedef struct dml_sim {
+    dml_arena arena; /* owns what follows                                              */
+    int32_t workers;
+    int32_t *first;      /* [workers + 1] op i of worker w has number first[w] + i         */
+    int64_t *start_ns;   /* [ops] by number; the first op of all starts at 0               */
+    int64_t *end_ns;     /* [ops]                                                          */
+    int64_t makespan_ns; /* end of the last op                                             */
+    int64_t *busy_ns;    /* [workers] sum of its compute ops                               */
+    int32_t
+        *peak_stash; /* [workers] most (chunk, micro-batch) pairs kept at once, from the start of
+                          * F to the end of B (or W); with v chunks on the worker 1/v of its share
+                          * of the model each.  Forward-only: 0 */
+} dml_sim;
+
+/* `p` has passed dml_check; `out` is uninitialised before and {0} on failure.
+ * DML_ERR_SPEC, DML_ERR_BUG  it stalls (an unchecked program): the trail names every lane's head */
+dml_err dml_simulate(const dml_program *p, const dml_cost *cost, dml_sim *out);
+void dml_sim_free(dml_sim *sim);
+
+/* Part of the makespan in which the worker's compute lane is idle: 1 - busy / makespan, as GPipe and
+ * Zero Bubble report it (Megatron's (p - 1) / m divides by the busy time).  0 when nothing takes
+ * time. */
+double dml_sim_bubble(const dml_sim *sim, int32_t worker);
+
+/* Most buffers of one pool, all chunks together, that are in use at once on the worker in this
+ * timeline of a program (not of an order): from the start of the op that writes one to the end of
+ * the last that uses it.  At most the slots the program holds for them. */
+int32_t dml_sim_peak_slots(const dml_sim *sim, const dml_program *p, int32_t worker, dml_pool pool);
+
+#endif

@@ -1,0 +1,43 @@
+/* tests/schedule/support.h - programs to test with, and goldens. */
+#ifndef DML_TESTS_SCHEDULE_SUPPORT_H
+#define DML_TESTS_SCHEDULE_SUPPORT_H
+
+#include "tests/support/test.h"
+
+#include "schedule/cost.h"
+#include "schedule/program.h"
+
+/* A stream of random numbers. */
+typedef struct rnd {
+    uint64_t key, count;
+} rnd;
+
+rnd rnd_of(uint64_t seed);
+int32_t rnd_below(rnd *r, int32_t n); /* uniform on 0 .. n - 1 */
+
+/* The order of one pipeline of a named schedule, one chunk per stage. */
+dml_program make_order(const char *schedule, int32_t stages, int32_t mbs);
+
+/* The same, lowered with F = f, I = i, W = w and free transfers. */
+dml_program make_program(const char *schedule, int32_t stages, int32_t mbs, int64_t f, int64_t i,
+                         int64_t w);
+
+/* All chunks alike; transfers take latency_ns. */
+dml_cost make_cost(int32_t chunks, int64_t f, int64_t i, int64_t w, int64_t latency_ns);
+
+/* A random order that respects the dependencies: up to 5 workers, 6 chunks, 6 micro-batches;
+ * chunks on one worker each, replicated, or routed at random; B, or I and W, or both; sometimes
+ * forward-only. */
+dml_program random_order(rnd *r);
+dml_cost random_cost(rnd *r, int32_t chunks);
+
+/* How many ops of the kind the worker has. */
+int32_t count_ops(const dml_program *p, int32_t worker, dml_op_kind kind);
+
+/* Takes op i out of the worker's list; waits for later ops follow, waits for it go. */
+void drop_op(dml_program *p, int32_t worker, int32_t i);
+
+/* `text` is what tests/golden/NAME holds; with DML_BLESS=1 in the environment writes the file. */
+void check_golden(const char *name, const char *text);
+
+#endif

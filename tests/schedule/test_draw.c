@@ -1,0 +1,77 @@
+/* Pictures. */
+#include "tests/schedule/support.h"
+
+#include "engine/base/str.h"
+#include "schedule/draw.h"
+#include "schedule/lower.h"
+#include "schedule/text.h"
+
+static const char *draw(const dml_program *order, int64_t f, int32_t width)
+{
+    static dml_str text;
+    dml_str_clear(&text);
+    dml_cost cost = make_cost(order->chunks, f, f, f, 0);
+    dml_sim sim;
+    DML_CHECK_OK(dml_simulate(order, &cost, &sim));
+    dml_draw_text(order, &sim, width, &text);
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    return dml_str_text(&text);
+}
+
+static void pictures_are_as_drawn_before(void **state)
+{
+    (void)state;
+    dml_str all = {0};
+    static const char *const names[] = {"gpipe", "1f1b"};
+    for (size_t k = 0; k < 2; k++) {
+        dml_program order = make_order(names[k], 4, 8);
+        dml_str_printf(&all, "%s, 80 columns\n%s\n", names[k], draw(&order, 1000000, 80));
+        dml_str_printf(&all, "%s, 40 columns\n%s\n", names[k], draw(&order, 1000000, 40));
+        dml_program_free(&order);
+    }
+    dml_program order;
+    DML_CHECK_OK(dml_text_parse("v",
+                                "order workers=2 chunks=4 mbs=1\n"
+                                "0: F0.0 F3.0 I3.0 W3.0 I0.0 W0.0\n"
+                                "1: F1.0 F2.0 I2.0 I1.0 W2.0 W1.0\n",
+                                &order));
+    dml_str_printf(&all, "a V of four chunks\n%s", draw(&order, 1000, 80));
+    dml_program_free(&order);
+    check_golden("schedule_draw.txt", dml_str_text(&all));
+    dml_str_free(&all);
+}
+
+static void a_row_is_never_wider_than_asked(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 100; seed++) {
+        rnd r = rnd_of(seed);
+        dml_program order = random_order(&r);
+        dml_cost cost = random_cost(&r, order.chunks);
+        dml_sim sim;
+        DML_CHECK_OK(dml_simulate(&order, &cost, &sim));
+        const int32_t width = 10 + rnd_below(&r, 100);
+        dml_str text = {0};
+        dml_draw_text(&order, &sim, width, &text);
+        const char *row = dml_str_text(&text);
+        for (int32_t w = 0; w < order.workers; w++) {
+            const char *end = strchr(row, '\n');
+            DML_CHECK(end && end - row <= 3 + width + 1 + 7 + 1 + 3);
+            row = end + 1;
+        }
+        dml_str_free(&text);
+        dml_sim_free(&sim);
+        dml_cost_free(&cost);
+        dml_program_free(&order);
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(pictures_are_as_drawn_before),
+        cmocka_unit_test(a_row_is_never_wider_than_asked),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,67 @@
+/* The op table. */
+#include "tests/support/test.h"
+
+#include "schedule/op.h"
+
+static void every_kind_has_its_own_text(void **state)
+{
+    (void)state;
+    for (int32_t a = 0; a < DML_OP_KINDS; a++)
+        for (int32_t b = 0; b < a; b++)
+            DML_CHECK(strcmp(dml_op_info_of((dml_op_kind)a)->text,
+                             dml_op_info_of((dml_op_kind)b)->text) != 0);
+}
+
+static void transfers_are_what_has_a_peer_and_ends_of_step_what_has_no_micro_batch(void **state)
+{
+    (void)state;
+    for (int32_t k = 0; k < DML_OP_KINDS; k++) {
+        const dml_op_info *info = dml_op_info_of((dml_op_kind)k);
+        DML_CHECK_EQ(info->lane == DML_LANE_SEND || info->lane == DML_LANE_RECV, info->has_peer);
+        DML_CHECK_EQ(k < DML_OP_REDUCE, info->has_mb);
+    }
+    DML_CHECK_EQ(DML_LANE_COMPUTE, dml_op_info_of(DML_OP_STEP)->lane);
+    DML_CHECK_EQ(DML_POOL_DY, dml_op_info_of(DML_OP_RECV_GRAD)->pool);
+}
+
+static void an_op_is_named_by_kind_chunk_and_micro_batch(void **state)
+{
+    (void)state;
+    const dml_op send = {.kind = DML_OP_SEND_ACT, .chunk = 2, .mb = 17};
+    const dml_op reduce = {.kind = DML_OP_REDUCE, .chunk = 3, .mb = DML_NO_MB};
+    const dml_op vote = {.kind = DML_OP_VOTE, .mb = DML_NO_MB};
+    const dml_op odd = {.kind = 99, .chunk = -1, .mb = 0};
+    assert_string_equal("SEND_F2.17", dml_op_name_of(&send).text);
+    assert_string_equal("R3", dml_op_name_of(&reduce).text);
+    assert_string_equal("V", dml_op_name_of(&vote).text);
+    assert_string_equal("?-1.0", dml_op_name_of(&odd).text);
+}
+
+static void both_ends_of_a_transfer_find_each_other(void **state)
+{
+    (void)state;
+    for (int32_t k = DML_OP_SEND_ACT; k <= DML_OP_RECV_GRAD; k++) {
+        const dml_op op = {.kind = (uint8_t)k, .chunk = 4, .mb = 7};
+        const dml_op other = dml_op_other_end(&op), again = dml_op_other_end(&other);
+        DML_CHECK_EQ(k, again.kind);
+        DML_CHECK_EQ(4, again.chunk);
+        DML_CHECK_EQ(7, other.mb);
+        DML_CHECK(dml_op_lane(&op) != dml_op_lane(&other));
+    }
+    const dml_op act = {.kind = DML_OP_SEND_ACT, .chunk = 4, .mb = 7};
+    const dml_op grad = {.kind = DML_OP_SEND_GRAD, .chunk = 4, .mb = 7};
+    const dml_op recv_act = dml_op_other_end(&act), recv_grad = dml_op_other_end(&grad);
+    assert_string_equal("RECV_F5.7", dml_op_name_of(&recv_act).text);
+    assert_string_equal("RECV_B3.7", dml_op_name_of(&recv_grad).text);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_kind_has_its_own_text),
+        cmocka_unit_test(transfers_are_what_has_a_peer_and_ends_of_step_what_has_no_micro_batch),
+        cmocka_unit_test(both_ends_of_a_transfer_find_each_other),
+        cmocka_unit_test(an_op_is_named_by_kind_chunk_and_micro_batch),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

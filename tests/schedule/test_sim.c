@@ -1,0 +1,212 @@
+/* Times by hand, and lists of other schedules whose numbers are known. */
+#include "tests/schedule/support.h"
+
+#include "engine/base/str.h"
+#include "schedule/check.h"
+#include "schedule/lower.h"
+#include "schedule/schedule.h"
+#include "schedule/sim.h"
+#include "schedule/text.h"
+
+/* Two workers, two micro-batches, F = 10, B = 20, transfers 5, reduction 7, step 3.
+ *
+ *   0: F0 F1 ............ B0.0 [40..]        SEND_F 10-15, 20-25
+ *   1: ... F0 15-25 B0 25-45 F1 45-55 B1 55-75   SEND_B 45-50, 75-80
+ */
+static void a_small_timeline_is_as_computed_by_hand(void **state)
+{
+    (void)state;
+    dml_program order = make_order("1f1b", 2, 2), p;
+    dml_cost cost = make_cost(2, 10, 10, 10, 5);
+    for (int32_t c = 0; c < 2; c++) {
+        cost.chunk[c].reduce_ns = 7;
+        cost.chunk[c].step_ns = 3;
+    }
+    DML_CHECK_OK(dml_lower(&order, &cost, &p));
+    dml_sim sim;
+    DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+    static const struct {
+        const char *op;
+        int64_t start_ns, end_ns;
+    } want[2][11] = {
+        {{"F0.0", 0, 10},
+         {"SEND_F0.0", 10, 15},
+         {"F0.1", 10, 20},
+         {"SEND_F0.1", 20, 25},
+         {"RECV_B0.0", 45, 50},
+         {"B0.0", 50, 70},
+         {"RECV_B0.1", 75, 80},
+         {"B0.1", 80, 100},
+         {"R0", 100, 107},
+         {"V", 107, 107},
+         {"U0", 107, 110}},
+        {{"RECV_F1.0", 10, 15},
+         {"F1.0", 15, 25},
+         {"RECV_F1.1", 20, 25},
+         {"B1.0", 25, 45},
+         {"SEND_B1.0", 45, 50},
+         {"F1.1", 45, 55},
+         {"B1.1", 55, 75},
+         {"R1", 75, 82},
+         {"SEND_B1.1", 75, 80},
+         {"V", 107, 107},
+         {"U1", 107, 110}},
+    };
+    for (int32_t w = 0; w < 2; w++) {
+        DML_CHECK_EQ(11, p.list[w].n);
+        for (int32_t i = 0; i < 11; i++)
+            for (int32_t k = 0; k < 11; k++) {
+                if (strcmp(want[w][k].op, dml_op_name_of(&p.list[w].op[i]).text) != 0) continue;
+                DML_CHECK_EQ(want[w][k].start_ns, sim.start_ns[sim.first[w] + i]);
+                DML_CHECK_EQ(want[w][k].end_ns, sim.end_ns[sim.first[w] + i]);
+            }
+    }
+    DML_CHECK_EQ(110, sim.makespan_ns);
+    DML_CHECK_EQ(63, sim.busy_ns[0]);
+    DML_CHECK((int32_t)(dml_sim_bubble(&sim, 0) * 1e6) == (int32_t)((1 - 63.0 / 110) * 1e6));
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&order);
+    dml_program_free(&p);
+}
+
+/* A receive whose slot is taken keeps its sender waiting: rendezvous. */
+static void a_send_waits_for_its_receive(void **state)
+{
+    (void)state;
+    dml_program order = make_order("gpipe", 2, 2), eval, p;
+    DML_CHECK_OK(dml_schedule_forward_only(&order, &eval));
+    dml_cost cost = make_cost(2, 1, 0, 0, 1);
+    DML_CHECK_OK(dml_lower(&eval, &cost, &p));
+    for (int32_t i = 0; i < p.list[1].n; i++)
+        if (p.list[1].op[i].kind == DML_OP_RECV_ACT && p.list[1].op[i].mb == 1) {
+            /* One slot instead of two, and the wait that this needs. */
+            p.list[1].op[i].slot = 0;
+            p.list[1].op[i].wait[0] = 1;
+        }
+    *dml_program_slots(&p, 1, 1, DML_POOL_IN) = 1;
+    DML_CHECK_OK(dml_check(&p, NULL));
+    cost.chunk[1].fwd_ns = 100;
+    dml_sim sim;
+    DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+    DML_CHECK_EQ(1 + 1 + 100 + 1 + 100, sim.makespan_ns);
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&order);
+    dml_program_free(&eval);
+    dml_program_free(&p);
+}
+
+/* ZB-H1 (Qi et al., 2023), p = 4, m = 8. */
+static const char zb_h1[] =
+    "order workers=4 chunks=4 mbs=8\n"
+    "0: F0.0 F0.1 F0.2 F0.3 I0.0 W0.0 F0.4 I0.1 W0.1 F0.5 I0.2 W0.2 F0.6 I0.3 W0.3 F0.7 I0.4 W0.4 "
+    "I0.5 W0.5 I0.6 W0.6 I0.7 W0.7\n"
+    "1: F1.0 F1.1 F1.2 I1.0 F1.3 I1.1 W1.0 F1.4 I1.2 W1.1 F1.5 I1.3 W1.2 F1.6 I1.4 W1.3 F1.7 I1.5 "
+    "W1.4 I1.6 W1.5 I1.7 W1.6 W1.7\n"
+    "2: F2.0 F2.1 I2.0 F2.2 I2.1 F2.3 I2.2 W2.0 F2.4 I2.3 W2.1 F2.5 I2.4 W2.2 F2.6 I2.5 W2.3 F2.7 "
+    "I2.6 W2.4 I2.7 W2.5 W2.6 W2.7\n"
+    "3: F3.0 I3.0 F3.1 I3.1 F3.2 I3.2 F3.3 I3.3 W3.0 F3.4 I3.4 W3.1 F3.5 I3.5 W3.2 F3.6 I3.6 W3.3 "
+    "F3.7 I3.7 W3.4 W3.5 W3.6 W3.7\n";
+
+/* Interleaved 1F1B (Narayanan et al., 2021), p = 4, v = 2, m = 8. */
+static const char interleaved[] =
+    "order workers=4 chunks=8 mbs=8\n"
+    "0: F0.0 F0.1 F0.2 F0.3 F4.0 F4.1 F4.2 F4.3 F0.4 F0.5 F0.6 B4.0 F0.7 B4.1 F4.4 B4.2 F4.5 B4.3 "
+    "F4.6 B0.0 F4.7 B0.1 B0.2 B0.3 B4.4 B4.5 B4.6 B4.7 B0.4 B0.5 B0.6 B0.7\n"
+    "1: F1.0 F1.1 F1.2 F1.3 F5.0 F5.1 F5.2 F5.3 F1.4 B5.0 F1.5 B5.1 F1.6 B5.2 F1.7 B5.3 F5.4 B1.0 "
+    "F5.5 B1.1 F5.6 B1.2 F5.7 B1.3 B5.4 B5.5 B5.6 B5.7 B1.4 B1.5 B1.6 B1.7\n"
+    "2: F2.0 F2.1 F2.2 F2.3 F6.0 F6.1 F6.2 B6.0 F6.3 B6.1 F2.4 B6.2 F2.5 B6.3 F2.6 B2.0 F2.7 B2.1 "
+    "F6.4 B2.2 F6.5 B2.3 F6.6 B6.4 F6.7 B6.5 B6.6 B6.7 B2.4 B2.5 B2.6 B2.7\n"
+    "3: F3.0 F3.1 F3.2 F3.3 F7.0 B7.0 F7.1 B7.1 F7.2 B7.2 F7.3 B7.3 F3.4 B3.0 F3.5 B3.1 F3.6 B3.2 "
+    "F3.7 B3.3 F7.4 B7.4 F7.5 B7.5 F7.6 B7.6 F7.7 B7.7 B3.4 B3.5 B3.6 B3.7\n";
+
+/* The order on F = I = W = f. */
+static void check_known(dml_program order, int64_t f, int64_t latency_ns, int64_t wall_ns,
+                        const int32_t stash[4])
+{
+    dml_program p;
+    dml_cost cost = make_cost(order.chunks, f, f, f, latency_ns);
+    DML_CHECK_OK(dml_lower(&order, &cost, &p));
+    DML_CHECK_OK(dml_check(&p, NULL));
+    dml_sim sim;
+    DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+    DML_CHECK_EQ(wall_ns, sim.makespan_ns);
+    for (int32_t w = 0; w < 4; w++)
+        DML_CHECK_EQ(stash[w], sim.peak_stash[w]);
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&order);
+    dml_program_free(&p);
+}
+
+static dml_program parsed(const char *list)
+{
+    dml_program order;
+    DML_CHECK_OK(dml_text_parse("list", list, &order));
+    return order;
+}
+
+/* Bubbles (p - 1)(F + I - W), and half of 1F1B's; the latter keeps 5.5, 4.5, 3.5, 2.5 whole
+ * micro-batches in chunks of half a worker's share. */
+static void split_backwards_and_several_chunks_take_their_published_time(void **state)
+{
+    (void)state;
+    check_known(parsed(zb_h1), 10, 0, 270, (const int32_t[]){4, 4, 4, 4});
+    check_known(parsed(interleaved), 5, 0, 285, (const int32_t[]){11, 9, 7, 5});
+}
+
+/* A prototype, written apart from this, with a queue each for sends and receives. */
+static void transfers_that_take_time_give_what_another_simulator_gave(void **state)
+{
+    (void)state;
+    check_known(make_order("gpipe", 4, 8), 10, 5, 360, (const int32_t[]){8, 8, 8, 8});
+    check_known(make_order("1f1b", 4, 8), 10, 5, 410, (const int32_t[]){4, 3, 2, 1});
+    check_known(parsed(zb_h1), 10, 5, 330, (const int32_t[]){4, 4, 4, 4});
+    check_known(parsed(interleaved), 10, 5, 640, (const int32_t[]){11, 9, 7, 5});
+}
+
+static void a_program_in_a_circle_is_reported_not_run_for_ever(void **state)
+{
+    (void)state;
+    dml_program p = make_program("1f1b", 2, 2, 1, 1, 1);
+    dml_cost cost = make_cost(2, 1, 1, 1, 0);
+    for (int32_t i = 0; i < p.list[0].n; i++)
+        if (p.list[0].op[i].kind == DML_OP_RECV_GRAD) drop_op(&p, 0, i--);
+    dml_sim sim;
+    DML_CHECK_FAILS(DML_ERR_BUG, "worker 1, send: at op", dml_simulate(&p, &cost, &sim));
+    DML_CHECK(sim.first == NULL);
+    dml_cost_free(&cost);
+    dml_program_free(&p);
+}
+
+static void live_slots_never_pass_the_pools(void **state)
+{
+    (void)state;
+    dml_program order = make_order("1f1b", 4, 8), p;
+    dml_cost cost = make_cost(4, 10, 10, 10, 5);
+    DML_CHECK_OK(dml_lower(&order, &cost, &p));
+    dml_sim sim;
+    DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+    for (int32_t w = 0; w < 4; w++)
+        for (int32_t pool = 0; pool < DML_POOLS; pool++)
+            DML_CHECK_EQ(*dml_program_slots(&p, w, w, (dml_pool)pool),
+                         dml_sim_peak_slots(&sim, &p, w, (dml_pool)pool));
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&order);
+    dml_program_free(&p);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_small_timeline_is_as_computed_by_hand),
+        cmocka_unit_test(a_send_waits_for_its_receive),
+        cmocka_unit_test(split_backwards_and_several_chunks_take_their_published_time),
+        cmocka_unit_test(transfers_that_take_time_give_what_another_simulator_gave),
+        cmocka_unit_test(a_program_in_a_circle_is_reported_not_run_for_ever),
+        cmocka_unit_test(live_slots_never_pass_the_pools),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
