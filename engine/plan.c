@@ -58,6 +58,16 @@ static void fill_spans(const dml_plan *plan, dml_program *p)
     }
 }
 
+/* The checker sees that spans follow each other; only the model knows where they must end. */
+static dml_err check_coverage(const dml_plan *plan, const dml_program *p)
+{
+    const dml_chunk_span *last = &p->span[p->chunks - 1];
+    if (last->layer_end != plan->model.n_layers || last->param_end != plan->model.n_params)
+        DML_FAIL(DML_ERR_BUG, "placed: the stages end at layer %d and parameter %d of %d and %d",
+                 last->layer_end, last->param_end, plan->model.n_layers, plan->model.n_params);
+    return DML_ERR_OK;
+}
+
 static dml_err lower_checked(const dml_program *order, const dml_cost *cost, dml_program *out)
 {
     DML_TRY(dml_check(order, NULL));
@@ -76,8 +86,9 @@ static dml_err make_programs(dml_plan *plan)
     if (err == DML_ERR_OK) err = dml_expand_replicas(&one, plan->replicas, plan->mbs, &order);
     if (err == DML_ERR_OK) {
         fill_spans(plan, &order);
-        err = lower_checked(&order, &plan->cost, &plan->train);
+        err = check_coverage(plan, &order);
     }
+    if (err == DML_ERR_OK) err = lower_checked(&order, &plan->cost, &plan->train);
     if (err == DML_ERR_OK) err = dml_schedule_forward_only(&order, &forward);
     if (err == DML_ERR_OK) err = lower_checked(&forward, &plan->cost, &plan->eval);
     dml_program_free(&one);

@@ -22,7 +22,7 @@ static inline const dml_spec *net_mlp(by_hand *h)
 /* Convolutions with stride, groups, dilation and bias, both pools, both kinds of residual block. */
 static inline const dml_spec *net_cnn(by_hand *h)
 {
-    by_hand_begin(h, 2, 8, 8, 4);
+    by_hand_begin(h, 2, 12, 12, 4);
     by_hand_conv(h, "stem", 6, 3, 1, 1)->bias = true;
     by_hand_pool(h, DML_LAYER_MAX_POOL2D, "pool1", 2);
     by_hand_block(h, 0, 6, 1);
@@ -58,9 +58,19 @@ static inline const dml_spec *net_wires(by_hand *h)
     by_hand_add(h, "double", twice);
     const int32_t gate = h->last;
     by_hand_dropout(h, "dropout", 0.2f);
-    by_hand_layer(h, DML_LAYER_TANH, "tanh3");
     by_hand_linear(h, "fc3", 10);
+    by_hand_layer(h, DML_LAYER_TANH, "tanh3"); /* its gradient is the gate's, too */
     by_hand_add(h, "gated", gate);
+    const int32_t fork = h->last;
+    by_hand_linear(h, "left", 10);
+    by_hand_layer(h, DML_LAYER_TANH, "tanh4");
+    const int32_t left = h->last;
+    h->last = fork;
+    by_hand_linear(h, "right",
+                   10); /* its weights still need the gradient that tanh4 could overwrite */
+    const int32_t right = h->last;
+    h->last = left;
+    by_hand_add(h, "forked", right);
     by_hand_layer(h, DML_LAYER_DELAY, "delay4");
     by_hand_linear(h, "fc4", 6);
     return by_hand_end(h, DML_LAYER_CROSS_ENTROPY);

@@ -1,0 +1,75 @@
+#!/usr/bin/env bash
+# The command line as a user meets it: exit codes, and messages that name the place and the mend.
+#   cli.sh BUILD_FOLDER SOURCE_FOLDER
+set -uo pipefail
+train=$1/dml-train plan=$1/dml-plan examples=$2/examples
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0 passed=0
+
+expect() { # code, text in the output, command...
+  local code=$1 text=$2 got
+  shift 2
+  "$@" >"$work/log" 2>&1 </dev/null
+  got=$?
+  if [ "$got" -eq "$code" ] && grep -qF -- "$text" "$work/log"; then
+    passed=$((passed + 1))
+  else
+    failed=$((failed + 1))
+    echo "FAIL: $*"; echo "  exit $got, wanted $code and '$text' in:"; sed 's/^/    /' "$work/log" | head -12
+  fi
+}
+
+quick=(logging.console=line logging.interval=1 run.output_dir="$work/run")
+delay=$examples/pipe4-delay.yaml
+
+expect 0 'Usage: dml-train' "$train" --help
+expect 0 'dml-train ' "$train" --version
+expect 0 'pipeline_parallel_size' "$train" --keys
+expect 2 'SPEC is missing' "$train"
+expect 2 "No such file" "$train" "$work/absent.yaml"
+expect 3 'one node for now' "$train" "$delay" --nnodes 2
+expect 0 'schedule:' "$train" "$delay" --print-config
+expect 2 "did you mean" "$train" "$delay" parallelism.schedul=gpipe
+expect 2 "nearest is '1f1b'" "$train" "$delay" parallelism.schedule=1fb1
+expect 2 'dml-train' "$train" --no-such-option
+expect 0 'test accuracy' "$train" "$delay" --max-steps 2 "${quick[@]}"
+expect 0 'weights' "$train" "$delay" --max-steps 1 "${quick[@]}" parallelism.pp=1 parallelism.split=auto
+expect 4 'train-images-idx3-ubyte.gz' "$train" "$examples/mlp-fashion-mnist.yaml" data.path="$work" --max-steps 1 "${quick[@]}"
+expect 3 'cuda' "$train" "$examples/mlp-fashion-mnist.yaml" parallelism.backend=cuda --max-steps 1 "${quick[@]}"
+expect 4 "$work/file" sh -c "touch '$work/file'; '$train' '$delay' --max-steps 1 run.output_dir='$work/file/run'"
+expect 2 'would work' "$train" "$delay" --max-steps 1 "${quick[@]}" parallelism.dp=3
+expect 2 'stages' "$train" "$delay" parallelism.pp=20 parallelism.split=auto "${quick[@]}"
+expect 0 '27.3%' "$plan" "$delay"
+expect 0 'SEND_F0.0' "$plan" "$delay" --text
+expect 2 'allowed: sequential gpipe' "$plan" "$delay" parallelism.schedule=zz
+
+# the loss is always on the leader's console, and never behind a carriage return when this is no terminal
+"$train" "$delay" --max-steps 2 "${quick[@]}" logging.console=auto >"$work/out" 2>"$work/err" </dev/null
+if grep -q 'step 2/2 | loss ' "$work/err" && ! grep -q $'\r' "$work/err" && [ ! -s "$work/out" ]; then
+  passed=$((passed + 1))
+else
+  failed=$((failed + 1)); echo "FAIL: console"; head "$work/err"
+fi
+
+# metrics.jsonl is one JSON object a line
+if [ "$(grep -c '^{"v":1,"type":"[a-z_]*",.*}$' "$work/run/metrics.jsonl")" -eq "$(wc -l <"$work/run/metrics.jsonl")" ]; then
+  passed=$((passed + 1))
+else
+  failed=$((failed + 1)); echo "FAIL: metrics.jsonl"; head -3 "$work/run/metrics.jsonl"
+fi
+
+# a stop is a clean end: the step is finished, the summary printed, 128 + 15
+"$train" "$delay" "${quick[@]}" >"$work/log" 2>&1 </dev/null &
+run=$!
+for _ in $(seq 100); do grep -q '^step 1/' "$work/log" && break; sleep 0.05; done
+kill -TERM $run
+wait $run
+if [ $? -eq 143 ] && grep -q 'stopped' "$work/log" && grep -q 'weights' "$work/log"; then
+  passed=$((passed + 1))
+else
+  failed=$((failed + 1)); echo "FAIL: SIGTERM"; tail -5 "$work/log"
+fi
+
+echo "$passed passed, $failed failed"
+[ $failed -eq 0 ]

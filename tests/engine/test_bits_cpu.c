@@ -1,0 +1,41 @@
+/* Exact mode with the fast kernels: VGG-8 (dropout) and ResNet-20, layouts, schedules and thread counts. */
+#include "tests/support/test.h"
+
+#include "tests/support/layouts.h"
+
+static const layout layouts[] = {
+    {"1", "1", "1f1b", "1"},  {"1", "1", "gpipe", "2"},         {"4", "1", "1f1b", "1"},
+    {"2", "2", "gpipe", "2"}, {"2", "2", "gpipe_reverse", "1"}, {"1", "4", "sequential", "1"},
+    {"3", "2", "1f1b", "1"},  {"1", "1", "sequential", "3"},
+};
+enum { LAYOUTS = sizeof layouts / sizeof *layouts };
+
+static void vgg8_has_the_same_bits_everywhere(void **state)
+{
+    (void)state;
+    expect_all_same(DML_SOURCE_DIR "/tests/specs/vgg8-synthetic.yaml", layouts, LAYOUTS, NULL);
+}
+
+static void resnet20_has_the_same_bits_everywhere(void **state)
+{
+    (void)state;
+    expect_all_same(DML_SOURCE_DIR "/tests/specs/resnet20-synthetic.yaml", layouts, LAYOUTS, NULL);
+}
+
+static void fast_mode_repeats_on_one_layout(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.numerics=fast", NULL};
+    const layout twice[] = {{"2", "2", "1f1b", "1"}, {"2", "2", "1f1b", "1"}};
+    expect_all_same(DML_SOURCE_DIR "/tests/specs/vgg8-synthetic.yaml", twice, 2, extra);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(vgg8_has_the_same_bits_everywhere),
+        cmocka_unit_test(resnet20_has_the_same_bits_everywhere),
+        cmocka_unit_test(fast_mode_repeats_on_one_layout),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
