@@ -21,6 +21,7 @@
 #include <unistd.h>
 
 enum {
+    LOOK_MS = 1000,    /* between two looks at the workers' progress */
     PATIENCE_S = 10,   /* for the others to end after one failed, or after the last step */
     AFTER_KILL_S = 10, /* for SIGKILL to be carried out */
 };
@@ -49,7 +50,8 @@ typedef struct agent {
     char leader_trail[DML_TRAIL_BYTES];
     int stop_signal;    /* 0: none */
     int64_t give_up_ns; /* INT64_MAX while all is well */
-    bool killed;
+    bool killed, hung;
+    int64_t ops, progress_ns; /* ops finished by all workers; when that last grew */
     const dml_agent_options *options;
 } agent;
 
@@ -208,13 +210,36 @@ static bool all_exited(const agent *a)
     return true;
 }
 
+/* Waits between workers end by their own deadlines; this is for a run in which nobody waits and nobody works,
+ * such as a lone worker that was stopped. */
+static void look_for_progress(agent *a)
+{
+    const int64_t now_ns = dml_clock_ns();
+    int64_t ops = 0;
+    for (int32_t r = 0; r < a->plan.workers; r++)
+        ops += atomic_load(&a->control->worker[r].ops) + a->worker[r].started + a->worker[r].exited;
+    if (ops != a->ops || a->progress_ns == 0) {
+        a->ops = ops;
+        a->progress_ns = now_ns;
+    }
+    if (a->hung || a->give_up_ns != INT64_MAX ||
+        now_ns - a->progress_ns < 2 * a->spec.parallelism.timeout_ns)
+        return;
+    a->hung = true;
+    dml_console_note(
+        &a->leader.view,
+        "no worker has finished an op for %.0f s (twice parallelism.timeout); ending the run",
+        (double)(now_ns - a->progress_ns) * 1e-9);
+    begin_end(a);
+}
+
 /* Waits for the next thing to happen, or for patience to end. */
 static dml_err poll_once(agent *a)
 {
     struct pollfd on[1 + DML_HOST_WORKERS] = {{DML_FD_LAUNCHER, POLLIN, 0}};
     for (int32_t r = 0; r < a->plan.workers; r++)
         on[1 + r] = (struct pollfd){a->worker[r].socket, POLLIN, 0}; /* -1 is skipped */
-    int timeout_ms = -1; /* all is well: workers' own deadlines end every wait of theirs */
+    int timeout_ms = LOOK_MS;
     if (a->give_up_ns != INT64_MAX) {
         const int64_t left_ns = a->give_up_ns - dml_clock_ns();
         timeout_ms = left_ns > 0 ? (int)(left_ns / DML_NS_PER_MS) + 1 : 0;
@@ -237,6 +262,7 @@ static dml_err follow(agent *a)
     a->give_up_ns = INT64_MAX;
     while (!all_exited(a)) {
         DML_TRY(poll_once(a));
+        look_for_progress(a);
         if (dml_clock_ns() < a->give_up_ns) continue;
         if (a->killed) DML_FAIL(DML_ERR_BUG, "workers outlived SIGKILL");
         DML_TRY(dml_launch_kill_all());
@@ -306,6 +332,7 @@ static int32_t collect(const agent *a, dml_failure_record *out, char (*action)[6
 static dml_err verdict(const agent *a, const dml_failure_record *failures, int32_t n)
 {
     if (a->leader_err != DML_ERR_OK) return a->leader_err;
+    if (a->hung) return DML_ERR_PEER;
     if (n == 0) return DML_ERR_OK;
     int32_t first = 0;
     for (int32_t i = 1; i < n; i++)

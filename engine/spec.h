@@ -1,7 +1,7 @@
 /* engine/spec.h - what the user asked for: a YAML file and dotted overrides, checked, defaults filled in.
  *
  * Every key, its type, default, aliases and one line of documentation stand in one table
- * (engine/spec_keys.h); parser, --print-config, --help=spec and the error texts come from it.  An unknown
+ * (engine/spec_keys.h); parser, --print-config, --keys and the error texts come from it.  An unknown
  * key is an error with file:line:column, the nearest key and the section where it belongs.
  */
 #ifndef DML_ENGINE_SPEC_H
@@ -88,12 +88,27 @@ typedef enum dml_console {
     DML_CONSOLE_QUIET
 } dml_console;
 typedef enum dml_split { DML_SPLIT_AUTO, DML_SPLIT_UNIFORM, DML_SPLIT_LIST } dml_split;
+typedef enum dml_loss { DML_LOSS_CROSS_ENTROPY, DML_LOSS_MSE } dml_loss;
 
+/* An amount of training as written: "250" steps or "2 epochs". */
+typedef struct dml_interval {
+    double n;
+    bool epochs; /* else steps, and n is whole */
+} dml_interval;
+
+typedef struct dml_int_list {
+    const int32_t *v; /* [n] */
+    int32_t n;
+} dml_int_list;
+
+/* Fields marked * are counts of steps that need the size of the training set: 0 until
+ * dml_spec_set_samples fills them. */
 typedef struct dml_spec {
+    int32_t version;
     struct {
         const char *name;
         uint64_t seed;
-        const char *output_dir; /* expanded; absolute, or relative to the current directory */
+        const char *output_dir; /* expanded, absolute */
     } run;
     struct {
         const char *type; /* "mlp", "vgg", "resnet", "layers" */
@@ -103,10 +118,18 @@ typedef struct dml_spec {
         dml_init init;
         const dml_layer_spec *layers; /* [n_layers] the loss is the last one */
         int32_t n_layers;
+        struct { /* what `layers` was made from; for printing, not for the engine */
+            dml_int_list hidden;
+            int32_t activation; /* 0 relu, 1 gelu, 2 tanh */
+            float dropout;
+            int32_t depth;
+            bool per_micro_batch;
+            float bn_momentum, bn_eps;
+        } family;
     } model;
     struct {
         dml_data_format format;
-        const char *path;              /* folder; "" for synthetic */
+        const char *path;              /* folder, absolute; "" for synthetic */
         int64_t samples, test_samples; /* synthetic only */
         float mean[3], std[3];         /* per channel; the first counts for one channel */
         int32_t pad; /* zero pixels added on each side: 2 makes 28x28 into 32x32 */
@@ -119,9 +142,11 @@ typedef struct dml_spec {
         double epochs;
         int32_t global_batch_size, micro_batch_size;
         int32_t
-            num_microbatches; /* G: global micro-batches of a step = global / micro, rounded up */
+            num_microbatches; /* G: micro-batches of a step over all replicas = global / micro */
         float grad_clip;      /* maximum global norm; 0: no clipping */
-        int64_t eval_interval_steps; /* 0: only at the end; set from "N epoch(s)" or steps */
+        dml_interval eval_interval;
+        int64_t eval_interval_steps; /* * 0: only at the end */
+        dml_loss loss;
         dml_numerics numerics;
     } training;
     struct {
@@ -132,7 +157,8 @@ typedef struct dml_spec {
     } optimizer;
     struct {
         dml_lr_schedule name;
-        int64_t warmup_steps, step_size; /* "N epochs" is converted */
+        dml_interval warmup, step;
+        int64_t warmup_steps, step_size; /* * */
         float gamma, min_lr_ratio;
     } lr_scheduler;
     struct {
@@ -170,6 +196,13 @@ dml_err dml_spec_load(const char *path, const char *const *overrides, int32_t n_
                       dml_spec *out);
 void dml_spec_free(dml_spec *spec);
 
+/* Turns epochs into steps: fills the fields marked * in dml_spec.  Called with the number of training
+ * samples once the data set is open; dml_spec_load does it for synthetic data.
+ *
+ * DML_ERR_SPEC  not one step in an epoch (last_batch: drop and fewer samples than a step takes)
+ */
+dml_err dml_spec_set_samples(dml_spec *spec, int64_t train_samples);
+
 /* A complaint about the value at `place` in the form above, as DML_ERR_SPEC: for checks that need more
  * than the spec (shapes, stages).  `key` is the dotted key when the place is a default. */
 dml_err dml_spec_fail(const dml_spec *spec, dml_place place, const char *key, const char *fmt, ...)
@@ -180,6 +213,9 @@ dml_place dml_spec_place(const dml_spec *spec, const char *key);
 
 /* The resolved spec: every key with its value, and its origin as a comment; loads back to an equal spec. */
 dml_err dml_spec_print(const dml_spec *spec, FILE *to);
+
+/* The reference of all keys and layers, from the same table. */
+void dml_spec_help(FILE *to);
 
 const char *dml_layer_kind_name(dml_layer_kind kind);
 

@@ -1,0 +1,114 @@
+/* engine/spec.c - loading a spec; the steps are named in engine/spec_read.h. */
+#include "engine/spec.h"
+
+#include "engine/base/str.h"
+#include "engine/spec_read.h"
+
+#include <errno.h>
+#include <string.h>
+
+enum { FILE_BYTES_MAX = 1 << 20 };
+
+/* The whole of a file, or of standard input. */
+static dml_err read_all(const char *path, dml_arena *arena, const char **out)
+{
+    const bool standard_input = strcmp(path, "-") == 0;
+    FILE *in = standard_input ? stdin : fopen(path, "rb");
+    if (!in) DML_FAIL(DML_ERR_SPEC, "%s: error: cannot open: %s", path, strerror(errno));
+    char *text = dml_arena_alloc(arena, FILE_BYTES_MAX + 1);
+    const size_t n = fread(text, 1, FILE_BYTES_MAX + 1, in);
+    const bool failed = ferror(in), large = n > FILE_BYTES_MAX;
+    const int why = errno;
+    if (!standard_input) fclose(in);
+    if (failed) DML_FAIL(DML_ERR_SPEC, "%s: error: cannot read: %s", path, strerror(why));
+    if (large) DML_FAIL(DML_ERR_SPEC, "%s: error: a spec has at most 1 MiB", path);
+    if (memchr(text, '\0', n)) DML_FAIL(DML_ERR_SPEC, "%s: error: this is no text file", path);
+    *out = text;
+    return DML_ERR_OK;
+}
+
+/* Everything up to the complaints, which `r` collects. */
+static void read_spec(dml_spec_reader *r, const char *text)
+{
+    const dml_yaml *root = dml_yaml_parse(&r->report, r->source->text.file, 0, text);
+    if (!root && r->report.n) return; /* one syntax error; the rest would be its echo */
+    const bool nothing = !root || dml_yaml_is_null(root);
+    if (nothing && r->source->text.n_overrides == 0) {
+        dml_report_at(&r->report, (dml_place){0}, "nothing is written there");
+        dml_report_note(&r->report, "the shortest spec is  model: {type: mlp}");
+        return;
+    }
+    if (!nothing) dml_spec_read_file(r, root);
+    for (int32_t i = 0; i < r->source->text.n_overrides; i++)
+        dml_spec_read_override(r, i);
+    if (!nothing && root->kind != DML_YAML_MAP) return;
+    dml_spec_fill(r);
+    dml_spec_check(r);
+}
+
+dml_err dml_spec_load(const char *path, const char *const *overrides, int32_t n_overrides,
+                      dml_spec *out)
+{
+    dml_spec spec = {0};
+    dml_spec_reader *r = DML_NEW(&spec.arena, dml_spec_reader);
+    r->spec = &spec;
+    r->arena = &spec.arena;
+    r->source = DML_NEW(&spec.arena, dml_spec_source);
+    const char **copies = DML_NEW_N(&spec.arena, const char *, n_overrides + 1);
+    for (int32_t i = 0; i < n_overrides; i++)
+        copies[i] = dml_arena_strdup(&spec.arena, overrides[i]);
+    r->source->text = (dml_spec_text){.file = dml_arena_strdup(&spec.arena, path),
+                                      .overrides = copies,
+                                      .n_overrides = n_overrides};
+    r->report = (dml_report){.arena = &spec.arena, .source = &r->source->text};
+    spec.source = r->source;
+
+    dml_err err = read_all(path, &spec.arena, &r->source->text.text);
+    if (err == DML_ERR_OK) {
+        read_spec(r, r->source->text.text);
+        err = dml_report_finish(&r->report);
+    }
+    if (err == DML_ERR_OK && spec.data.format == DML_DATA_SYNTHETIC)
+        err = dml_spec_set_samples(&spec, spec.data.samples);
+    if (err == DML_ERR_OK)
+        *out = spec;
+    else
+        dml_spec_free(&spec);
+    return err;
+}
+
+void dml_spec_free(dml_spec *spec)
+{
+    dml_arena_free(&spec->arena);
+    *spec = (dml_spec){0};
+}
+
+static const dml_spec_entry *entry_of(const dml_spec *spec, const char *key)
+{
+    const dml_spec_source *source = spec->source;
+    for (int32_t k = 0; k < DML_SPEC_KEYS; k++)
+        if (strcmp(dml_spec_keys[k].path, key) == 0) return &source->entry[k];
+    return NULL;
+}
+
+dml_place dml_spec_place(const dml_spec *spec, const char *key)
+{
+    const dml_spec_entry *e = entry_of(spec, key);
+    return e && e->value ? e->value->place : (dml_place){0};
+}
+
+dml_err dml_spec_fail(const dml_spec *spec, dml_place place, const char *key, const char *fmt, ...)
+{
+    const dml_spec_source *source = spec->source;
+    dml_arena arena = {0};
+    dml_report report = {.arena = &arena, .source = &source->text};
+    if (place.line == 0 && key) place = dml_spec_place(spec, key);
+    va_list ap;
+    va_start(ap, fmt);
+    dml_report_at_va(&report, place, fmt, ap);
+    va_end(ap);
+    if (place.line == 0 && key) dml_report_note(&report, "it follows from '%s'", key);
+    const dml_err err = dml_report_finish(&report);
+    dml_arena_free(&arena);
+    return err;
+}
