@@ -447,6 +447,7 @@ int main(int argc, char **argv)
         .parser = parse_option,
         .doc = "Measures the shared-memory transport between processes of this host.",
     };
+    argp_err_exit_status = dml_err_exit_code(DML_ERR_SPEC);
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     const dml_err err = bench(&o);
     if (err != DML_ERR_OK)

@@ -6,8 +6,11 @@
  *
  * Point to point is rendezvous: for each ordered pair of ranks the k-th send meets the k-th receive;
  * sizes and tags must agree (DML_ERR_BUG names both sides otherwise).  Collectives of a group are called
- * by all members in the same order.  Sums run in group order, so a result has the same bits on every
- * member and in every repeat.
+ * by all members in the same order, and two ranks open the groups they share in the same order.  Sums
+ * run in group order, so a result has the same bits on every member and in every repeat.
+ *
+ * One queue at a time sends to a given peer, one receives from it, one uses a given group; different ones
+ * may at the same time.  Queues are done with a transport before it is closed.
  *
  * Every wait ends: at the config's deadline or when the abort flag is raised (DML_ERR_PEER).  After any
  * error a transport is only good for `close`: communicators are disposable, rebuilt at the next epoch.
@@ -23,8 +26,10 @@ typedef struct dml_group dml_group;
 
 typedef enum dml_reduction { DML_SUM, DML_MAX } dml_reduction;
 
-/* Emulated links, so that schedules can be timed on one host: a transfer occupies its lane for
- * bytes / bytes_per_s and arrives latency_ns after that.  Zeros: as fast as it goes. */
+/* Emulated links, so that schedules can be timed on one host: a transfer begins when both sides are there,
+ * occupies its lane for bytes / bytes_per_s and arrives latency_ns after that.  A collective of n members
+ * lasts as long as a ring would take: all_reduce 2 (n-1)/n bytes / bytes_per_s + 2 (n-1) latency_ns, the
+ * two others half of it.  Zeros: as fast as it goes. */
 typedef struct dml_link {
     int64_t latency_ns;
     double bytes_per_s;
@@ -37,8 +42,10 @@ typedef struct dml_transport_config {
     int64_t timeout_ns;     /* for one wait */
     const dml_abort *abort; /* borrowed, may be NULL */
     dml_link link;
-    const int *fds; /* [world] memfd of each rank, shm only; borrowed until open returns */
-    void *hub;      /* what ranks of one process share, local only: dml_local_hub_new */
+    /* [world] memfd of each rank, shm only; borrowed until open returns.  A memfd may serve one epoch
+     * after another, of the same world size. */
+    const int *fds;
+    void *hub; /* what ranks of one process share, local only: dml_local_hub_new */
 } dml_transport_config;
 
 typedef struct dml_transport_api {
@@ -52,6 +59,7 @@ typedef struct dml_transport_api {
     /* Memory peers can reach, 64-byte aligned, zeroed; freed by close.  DML_ERR_NOMEM past memory_bytes. */
     dml_err (*alloc)(dml_transport *t, int64_t bytes, void **out);
 
+    /* src may be any memory of the device; dst is from alloc (DML_ERR_BUG on CPU when it is not). */
     dml_err (*send)(dml_transport *t, dml_queue *queue, int32_t peer, const void *src,
                     int64_t bytes, uint32_t tag);
     dml_err (*recv)(dml_transport *t, dml_queue *queue, int32_t peer, void *dst, int64_t bytes,

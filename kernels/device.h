@@ -52,7 +52,8 @@ typedef struct dml_device_api {
     dml_err (*queue_open)(dml_device *device, const char *name, dml_queue **out);
     void (*queue_close)(dml_queue *queue); /* skips what has not run; NULL is fine */
     dml_err (*submit)(dml_queue *queue, dml_job job, void *arg);
-    /* Copies between host and device memory or within either, in queue order. */
+    /* Copies between host and device memory or within either, in queue order; from inside a job of the
+     * queue it takes place there and then. */
     dml_err (*copy)(dml_queue *queue, void *dst, const void *src, int64_t bytes);
     /* Returns when all that was submitted to the queue has run, or with the queue's first error.
      * DML_ERR_PEER  the deadline (dml_clock_ns) passed */
