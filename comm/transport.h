@@ -42,7 +42,7 @@ typedef struct dml_transport_config {
     int64_t timeout_ns;     /* for one wait */
     const dml_abort *abort; /* borrowed, may be NULL */
     dml_link link;
-    /* [world] memfd of each rank, shm only; borrowed until open returns.  A memfd may serve one epoch
+    /* [world] memfd of each rank; shm, and NCCL for its ids; borrowed until open returns.  A memfd may serve one epoch
      * after another, of the same world size. */
     const int *fds;
     void *hub; /* what ranks of one process share, local only: dml_local_hub_new */

@@ -1,0 +1,38 @@
+/* comm/nccl/id_page.h - passing a communicator's name round: 128 bytes through a page of shared memory.
+ *
+ * A communicator starts from a unique id that one rank makes and all must know.  That rank publishes it in
+ * its page, the others wait for it there:
+ *
+ *   word    even: the rest may be read; odd: it is being written; advances by 2 a publication
+ *   epoch, group    whose id it is
+ *
+ * Opening a communicator is collective, so a rank has at most one id published at a time and takes it
+ * back when all have joined.
+ */
+#ifndef DML_COMM_NCCL_ID_PAGE_H
+#define DML_COMM_NCCL_ID_PAGE_H
+
+#include "engine/base/wait.h"
+
+enum { DML_ID_BYTES = 128, DML_ID_PAGE_BYTES = 4096 };
+
+typedef struct dml_id_page {
+    _Atomic uint32_t word;
+    uint32_t epoch;
+    uint64_t group;
+    char id[DML_ID_BYTES];
+} dml_id_page;
+
+/* Maps the page behind a memfd, growing it if nobody has yet.  DML_ERR_UNAVAILABLE  it cannot be mapped */
+dml_err dml_id_page_open(int fd, dml_id_page **out);
+void dml_id_page_close(dml_id_page *page); /* NULL is fine */
+
+void dml_id_publish(dml_id_page *page, uint32_t epoch, uint64_t group, const char id[DML_ID_BYTES]);
+void dml_id_withdraw(dml_id_page *page);
+
+/* Waits until the owner of `page`, rank `owner`, publishes the id of (epoch, group).
+ * DML_ERR_PEER  deadline, abort, or the owner is at a later epoch already */
+dml_err dml_id_await(dml_id_page *page, int32_t owner, uint32_t epoch, uint64_t group,
+                     int64_t deadline_ns, const dml_abort *abort, char id[DML_ID_BYTES]);
+
+#endif

@@ -1,0 +1,216 @@
+/* tests/kernels/cuda/test_device_cuda.c - the CUDA device's host code, on emulated streams. */
+#include "tests/support/test.h"
+
+#include "engine/base/clock.h"
+#include "kernels/cuda/device_cuda.h"
+#include "kernels/cuda/emulation/emulation.h"
+#include "kernels/cuda/emulation/host_step.h"
+
+#include <stdlib.h>
+
+static const dml_device_api *const api = &dml_cuda_device;
+
+static dml_device *open_device(const dml_abort *abort)
+{
+    const dml_device_config config = {.threads = 1, .queue_capacity = 16, .abort = abort};
+    dml_device *device = NULL;
+    DML_CHECK_OK(api->open(&config, &device));
+    return device;
+}
+
+static dml_queue *open_queue(dml_device *device, const char *name)
+{
+    dml_queue *queue = NULL;
+    DML_CHECK_OK(api->queue_open(device, name, &queue));
+    return queue;
+}
+
+/* A step on the stream that is seen to run. */
+typedef struct mark {
+    dml_queue *queue;
+    int *clock, at;
+} mark;
+
+static void tick(void *arg)
+{
+    mark *m = arg;
+    m->at = ++*m->clock;
+}
+
+static dml_err enqueue_tick(void *arg)
+{
+    mark *m = arg;
+    return DML_CUDA(dml_emu_host_step, (dml_cuda_stream(m->queue), tick, m), "tick");
+}
+
+static dml_err fail_job(void *arg)
+{
+    DML_FAIL(DML_ERR_DATA, "job %s failed", (const char *)arg);
+}
+
+/* Runs `body` under every way in which streams may progress. */
+static void every_way(void (*body)(void))
+{
+    for (uint64_t seed = 0; seed < 22; seed++) {
+        const dml_emu_streams streams = seed == 0   ? DML_EMU_EAGER
+                                        : seed == 1 ? DML_EMU_LAZY
+                                                    : DML_EMU_LOTTERY;
+        dml_emu_setup(DML_EMU_FORWARD, streams, seed);
+        body();
+        DML_CHECK_EQ(0, dml_emu_faults());
+    }
+}
+
+static void ordered_by_an_event(void)
+{
+    dml_device *device = open_device(NULL);
+    dml_queue *a = open_queue(device, "a"), *b = open_queue(device, "b");
+    dml_event *event = NULL;
+    DML_CHECK_OK(api->event_open(device, &event));
+    int clock = 0;
+    mark before = {a, &clock, 0}, after = {b, &clock, 0}, again = {a, &clock, 0};
+    DML_CHECK_OK(api->wait(b, event)); /* never recorded: no wait */
+    DML_CHECK_OK(api->submit(a, enqueue_tick, &before));
+    DML_CHECK_OK(api->record(a, event));
+    DML_CHECK_OK(api->wait(b, event));
+    DML_CHECK_OK(api->submit(a, enqueue_tick, &again));
+    DML_CHECK_OK(api->record(a, event));
+    DML_CHECK_OK(api->submit(b, enqueue_tick, &after));
+    DML_CHECK_OK(api->sync(b, INT64_MAX));
+    DML_CHECK(before.at > 0 && before.at < after.at);
+    DML_CHECK_OK(api->sync(a, INT64_MAX));
+    DML_CHECK(again.at > 0);
+    api->event_close(event);
+    api->queue_close(a);
+    api->queue_close(b);
+    api->close(device);
+}
+
+static void a_wait_orders_two_queues_however_streams_progress(void **state)
+{
+    (void)state;
+    every_way(ordered_by_an_event);
+}
+
+static void copied_round(void)
+{
+    enum { N = 1000 };
+    dml_device *device = open_device(NULL);
+    dml_queue *queue = open_queue(device, "copy");
+    int32_t *from, *on, *back;
+    DML_CHECK_OK(api->host_alloc(device, N * 4, (void **)&from));
+    DML_CHECK_OK(api->host_alloc(device, N * 4, (void **)&back));
+    DML_CHECK_OK(api->alloc(device, N * 4, (void **)&on));
+    for (int32_t i = 0; i < N; i++) {
+        DML_CHECK(from[i] == 0 && on[i] == 0);
+        from[i] = i * 7;
+    }
+    DML_CHECK_EQ(0, (uintptr_t)on % 64);
+    DML_CHECK_OK(api->copy(queue, on, from, N * 4));
+    DML_CHECK_OK(api->copy(queue, back, on, N * 4));
+    DML_CHECK_OK(api->sync(queue, INT64_MAX));
+    assert_memory_equal(from, back, N * 4);
+    api->host_free(device, from);
+    api->host_free(device, back);
+    api->free(device, on);
+    api->queue_close(queue);
+    api->close(device);
+}
+
+static void copies_keep_queue_order_and_fresh_memory_is_zero(void **state)
+{
+    (void)state;
+    every_way(copied_round);
+}
+
+static void failure_spreads(void)
+{
+    dml_device *device = open_device(NULL);
+    dml_queue *a = open_queue(device, "a"), *b = open_queue(device, "b");
+    dml_event *clean = NULL, *dirty = NULL;
+    DML_CHECK_OK(api->event_open(device, &clean));
+    DML_CHECK_OK(api->event_open(device, &dirty));
+    int clock = 0;
+    mark skipped = {a, &clock, 0}, fine = {b, &clock, 0}, last = {b, &clock, 0};
+    DML_CHECK_OK(api->record(a, clean));
+    DML_CHECK_OK(api->submit(a, fail_job, "one"));
+    DML_CHECK_OK(api->submit(a, fail_job, "two"));
+    DML_CHECK_OK(api->submit(a, enqueue_tick, &skipped));
+    DML_CHECK_OK(api->record(a, dirty));
+    DML_CHECK_OK(api->wait(b, clean));
+    DML_CHECK_OK(api->submit(b, enqueue_tick, &fine));
+    DML_CHECK_OK(api->sync(b, INT64_MAX));
+    DML_CHECK(fine.at > 0);
+    DML_CHECK_OK(api->wait(b, dirty));
+    DML_CHECK_OK(api->submit(b, enqueue_tick, &last));
+    dml_err_trail_put("");
+    DML_CHECK_FAILS(DML_ERR_DATA, "job one failed", api->sync(b, INT64_MAX));
+    dml_err_trail_put("");
+    DML_CHECK_FAILS(DML_ERR_DATA, "job one failed", api->sync(a, INT64_MAX));
+    DML_CHECK(skipped.at == 0 && last.at == 0);
+    api->event_close(clean);
+    api->event_close(dirty);
+    api->queue_close(a);
+    api->queue_close(b);
+    api->close(device);
+}
+
+static void the_first_failure_sticks_and_goes_with_events(void **state)
+{
+    (void)state;
+    every_way(failure_spreads);
+}
+
+static void waits_end_at_the_deadline_and_at_the_abort_flag(void **state)
+{
+    (void)state;
+    dml_emu_setup(DML_EMU_FORWARD, DML_EMU_LAZY, 1);
+    dml_abort abort = {0};
+    dml_device *device = open_device(&abort);
+    dml_queue *queue = open_queue(device, "slow");
+    int clock = 0;
+    mark many[200];
+    for (int i = 0; i < 200; i++) {
+        many[i] = (mark){queue, &clock, 0};
+        DML_CHECK_OK(api->submit(queue, enqueue_tick, &many[i]));
+    }
+    /* A lazy stream takes one step each time it is asked: the deadline is long past at the second. */
+    DML_CHECK_FAILS(DML_ERR_PEER, "queue 'slow' of device 0 is not done",
+                    api->sync(queue, dml_clock_ns()));
+    atomic_store(&abort.raised, 1);
+    DML_CHECK_FAILS(DML_ERR_PEER, "the run is being stopped", api->sync(queue, INT64_MAX));
+    atomic_store(&abort.raised, 0);
+    DML_CHECK_OK(api->sync(queue, INT64_MAX));
+    DML_CHECK_EQ(200, clock);
+    api->queue_close(queue);
+    api->close(device);
+}
+
+static void errors_name_call_operation_and_cause(void **state)
+{
+    (void)state;
+    dml_emu_setup(DML_EMU_FORWARD, DML_EMU_EAGER, 1);
+    dml_device *device = open_device(NULL);
+    void *memory = NULL;
+    DML_CHECK_FAILS(DML_ERR_NOMEM,
+                    "cudaMalloc (109951162777600 bytes (104857600.0 MiB) on device 0): out of "
+                    "memory (cudaErrorMemoryAllocation)",
+                    api->alloc(device, INT64_C(100) << 40, &memory));
+    DML_CHECK_FAILS(DML_ERR_BUG, "-1 bytes", api->alloc(device, -1, &memory));
+    const dml_device_config second = {.index = 1, .threads = 1, .queue_capacity = 1};
+    dml_device *other = NULL;
+    DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "CUDA device 1 of 1", api->open(&second, &other));
+    api->close(device);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(a_wait_orders_two_queues_however_streams_progress),
+        cmocka_unit_test(copies_keep_queue_order_and_fresh_memory_is_zero),
+        cmocka_unit_test(the_first_failure_sticks_and_goes_with_events),
+        cmocka_unit_test(waits_end_at_the_deadline_and_at_the_abort_flag),
+        cmocka_unit_test(errors_name_call_operation_and_cause),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
