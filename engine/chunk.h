@@ -17,9 +17,10 @@
 #include "kernels/backend.h"
 
 typedef struct dml_chunk_sizes {
-    int64_t shared, private_, stash, in, dy,
-        dx;             /* bytes; in and dy, dx are 0 where nothing crosses */
-    int64_t out_offset; /* of the output within the stash; not for the last chunk */
+    int64_t shared, private_, stash; /* bytes */
+    int64_t in;     /* bytes of mb_rows rows; the first chunk's is the loaded batch */
+    int64_t dy, dx; /* bytes of mb_rows rows; 0 where nothing crosses: the last, the first chunk */
+    int64_t out_offset; /* bytes of the output within the stash; not for the last chunk */
 } dml_chunk_sizes;
 
 /* Which micro-batch a call is about. */
@@ -36,22 +37,19 @@ typedef struct dml_chunk {
     const dml_model *model; /* borrowed */
     int32_t layer_begin, layer_end, param_begin, param_end, state_begin, state_end;
     int32_t mb_rows, mbs; /* micro-batch size; micro-batches of a step */
-    bool
-        split_backward; /* I and W apart: output gradients of every weight layer stay in the stash */
+    bool split_backward;  /* I and W apart: what weight gradients read stays in the stash */
     dml_chunk_sizes size;
 
     /* bound memory; offsets of parameter p are elems into these, 16-aligned, padding stays zero */
     int64_t arena_elems; /* of all parameters of the chunk with padding */
     int64_t *param_at;   /* [param_end - param_begin] first element */
     float *w, *m, *v;    /* [arena_elems]; m, v NULL where the optimizer has none */
-    float *
-        g; /* [arena_elems] summed gradient: the accumulator in fast mode (shared), finished in exact */
-    int64_t *acc;       /* [arena_elems] exact accumulators (shared); NULL in fast mode */
+    float *g;     /* [arena_elems] summed gradient: fast: accumulator (shared); exact: finished */
+    int64_t *acc; /* [arena_elems] exact accumulators (shared); NULL in fast mode */
     uint32_t *max_bits; /* [n params] (shared); NULL in fast mode */
-    int32_t *
-        exponent; /* [n params] E of the exact scales, host memory, committed state; NULL in fast mode */
-    float *state;      /* running moments, all states of the chunk one after another */
-    int64_t *state_at; /* [state_end - state_begin] */
+    int32_t *exponent;  /* [n params] E of the exact scales: host memory, committed; NULL in fast */
+    float *state;       /* running moments, all states of the chunk one after another */
+    int64_t *state_at;  /* [state_end - state_begin] */
 
     /* slots, shared, int32 words, zeroed by dml_chunk_begin_step */
     int32_t *slots;
@@ -61,35 +59,68 @@ typedef struct dml_chunk {
     int32_t *correct; /* [mbs] likewise */
     float *moments; /* batch norm: per layer [mbs][2][c], mean then biased variance; layer order */
 
-    void *impl; /* layer plans, from the arena */
+    void *impl; /* dml_chunk_impl (engine/chunk_impl.h), the arena's */
 } dml_chunk;
 
-/* Plans the chunk's memory; touches no device.  E starts at 16 (exact-sums).  */
+/* Plans the memory of layers [layer_begin, layer_end); touches no device.  Exact scales start at E = 16
+ * (exact-sums).  Everything *out points to is the arena's.
+ *
+ * DML_ERR_BUG  a layer reads something from below other than the chunk's input: not a legal cut
+ */
 dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t layer_begin,
                        int32_t layer_end, bool split_backward, dml_arena *arena, dml_chunk *out);
 
-/* Gives the chunk its memory (device memory of the sizes stated, 64-byte aligned, zeroed), loads initial
- * weights and states through the queue. */
+/* Gives the chunk its memory (device memory of the sizes stated, 64-byte aligned, zeroed, borrowed for the
+ * chunk's life), loads initial weights and states through the queue and waits for it. */
 dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *queue, void *shared,
                        void *private_);
 
-/* The rest is called inside jobs of the compute queue; `k` is that queue's kernel context.
- * `labels` [rows] I32 device memory, last chunk only.  `in` is the chunk's input (IN slot, the lower chunk's
- * output, or the loaded batch). */
+/* The rest is called inside jobs of the compute queue; `k` is that queue's kernel context.  Nothing
+ * allocates.  Errors are the kernels', with the layer and its place in the spec added to the trail.
+ *
+ *   in      [rows, input...]   IN slot, the lower chunk's output, or the loaded batch; never written
+ *   labels  [rows] I32 device memory, last chunk only
+ *   stash   of this micro-batch, from its forward to its backward (or backward_weight)
+ *   dy      [rows, output...]  gradient of the sum of losses; NULL in the last chunk; never written
+ *   dx      [rows, input...]   written; NULL in the first chunk
+ *
+ * In training, the last chunk's forward leaves the loss gradient, too, in the stash. */
+
+/* Zeroes slots, maxima and accumulators: a chunk that runs nothing in this step adds nothing. */
 dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k);
 dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, const dml_run *run,
                           const void *in, const int32_t *labels, void *stash);
-/* Whole backward: input gradient to dx (NULL in the first chunk) and weight gradients added.  `dy` is NULL
- * in the last chunk, where the loss is. */
+/* Whole backward: input gradient to dx and weight gradients added, in the order of calls (fast mode) or
+ * exactly. */
 dml_err dml_chunk_backward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
                            const dml_run *run, const void *in, void *stash, const void *dy,
                            void *dx);
-/* The same in two calls; needs split_backward. */
+/* The same in two calls, the same bits; needs split_backward. */
 dml_err dml_chunk_backward_input(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
                                  const dml_run *run, const void *in, void *stash, const void *dy,
                                  void *dx);
 dml_err dml_chunk_backward_weight(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
                                   const dml_run *run, const void *in, void *stash, const void *dy);
+
+/* Moves the running moments of batch norm at the end of a step, from the slots of all its micro-batches
+ * (summed among replicas before), in micro-batch order whoever ran them.  Host code: the chunk's memory is
+ * the host's.
+ *
+ *   rows_of_mb  [mbs] samples; 0 for a micro-batch that a short step does not have
+ *
+ * deferred         running += m (moments of all the step's samples - running), once
+ * per_micro_batch  the same with each micro-batch's moments, one after another
+ * The variance that enters is unbiased, n / (n - 1), as PyTorch's. */
+dml_err dml_chunk_commit_state(dml_chunk *c, const int32_t *rows_of_mb);
+
+/* Weights of parameter `p`, running moments of state `s`, both by their number in the model, for loading
+ * and saving by name: device memory, [elems]; NULL when the chunk does not hold it. */
+float *dml_chunk_param(const dml_chunk *c, int32_t p);
+float *dml_chunk_state(const dml_chunk *c, int32_t s);
+
+/* Wrapping sum over parameters and states of dml_hash(bytes, dml_hash_text(name)): the sum over a model's
+ * chunks is the same however it is cut.  Host code, as above. */
+uint64_t dml_chunk_weights_hash(const dml_chunk *c);
 
 /* Scale exponent s of parameter p (0 .. n-1 in the chunk): clamp(62 - L - E, -126, 126), L = ceil(log2 mbs). */
 int32_t dml_chunk_scale_log2(const dml_chunk *c, int32_t p);

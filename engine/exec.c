@@ -255,7 +255,7 @@ static void *input_of(const dml_exec *x, const dml_index *ix, int32_t chunk, int
     const dml_held *h = &x->c.held[chunk];
     if (chunk == 0) {
         const dml_op *f = &x->list->op[dml_index_at(ix, DML_OP_FWD, 0, mb)];
-        return h->input + h->chunk->size.in * f->slot;
+        return h->input + h->bytes[DML_POOL_IN] * f->slot;
     }
     if (*dml_program_route(x->c.program, chunk - 1, mb) == x->c.worker) {
         const dml_op *f = &x->list->op[dml_index_at(ix, DML_OP_FWD, chunk - 1, mb)];

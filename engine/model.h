@@ -15,15 +15,21 @@ typedef struct dml_shape {
 
 int64_t dml_shape_elems(dml_shape s);
 
+typedef enum dml_param_role {
+    DML_PARAM_WEIGHT,
+    DML_PARAM_BIAS,
+    DML_PARAM_SCALE /* batch norm's; starts at 1 */
+} dml_param_role;
+
 typedef struct dml_param {
     const char *name; /* global: "<layer>.weight", "<layer>.bias" */
     int32_t layer;
     int32_t rank;
     int64_t dim[4];
     int64_t elems;
-    int64_t fan_in, fan_out;
-    enum { DML_PARAM_WEIGHT, DML_PARAM_BIAS, DML_PARAM_SCALE } role; /* SCALE starts at 1 */
-    bool decay;                                                      /* under weight decay */
+    int64_t fan_in, fan_out; /* of the layer's weight; 0 for batch norm, whose bias starts at 0 */
+    dml_param_role role;
+    bool decay; /* under weight decay */
 } dml_param;
 
 /* Batch norm's running moments: state that is not trained. */
@@ -37,10 +43,16 @@ typedef struct dml_state {
 typedef struct dml_layer {
     const dml_layer_spec *spec;        /* borrowed from the dml_spec */
     const struct dml_layer_class *cls; /* engine/layers/layer.h */
-    dml_shape in, out;                 /* of spec->input and of itself */
+    dml_shape in, out;                 /* of spec->input and of itself; a loss: out is in */
+    dml_pool2d pool;                   /* the spec's, with the whole image and stride filled in */
     int32_t param_begin, param_end;
     int32_t state_begin, state_end;
-    int64_t flops[3];   /* per sample: forward, input gradient, weight gradient */
+    /* Per sample: forward, input gradient (0 where none is needed), weight gradient.  Element-wise work in
+     * rough counts, a delay as 10 flops a ns. */
+    int64_t flops[3];
+    int64_t keep_elems; /* 4-byte elements per sample that backward needs beside input and output */
+    bool alias;         /* the output is the input's bytes */
+    bool back;          /* a parameter lies at or before its input: an input gradient is needed */
     bool may_end_stage; /* one tensor crosses after this layer, so a stage may end here */
 } dml_layer;
 
@@ -56,18 +68,35 @@ typedef struct dml_model {
     int32_t classes;
 } dml_model;
 
-/* DML_ERR_SPEC  a layer does not fit the shape before it: the text shows its place in the spec */
+/* The model's layers are borrowed from `spec`; the rest is the arena's.
+ *
+ * DML_ERR_SPEC  a layer does not fit the shape before it: the text shows its place in the spec
+ */
 dml_err dml_model_make(const dml_spec *spec, dml_arena *arena, dml_model *out);
 
+/* Whether the table has every kernel the model's layers, their gradients and adding them up call.
+ *
+ * DML_ERR_UNAVAILABLE  the text names `backend`, the first kernel missing and the layer that needs it
+ */
+dml_err dml_model_check_kernels(const dml_model *model, const dml_kernel_table *table,
+                                const char *backend);
+
 /* Writes the initial values of parameter `p` to out[elems]: Philox keyed by (seed, parameter name), so the
- * same on every layout.  Kaiming uniform is PyTorch's default (bound 1/sqrt(fan_in), biases too). */
+ * same on every layout.
+ *
+ *   kaiming_uniform  PyTorch's default: U(-b, b) with b = 1 / sqrt(fan_in), biases too
+ *   kaiming_normal   convolutions N(0, 2 / fan_out) (He et al. 2015, torchvision's ResNet); the rest as above
+ *   xavier_uniform   U(-b, b) with b = sqrt(6 / (fan_in + fan_out)), biases 0 (Glorot and Bengio 2010)
+ */
 void dml_param_init(const dml_spec *spec, const dml_param *p, float *out);
 
 /* Cuts the layers into `stages` ranges, stage s holding [begin[s], begin[s+1]); begin has stages + 1
  * entries.  auto: the least maximum of flops (exact, by dynamic programming) over legal cuts; ties to the
- * fewest bytes on the wire.  uniform: equal counts of legal segments.  list: as given.
+ * fewest bytes on the wire, then to the earliest cuts.  uniform: equal counts of legal segments, the longer
+ * ones last.  list: as given; the loss belongs to the last stage and need not be counted.
  *
- * DML_ERR_SPEC  more stages than legal segments, or a listed cut inside a residual block (names it)
+ * DML_ERR_SPEC  more stages than legal segments, a listed cut inside a residual block (names it), or a
+ *               list that does not add up
  */
 dml_err dml_model_split(const dml_spec *spec, const dml_model *model, int32_t stages,
                         int32_t *begin);

@@ -1,0 +1,248 @@
+/* engine/chunk.c - what a chunk holds and where: sizes, binding, slots, access by name.
+ *
+ *   shared    ran | loss | correct | moments | max_bits | accumulators (int64 exact, float fast)
+ *   private   w | m | v | g (exact) | running moments | panel | scratch
+ */
+#include "engine/chunk_impl.h"
+
+#include "engine/base/clock.h"
+#include "engine/base/hash.h"
+#include "engine/base/rng.h"
+
+#include <stdlib.h>
+
+enum { FIRST_EXPONENT = 16 }; /* E before anything is known (exact-sums) */
+
+static int32_t n_params(const dml_chunk *c)
+{
+    return c->param_end - c->param_begin;
+}
+
+static int32_t n_states(const dml_chunk *c)
+{
+    return c->state_end - c->state_begin;
+}
+
+static bool exact(const dml_chunk *c)
+{
+    return c->spec->training.numerics == DML_EXACT;
+}
+
+static bool has_m(const dml_chunk *c)
+{
+    return c->spec->optimizer.name == DML_OPT_ADAMW || c->spec->optimizer.momentum != 0.0f;
+}
+
+static bool has_v(const dml_chunk *c)
+{
+    return c->spec->optimizer.name == DML_OPT_ADAMW;
+}
+
+static bool has_loss(const dml_chunk *c)
+{
+    return c->layer_end == c->model->n_layers;
+}
+
+static int64_t state_elems(const dml_chunk *c)
+{
+    int64_t n = 0;
+    for (int32_t s = c->state_begin; s < c->state_end; s++)
+        n += c->model->state[s].elems;
+    return n;
+}
+
+/* ---- layout: walked once without memory to know the size, once with it ---- */
+
+typedef struct cursor {
+    char *base; /* NULL: only count */
+    int64_t at;
+} cursor;
+
+static void *take(cursor *p, int64_t count, int64_t each)
+{
+    void *here = p->base ? p->base + p->at : NULL;
+    p->at += dml_align_bytes(count * each);
+    return here;
+}
+
+static int64_t lay_out_shared(dml_chunk *c, void *memory)
+{
+    cursor p = {.base = memory};
+    c->slots = memory;
+    c->ran = take(&p, c->mbs, sizeof(int32_t));
+    c->loss = take(&p, has_loss(c) ? c->mbs : 0, sizeof(double));
+    c->correct = take(&p, has_loss(c) ? c->mbs : 0, sizeof(int32_t));
+    if (!has_loss(c)) {
+        c->loss = NULL;
+        c->correct = NULL;
+    }
+    c->moments = take(&p, c->mbs * state_elems(c), sizeof(float)); /* mean and var: two states */
+    c->slot_words = p.at / (int64_t)sizeof(int32_t);
+    c->max_bits = take(&p, exact(c) ? n_params(c) : 0, sizeof(uint32_t));
+    void *accumulator =
+        take(&p, c->arena_elems, exact(c) ? (int64_t)sizeof(int64_t) : (int64_t)sizeof(float));
+    if (exact(c)) {
+        c->acc = accumulator;
+    } else {
+        c->g = accumulator;
+        c->max_bits = NULL;
+    }
+    return p.at;
+}
+
+static int64_t lay_out_private(dml_chunk *c, void *memory)
+{
+    dml_chunk_impl *impl = c->impl;
+    cursor p = {.base = memory};
+    c->w = take(&p, c->arena_elems, sizeof(float));
+    if (has_m(c)) c->m = take(&p, c->arena_elems, sizeof(float));
+    if (has_v(c)) c->v = take(&p, c->arena_elems, sizeof(float));
+    if (exact(c)) c->g = take(&p, c->arena_elems, sizeof(float));
+    c->state = take(&p, state_elems(c), sizeof(float));
+    impl->panel = take(&p, impl->panel_elems, sizeof(float));
+    impl->work = take(&p, impl->work_bytes, 1);
+    return p.at;
+}
+
+/* ---- plan ---- */
+
+static void plan_params(dml_chunk *c, dml_arena *arena)
+{
+    c->param_begin = c->model->layer[c->layer_begin].param_begin;
+    c->param_end = c->model->layer[c->layer_end - 1].param_end;
+    c->param_at = DML_NEW_N(arena, int64_t, n_params(c));
+    for (int32_t i = 0; i < n_params(c); i++) {
+        c->param_at[i] = c->arena_elems;
+        c->arena_elems += dml_padded_elems(c->model->param[c->param_begin + i].elems);
+    }
+    if (!exact(c)) return;
+    c->exponent = DML_NEW_N(arena, int32_t, n_params(c));
+    for (int32_t i = 0; i < n_params(c); i++)
+        c->exponent[i] = FIRST_EXPONENT;
+}
+
+static void plan_states(dml_chunk *c, dml_arena *arena)
+{
+    c->state_begin = c->model->layer[c->layer_begin].state_begin;
+    c->state_end = c->model->layer[c->layer_end - 1].state_end;
+    c->state_at = DML_NEW_N(arena, int64_t, n_states(c));
+    for (int32_t i = 1; i < n_states(c); i++)
+        c->state_at[i] = c->state_at[i - 1] + c->model->state[c->state_begin + i - 1].elems;
+}
+
+static void plan_borders(dml_chunk *c)
+{
+    const int64_t row = c->mb_rows * (int64_t)sizeof(float);
+    c->size.in = dml_shape_elems(c->model->layer[c->layer_begin].in) * row;
+    c->size.dx = c->layer_begin > 0 ? c->size.in : 0;
+    c->size.dy = has_loss(c) ? 0 : dml_shape_elems(c->model->layer[c->layer_end - 1].out) * row;
+}
+
+dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t layer_begin,
+                       int32_t layer_end, bool split_backward, dml_arena *arena, dml_chunk *out)
+{
+    if (layer_begin < 0 || layer_begin >= layer_end || layer_end > model->n_layers)
+        DML_FAIL(DML_ERR_BUG, "a chunk of layers %d to %d of %d", layer_begin, layer_end,
+                 model->n_layers);
+    dml_chunk_impl *impl = DML_NEW(arena, dml_chunk_impl);
+    dml_chunk c = {
+        .spec = spec,
+        .model = model,
+        .layer_begin = layer_begin,
+        .layer_end = layer_end,
+        .mb_rows = spec->training.micro_batch_size,
+        .mbs = spec->training.num_microbatches,
+        .split_backward = split_backward,
+        .impl = impl,
+    };
+    plan_params(&c, arena);
+    plan_states(&c, arena);
+    plan_borders(&c);
+    DML_TRY(dml_chunk_graph(&c, impl, arena));
+    impl->dropout_key = DML_NEW_N(arena, uint64_t, layer_end - layer_begin);
+    for (int32_t i = layer_begin; i < layer_end; i++)
+        impl->dropout_key[i - layer_begin] =
+            dml_rng_key(spec->run.seed, DML_RNG_DROPOUT, (uint64_t)i);
+    c.size.shared = lay_out_shared(&c, NULL);
+    c.size.private_ = lay_out_private(&c, NULL);
+    *out = c;
+    return DML_ERR_OK;
+}
+
+/* ---- bind ---- */
+
+/* Initial weights and states, laid out as in the chunk. */
+static void fill_initial(const dml_chunk *c, float *w, float *state)
+{
+    for (int32_t i = 0; i < n_params(c); i++)
+        dml_param_init(c->spec, &c->model->param[c->param_begin + i], w + c->param_at[i]);
+    for (int32_t i = 0; i < n_states(c); i++) {
+        const dml_state *s = &c->model->state[c->state_begin + i];
+        for (int64_t j = 0; j < s->elems; j++)
+            state[c->state_at[i] + j] = s->start;
+    }
+}
+
+static dml_err load_initial(dml_chunk *c, const dml_device_api *device, dml_queue *queue,
+                            float *staging)
+{
+    float *state = staging + c->arena_elems;
+    fill_initial(c, staging, state);
+    if (c->arena_elems > 0)
+        DML_TRY(device->copy(queue, c->w, staging, c->arena_elems * (int64_t)sizeof(float)));
+    if (state_elems(c) > 0)
+        DML_TRY(device->copy(queue, c->state, state, state_elems(c) * (int64_t)sizeof(float)));
+    return device->sync(queue, dml_clock_ns() + c->spec->parallelism.timeout_ns);
+}
+
+dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *queue, void *shared,
+                       void *private_)
+{
+    lay_out_shared(c, shared);
+    lay_out_private(c, private_);
+    const int64_t elems = c->arena_elems + state_elems(c);
+    float *staging = calloc((size_t)elems + 1, sizeof(float));
+    if (!staging) DML_FAIL(DML_ERR_NOMEM, "no memory for %lld initial weights", (long long)elems);
+    const dml_err err = load_initial(c, device, queue, staging);
+    free(staging);
+    return err;
+}
+
+/* ---- access ---- */
+
+float *dml_chunk_param(const dml_chunk *c, int32_t p)
+{
+    if (p < c->param_begin || p >= c->param_end) return NULL;
+    return c->w + c->param_at[p - c->param_begin];
+}
+
+float *dml_chunk_state(const dml_chunk *c, int32_t s)
+{
+    if (s < c->state_begin || s >= c->state_end) return NULL;
+    return c->state + c->state_at[s - c->state_begin];
+}
+
+uint64_t dml_chunk_weights_hash(const dml_chunk *c)
+{
+    uint64_t sum = 0;
+    for (int32_t p = c->param_begin; p < c->param_end; p++) {
+        const dml_param *param = &c->model->param[p];
+        sum += dml_hash(dml_chunk_param(c, p), param->elems * (int64_t)sizeof(float),
+                        dml_hash_text(param->name));
+    }
+    for (int32_t s = c->state_begin; s < c->state_end; s++) {
+        const dml_state *state = &c->model->state[s];
+        sum += dml_hash(dml_chunk_state(c, s), state->elems * (int64_t)sizeof(float),
+                        dml_hash_text(state->name));
+    }
+    return sum;
+}
+
+int32_t dml_chunk_scale_log2(const dml_chunk *c, int32_t p)
+{
+    int32_t log2_mbs = 0; /* rounded up */
+    while ((INT64_C(1) << log2_mbs) < c->mbs)
+        log2_mbs++;
+    const int32_t s = 62 - log2_mbs - c->exponent[p];
+    return s < -126 ? -126 : s > 126 ? 126 : s;
+}

@@ -1,0 +1,404 @@
+/* engine/chunk_graph.c - from layers to steps over buffers.
+ *
+ * A *value* is an output: 0 is the chunk's input, i + 1 that of layer i.
+ *
+ * Forward: a layer gets a new buffer, its input's (an alias), or overwrites its input's: when it may, when
+ * nobody else reads it and when no backward needs it.  What some backward needs is kept in the stash; the
+ * rest is scratch.
+ *
+ * Backward walks the layers down and hands gradients to the values they read.  Layers whose output is
+ * their input's bytes are invisible: gradients belong to *roots*.  A value that is read twice (a residual
+ * block's input) gets the sum in the order of the walk:
+ *
+ *        x ---conv1--relu1--conv2--+            dy --> grad[conv2] = grad[x] = dy      nothing moves
+ *        |                         |            dX conv2, dX relu1 in place,
+ *        +------------------------add--> y      dX conv1 to t, t = t + grad[x], grad[x] = t
+ *
+ * A buffer that two roots own, or that a weight gradient still reads (split backward), is never
+ * overwritten.
+ */
+#include "engine/chunk_impl.h"
+
+typedef struct graph {
+    dml_chunk *c;
+    dml_chunk_impl *impl;
+    const dml_layer *layer; /* of the chunk's first layer */
+    int32_t n;
+    bool has_loss;
+
+    int32_t *store;   /* [n + 1] buffer of each value */
+    int32_t *readers; /* [n + 1] layers that read it */
+    int32_t *root;    /* [n + 1] value whose gradient it shares */
+    bool *wanted;     /* [n + 1] a gradient is needed */
+    int32_t *grad;    /* [n + 1] of a root: buffer of the sum so far, or DML_NO_BUFFER */
+
+    bool *frozen;    /* [buffers] forward may not overwrite it */
+    bool *kept;      /* [buffers] needed after the call that writes it */
+    int32_t *owners; /* [buffers] roots whose gradient it is */
+    int32_t pending; /* contributions to the chunk's input gradient still to come */
+    int32_t dx;      /* buffer of the chunk's input gradient */
+    int32_t clock;   /* steps emitted, over all lists */
+} graph;
+
+static bool has(const graph *g, int32_t i, dml_trait trait)
+{
+    return g->layer[i].cls->traits & trait;
+}
+
+static bool has_params(const graph *g, int32_t i)
+{
+    return g->layer[i].param_end > g->layer[i].param_begin;
+}
+
+static int32_t input_of(const graph *g, int32_t i)
+{
+    return g->layer[i].spec->input - g->c->layer_begin + 1;
+}
+
+static int32_t with_of(const graph *g, int32_t i)
+{
+    return g->layer[i].spec->with - g->c->layer_begin + 1;
+}
+
+/* Value `v`, for batches of the full size. */
+static int64_t value_elems(const graph *g, int32_t v)
+{
+    return dml_shape_elems(v == 0 ? g->layer[0].in : g->layer[v - 1].out);
+}
+
+static int64_t value_bytes(const graph *g, int32_t v)
+{
+    return value_elems(g, v) * g->c->mb_rows * (int64_t)sizeof(float);
+}
+
+static int32_t new_buffer(graph *g, dml_region where, int64_t bytes)
+{
+    const int32_t b = g->impl->n_buffers++;
+    g->impl->buffer[b] = (dml_buffer){.where = where, .bytes = bytes, .from = -1, .to = -1};
+    return b;
+}
+
+static void touch(graph *g, int32_t b)
+{
+    if (b == DML_NO_BUFFER) return;
+    dml_buffer *buffer = &g->impl->buffer[b];
+    if (buffer->from < 0) buffer->from = g->clock;
+    buffer->to = g->clock;
+}
+
+/* ---- what there is ---- */
+
+static dml_err count_readers(graph *g)
+{
+    for (int32_t i = 0; i < g->n; i++) {
+        const int32_t x = input_of(g, i), with = has(g, i, DML_JOIN) ? with_of(g, i) : 0;
+        if (x < 0 || with < 0)
+            DML_FAIL(DML_ERR_BUG,
+                     "layer '%s' reads from below its chunk, and not the chunk's input",
+                     g->layer[i].spec->name);
+        g->readers[x]++;
+        if (has(g, i, DML_JOIN)) g->readers[with]++;
+    }
+    return DML_ERR_OK;
+}
+
+static void find_roots(graph *g)
+{
+    g->wanted[0] = g->c->layer_begin > 0;
+    for (int32_t i = 0; i < g->n; i++) {
+        const int32_t x = input_of(g, i);
+        g->root[i + 1] = g->layer[i].alias ? g->root[x] : i + 1;
+        g->wanted[i + 1] =
+            g->wanted[x] || has_params(g, i) || (has(g, i, DML_JOIN) && g->wanted[with_of(g, i)]);
+    }
+}
+
+/* Whether backward_input runs: a gradient is wanted below, or parameter gradients come with it. */
+static bool runs_backward(const graph *g, int32_t i)
+{
+    return g->wanted[input_of(g, i)] || (has(g, i, DML_JOIN) && g->wanted[with_of(g, i)]) ||
+           (has(g, i, DML_JOINT) && has_params(g, i));
+}
+
+/* ---- forward ---- */
+
+static int32_t output_buffer(graph *g, int32_t i, int32_t x)
+{
+    if (g->layer[i].alias || (has(g, i, DML_Y_MAY_BE_X) && !g->frozen[x])) return x;
+    return new_buffer(g, DML_AT_WORK, value_bytes(g, i + 1));
+}
+
+static void keep_for_backward(graph *g, int32_t i)
+{
+    const dml_layer_plan *p = &g->impl->layer[i];
+    const bool back = runs_backward(g, i);
+    if (back && has(g, i, DML_DX_READS_X)) g->kept[p->x] = true;
+    if (back && (has(g, i, DML_DX_READS_Y) || has(g, i, DML_LOSS))) g->kept[p->y] = true;
+    if (back && p->keep != DML_NO_BUFFER) g->kept[p->keep] = true;
+    if (has_params(g, i) && has(g, i, DML_DW_READS_X)) g->kept[p->x] = true;
+}
+
+static void emit(graph *g, dml_steps *list, dml_step step)
+{
+    touch(g, step.to);
+    touch(g, step.a);
+    touch(g, step.b);
+    list->step[list->n++] = step;
+    g->clock++;
+}
+
+static void emit_layer(graph *g, dml_steps *list, dml_step_kind kind, int32_t i)
+{
+    const dml_layer_plan *p = &g->impl->layer[i];
+    const int32_t forward[] = {p->x, p->with, p->y, p->keep}, back[] = {p->dy, p->dx, p->early};
+    for (int32_t b = 0; b < 4 && kind == DML_STEP_FORWARD; b++)
+        touch(g, forward[b]);
+    for (int32_t b = 0; b < 3 && kind != DML_STEP_FORWARD; b++)
+        touch(g, back[b]);
+    emit(g, list, (dml_step){kind, i, DML_NO_BUFFER, DML_NO_BUFFER, DML_NO_BUFFER, 0});
+}
+
+static void forward_layer(graph *g, int32_t i)
+{
+    dml_layer_plan *p = &g->impl->layer[i];
+    p->x = g->store[input_of(g, i)];
+    p->with = has(g, i, DML_JOIN) ? g->store[with_of(g, i)] : DML_NO_BUFFER;
+    p->y = output_buffer(g, i, p->x);
+    const int64_t keep_bytes = g->layer[i].keep_elems * g->c->mb_rows * (int64_t)sizeof(int32_t);
+    p->keep = keep_bytes > 0 ? new_buffer(g, DML_AT_WORK, keep_bytes) : DML_NO_BUFFER;
+    p->dy = p->dx = p->early = DML_NO_BUFFER;
+    g->store[i + 1] = p->y;
+    if (g->readers[i + 1] != 1 || has(g, i, DML_DX_READS_Y)) g->frozen[p->y] = true;
+    keep_for_backward(g, i);
+    if (!g->layer[i].alias || has(g, i, DML_TIMED))
+        emit_layer(g, &g->impl->forward, DML_STEP_FORWARD, i);
+}
+
+/* The output lies in the stash, wherever the last layer left it; returns its buffer. */
+static int32_t forward(graph *g)
+{
+    g->store[0] = new_buffer(g, DML_AT_IN, value_bytes(g, 0));
+    g->frozen[g->store[0]] = true;
+    for (int32_t i = 0; i < g->n; i++)
+        forward_layer(g, i);
+    int32_t out = g->store[g->n];
+    if (g->has_loss) return out;
+    if (g->impl->buffer[out].where == DML_AT_IN) {
+        const int32_t in = out;
+        out = new_buffer(g, DML_AT_WORK, value_bytes(g, g->n));
+        emit(g, &g->impl->forward,
+             (dml_step){DML_STEP_COPY, g->n - 1, out, in, DML_NO_BUFFER, value_elems(g, g->n)});
+    }
+    g->kept[out] = true;
+    return out;
+}
+
+/* ---- backward ---- */
+
+static void set_grad(graph *g, int32_t root, int32_t b)
+{
+    g->grad[root] = b;
+    g->owners[b]++;
+}
+
+static int32_t take_grad(graph *g, int32_t root)
+{
+    const int32_t b = g->grad[root];
+    g->grad[root] = DML_NO_BUFFER;
+    if (b != DML_NO_BUFFER) g->owners[b]--;
+    return b;
+}
+
+/* Where a contribution to `root` is written: the last one to the chunk's input goes right to its place. */
+static int32_t new_grad(graph *g, int32_t root, int32_t spare)
+{
+    if (root == 0 && g->pending == 0) return g->dx;
+    return spare != DML_NO_BUFFER ? spare : new_buffer(g, DML_AT_WORK, value_bytes(g, root));
+}
+
+/* `b`, just written for layer i, is a contribution to the gradient of `root`. */
+static void give_grad(graph *g, int32_t i, int32_t root, int32_t b)
+{
+    const int32_t before = take_grad(g, root);
+    if (before != DML_NO_BUFFER)
+        emit(g, &g->impl->input, (dml_step){DML_STEP_ADD, i, b, b, before, value_elems(g, root)});
+    set_grad(g, root, b);
+}
+
+/* The gradient in `b`, which others may own too, is a contribution to that of value `v`. */
+static void pass_grad(graph *g, int32_t i, int32_t v, int32_t b)
+{
+    const int32_t root = g->root[v];
+    if (!g->wanted[root]) return;
+    if (root == 0) g->pending--;
+    const int32_t before = take_grad(g, root);
+    if (before == DML_NO_BUFFER) {
+        set_grad(g, root, b);
+        return;
+    }
+    const int32_t sum = new_grad(g, root, DML_NO_BUFFER);
+    emit(g, &g->impl->input, (dml_step){DML_STEP_ADD, i, sum, before, b, value_elems(g, root)});
+    set_grad(g, root, sum);
+}
+
+static void weight_step(graph *g, int32_t i)
+{
+    const dml_layer_plan *p = &g->impl->layer[i];
+    if (!g->c->split_backward) {
+        emit_layer(g, &g->impl->input, DML_STEP_WEIGHT_GRAD, i);
+        return;
+    }
+    const int32_t later = has(g, i, DML_JOINT) ? p->early : p->dy;
+    if (later != DML_NO_BUFFER) g->kept[later] = true;
+    emit_layer(g, &g->impl->weight, DML_STEP_WEIGHT_GRAD, i);
+}
+
+static int64_t panel_elems(const graph *g, int32_t i)
+{
+    int64_t elems = 0;
+    for (int32_t p = g->layer[i].param_begin; p < g->layer[i].param_end; p++)
+        elems += dml_padded_elems(g->c->model->param[p].elems);
+    return elems;
+}
+
+static void input_step(graph *g, int32_t i)
+{
+    dml_layer_plan *p = &g->impl->layer[i];
+    const int32_t root = g->root[input_of(g, i)];
+    const bool in_place = has(g, i, DML_DX_MAY_BE_DY) && g->owners[p->dy] == 0 && !g->kept[p->dy] &&
+                          g->impl->buffer[p->dy].where == DML_AT_WORK;
+    if (g->wanted[root]) {
+        if (root == 0) g->pending--;
+        p->dx = new_grad(g, root, in_place ? p->dy : DML_NO_BUFFER);
+    } else {
+        p->dx = new_buffer(g, DML_AT_WORK, value_bytes(g, root));
+    }
+    const int64_t panel_bytes = panel_elems(g, i) * (int64_t)sizeof(float);
+    if (has(g, i, DML_JOINT)) p->early = new_buffer(g, DML_AT_WORK, panel_bytes);
+    emit_layer(g, &g->impl->input, DML_STEP_INPUT_GRAD, i);
+    if (g->wanted[root]) give_grad(g, i, root, p->dx);
+}
+
+static dml_err backward_layer(graph *g, int32_t i)
+{
+    dml_layer_plan *p = &g->impl->layer[i];
+    if (g->layer[i].alias) {
+        if (has(g, i, DML_TIMED)) {
+            emit_layer(g, &g->impl->input, DML_STEP_INPUT_GRAD, i);
+            weight_step(g, i);
+        }
+        return DML_ERR_OK;
+    }
+    if (has(g, i, DML_LOSS)) {
+        pass_grad(g, i, input_of(g, i), p->y);
+        return DML_ERR_OK;
+    }
+    if (!runs_backward(g, i) && !has_params(g, i)) return DML_ERR_OK;
+    p->dy = take_grad(g, i + 1);
+    if (p->dy == DML_NO_BUFFER)
+        DML_FAIL(DML_ERR_BUG, "nobody reads the output of layer '%s'", g->layer[i].spec->name);
+    if (has(g, i, DML_JOIN)) {
+        pass_grad(g, i, input_of(g, i), p->dy);
+        pass_grad(g, i, with_of(g, i), p->dy);
+        return DML_ERR_OK;
+    }
+    if (has_params(g, i) && !has(g, i, DML_JOINT)) weight_step(g, i);
+    if (runs_backward(g, i)) input_step(g, i);
+    if (has_params(g, i) && has(g, i, DML_JOINT)) weight_step(g, i);
+    return DML_ERR_OK;
+}
+
+static void count_pending(graph *g)
+{
+    for (int32_t i = 0; i < g->n; i++) {
+        if (g->layer[i].alias) continue;
+        g->pending += g->root[input_of(g, i)] == 0;
+        g->pending += has(g, i, DML_JOIN) && g->root[with_of(g, i)] == 0;
+    }
+}
+
+static dml_err backward(graph *g)
+{
+    g->dx = new_buffer(g, DML_AT_DX, value_bytes(g, 0));
+    count_pending(g);
+    if (!g->has_loss) set_grad(g, g->root[g->n], new_buffer(g, DML_AT_DY, value_bytes(g, g->n)));
+    for (int32_t i = g->n - 1; i >= 0; i--)
+        DML_TRY(backward_layer(g, i));
+    if (!g->wanted[0]) return DML_ERR_OK;
+    const int32_t b = take_grad(g, 0);
+    if (b == DML_NO_BUFFER) DML_FAIL(DML_ERR_BUG, "nobody reads the chunk's input");
+    if (b != g->dx)
+        emit(g, &g->impl->input,
+             (dml_step){DML_STEP_COPY, 0, g->dx, b, DML_NO_BUFFER, value_elems(g, 0)});
+    return DML_ERR_OK;
+}
+
+/* ---- memory ---- */
+
+static void place_moments(graph *g)
+{
+    int64_t at = 0;
+    for (int32_t i = 0; i < g->n; i++) {
+        const dml_layer *l = &g->layer[i];
+        g->impl->layer[i].moments_at = at;
+        if (l->state_end > l->state_begin)
+            at += 2 * (int64_t)g->c->mbs * g->c->model->state[l->state_begin].elems;
+        const int64_t panel = panel_elems(g, i);
+        if (panel > g->impl->panel_elems) g->impl->panel_elems = panel;
+    }
+}
+
+static void place_buffers(graph *g, dml_arena *arena)
+{
+    for (int32_t b = 0; b < g->impl->n_buffers; b++) {
+        dml_buffer *buffer = &g->impl->buffer[b];
+        if (buffer->where != DML_AT_WORK || !g->kept[b]) continue;
+        buffer->where = DML_AT_STASH;
+        buffer->at = g->c->size.stash;
+        g->c->size.stash += dml_align_bytes(buffer->bytes);
+    }
+    g->impl->work_bytes = dml_pack(g->impl->buffer, g->impl->n_buffers, arena);
+}
+
+static void init_graph(graph *g, dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena)
+{
+    const int32_t n = c->layer_end - c->layer_begin;
+    /* Per layer at most: output and keep; dx, one sum per input, early.  And IN, DY, DX, a copy. */
+    const int32_t buffers = 6 * n + 4;
+    *g = (graph){
+        .c = c,
+        .impl = impl,
+        .layer = &c->model->layer[c->layer_begin],
+        .n = n,
+        .has_loss = c->layer_end == c->model->n_layers,
+        .store = DML_NEW_N(arena, int32_t, n + 1),
+        .readers = DML_NEW_N(arena, int32_t, n + 1),
+        .root = DML_NEW_N(arena, int32_t, n + 1),
+        .wanted = DML_NEW_N(arena, bool, n + 1),
+        .grad = DML_NEW_N(arena, int32_t, n + 1),
+        .frozen = DML_NEW_N(arena, bool, buffers),
+        .kept = DML_NEW_N(arena, bool, buffers),
+        .owners = DML_NEW_N(arena, int32_t, buffers),
+    };
+    for (int32_t v = 0; v <= n; v++)
+        g->grad[v] = DML_NO_BUFFER;
+    impl->layer = DML_NEW_N(arena, dml_layer_plan, n);
+    impl->buffer = DML_NEW_N(arena, dml_buffer, buffers);
+    impl->forward.step = DML_NEW_N(arena, dml_step, n + 1);
+    impl->input.step = DML_NEW_N(arena, dml_step, 4 * n + 1);
+    impl->weight.step = DML_NEW_N(arena, dml_step, n);
+}
+
+dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena)
+{
+    graph g;
+    init_graph(&g, c, impl, arena);
+    DML_TRY(count_readers(&g));
+    find_roots(&g);
+    const int32_t out = forward(&g);
+    DML_TRY(backward(&g));
+    place_moments(&g);
+    place_buffers(&g, arena);
+    if (!g.has_loss) c->size.out_offset = impl->buffer[out].at;
+    return DML_ERR_OK;
+}

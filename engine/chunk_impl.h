@@ -1,0 +1,107 @@
+/* engine/chunk_impl.h - what planning a chunk leaves for running it: lists of steps over buffers.
+ *
+ *   forward   F conv1, F relu1, F fc, F loss
+ *   input     dX fc, dX relu1, ...           (whole backward: weight steps stand between them)
+ *   weight    dW fc, dW conv1                (split backward only)
+ *
+ * A step names buffers by number, a buffer is a place in a region, and a call supplies where each region
+ * begins.  So one plan serves all micro-batches, and running is one loop with one switch.
+ */
+#ifndef DML_ENGINE_CHUNK_IMPL_H
+#define DML_ENGINE_CHUNK_IMPL_H
+
+#include "engine/chunk.h"
+#include "engine/layers/layer.h"
+
+enum { DML_PARAM_ALIGN = 16, DML_BYTES_ALIGN = 64, DML_NO_BUFFER = -1 };
+
+static inline int64_t dml_align_bytes(int64_t bytes)
+{
+    return (bytes + DML_BYTES_ALIGN - 1) / DML_BYTES_ALIGN * DML_BYTES_ALIGN;
+}
+
+/* clang-format off */
+/*    region    what begins there                                                              */
+#define DML_REGION_LIST(X)                                                                        \
+    X(IN)    /* the chunk's input                                                            */ \
+    X(STASH) /* the micro-batch's stash                                                      */ \
+    X(WORK)  /* scratch of one call, shared by all micro-batches                             */ \
+    X(DY)    /* the chunk's output gradient                                                  */ \
+    X(DX)    /* the chunk's input gradient                                                   */
+/* clang-format on */
+typedef enum dml_region {
+#define X(name) DML_AT_##name,
+    DML_REGION_LIST(X)
+#undef X
+} dml_region;
+#define X(...) +1
+enum { DML_REGIONS = 0 DML_REGION_LIST(X) };
+#undef X
+
+typedef struct dml_buffer {
+    dml_region where;
+    int64_t at, bytes; /* from the region's begin; bytes of mb_rows rows */
+    int32_t from, to;  /* first and last step of its list that touches it; WORK only */
+} dml_buffer;
+
+typedef enum dml_step_kind {
+    DML_STEP_FORWARD,
+    DML_STEP_INPUT_GRAD,  /* JOINT: parameter gradients too, to `early` */
+    DML_STEP_WEIGHT_GRAD, /* makes (JOINT: takes) parameter gradients and adds them */
+    DML_STEP_ADD,         /* to = a + b */
+    DML_STEP_COPY         /* to = a */
+} dml_step_kind;
+
+typedef struct dml_step {
+    dml_step_kind kind;
+    int32_t layer; /* in the chunk; the one it is done for, when ADD or COPY */
+    int32_t to, a, b;
+    int64_t row_elems; /* ADD, COPY */
+} dml_step;
+
+typedef struct dml_steps {
+    dml_step *step; /* [n] */
+    int32_t n;
+} dml_steps;
+
+/* Buffers of one layer, DML_NO_BUFFER where it has none. */
+typedef struct dml_layer_plan {
+    int32_t x, with, y, keep;
+    int32_t dy, dx;
+    int32_t early;      /* JOINT: parameter gradients, in the panel's layout */
+    int64_t moments_at; /* floats from chunk->moments, of micro-batch 0; batch norm */
+} dml_layer_plan;
+
+typedef struct dml_chunk_impl {
+    dml_layer_plan *layer; /* [layer_end - layer_begin] */
+    dml_buffer *buffer;
+    int32_t n_buffers;
+    dml_steps forward, input, weight; /* whole backward: all in `input` */
+    uint64_t *dropout_key;            /* [layers] */
+
+    int64_t panel_elems; /* one layer's parameter gradients, the largest */
+    int64_t work_bytes;
+    float *panel; /* bound: where a weight gradient lies between kernel and accumulator */
+    char *work;   /* bound */
+
+    int32_t added; /* weight gradients added to in this step, by this worker */
+} dml_chunk_impl;
+
+/* Elements from one parameter of the chunk to the next: its own, padded. */
+static inline int64_t dml_padded_elems(int64_t elems)
+{
+    return (elems + DML_PARAM_ALIGN - 1) / DML_PARAM_ALIGN * DML_PARAM_ALIGN;
+}
+
+/* ---- engine/chunk_pack.c ---- */
+
+/* Gives every WORK buffer used in a list (from >= 0) an offset such that those alive together do not
+ * overlap; returns the bytes needed.  Largest first, lowest place that fits. */
+int64_t dml_pack(dml_buffer *buffer, int32_t n, dml_arena *arena);
+
+/* ---- engine/chunk_graph.c ---- */
+
+/* Fills layer plans, buffers and steps; sets size.stash and size.out_offset. */
+dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena);
+
+#endif

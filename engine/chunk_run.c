@@ -1,0 +1,294 @@
+/* engine/chunk_run.c - runs a chunk's steps on one micro-batch. */
+#include "engine/chunk_impl.h"
+
+#include <stdio.h>
+
+/* One call: who computes, on which micro-batch, and where each region begins. */
+typedef struct frame {
+    const dml_chunk *c;
+    const dml_kernel_table *kt;
+    dml_kctx *k;
+    const dml_run *run;
+    char *base[DML_REGIONS];
+    const int32_t *labels;
+} frame;
+
+/* The const of `in`, `dy` and `labels` is kept by the graph: no step writes those regions. */
+static char *begin_of(const void *region)
+{
+    return (char *)(uintptr_t)region;
+}
+
+static void *at(const frame *f, int32_t buffer)
+{
+    if (buffer == DML_NO_BUFFER) return NULL;
+    const dml_buffer *b = &((const dml_chunk_impl *)f->c->impl)->buffer[buffer];
+    return f->base[b->where] + b->at;
+}
+
+static dml_tensor vector(void *data, dml_dtype dtype, int64_t elems)
+{
+    return dml_tensor_of(data, dtype, 1, &elems);
+}
+
+/* [rows, shape...] */
+static dml_tensor batch(const frame *f, int32_t buffer, dml_shape s)
+{
+    dml_tensor t = {
+        .data = at(f, buffer), .dtype = DML_F32, .rank = s.rank + 1, .dim = {1, 1, 1, 1}};
+    t.dim[0] = f->run->rows;
+    for (int32_t i = 0; i < s.rank; i++)
+        t.dim[i + 1] = s.dim[i];
+    return t;
+}
+
+static dml_tensor flat_batch(const frame *f, int32_t buffer, int64_t row_elems)
+{
+    return dml_tensor_of(at(f, buffer), DML_F32, 2, (const int64_t[]){f->run->rows, row_elems});
+}
+
+/* Parameter `p` of the model, or its gradient, at `data`. */
+static dml_tensor param_tensor(const frame *f, int32_t p, float *data)
+{
+    const dml_param *param = &f->c->model->param[p];
+    return dml_tensor_of(data, DML_F32, param->rank, param->dim);
+}
+
+/* ---- one layer ---- */
+
+static void set_params(const frame *f, const dml_layer *l, float *grads, dml_layer_call *call)
+{
+    for (int32_t p = l->param_begin; p < l->param_end; p++) {
+        const int32_t i = p - l->param_begin;
+        call->param[i] = param_tensor(f, p, dml_chunk_param(f->c, p));
+        if (!grads) continue;
+        call->dparam[i] = param_tensor(f, p, grads);
+        grads += dml_padded_elems(f->c->model->param[p].elems);
+    }
+}
+
+/* Training: this micro-batch's slot, [2][c]; evaluation: the running moments. */
+static void set_moments(const frame *f, const dml_layer *l, int64_t moments_at,
+                        dml_layer_call *call)
+{
+    if (l->state_begin == l->state_end) return;
+    const int64_t c = f->c->model->state[l->state_begin].elems;
+    float *mean = dml_chunk_state(f->c, l->state_begin);
+    float *var = dml_chunk_state(f->c, l->state_begin + 1);
+    if (f->run->train) {
+        mean = f->c->moments + moments_at + 2 * c * f->run->mb;
+        var = mean + c;
+    }
+    call->mean = vector(mean, DML_F32, c);
+    call->var = vector(var, DML_F32, c);
+}
+
+static void set_loss(const frame *f, dml_layer_call *call)
+{
+    call->loss = vector(f->c->loss + f->run->mb, DML_F64, 1);
+    call->correct = vector(f->c->correct + f->run->mb, DML_I32, 1);
+    call->labels = vector(begin_of(f->labels), DML_I32, f->run->rows);
+}
+
+static dml_layer_call call_of(const frame *f, int32_t i, float *grads)
+{
+    const dml_chunk_impl *impl = f->c->impl;
+    const dml_layer *l = &f->c->model->layer[f->c->layer_begin + i];
+    const dml_layer_plan *p = &impl->layer[i];
+    dml_layer_call call = {
+        .kt = f->kt,
+        .k = f->k,
+        .layer = l,
+        .run = f->run,
+        .dropout_key = impl->dropout_key[i],
+        .x = batch(f, p->x, l->in),
+        .with = batch(f, p->with, l->out),
+        .y = batch(f, p->y, l->out),
+        .keep = flat_batch(f, p->keep, l->keep_elems),
+        .dy = batch(f, p->dy, l->out),
+        .dx = batch(f, p->dx, l->in),
+    };
+    call.keep.dtype = DML_I32;
+    set_params(f, l, grads, &call);
+    set_moments(f, l, p->moments_at, &call);
+    if (l->cls->traits & DML_LOSS) set_loss(f, &call);
+    return call;
+}
+
+static dml_err forward_step(const frame *f, int32_t i)
+{
+    const dml_layer_call call = call_of(f, i, NULL);
+    return call.layer->cls->forward(&call);
+}
+
+static dml_err input_step(const frame *f, int32_t i)
+{
+    const dml_chunk_impl *impl = f->c->impl;
+    const dml_layer_call call = call_of(f, i, at(f, impl->layer[i].early));
+    return call.layer->cls->backward_input(&call);
+}
+
+/* ---- weight gradients ---- */
+
+/* Adds grads[elems] to what this worker has summed of parameter `p` in this step. */
+static dml_err add_grad(const frame *f, int32_t p, float *grads)
+{
+    const dml_chunk *c = f->c;
+    const bool first = ((const dml_chunk_impl *)c->impl)->added == 0;
+    const int32_t i = p - c->param_begin;
+    const int64_t elems = c->model->param[p].elems;
+    const dml_tensor g = vector(grads, DML_F32, elems);
+    if (c->acc) {
+        const dml_tensor acc = vector(c->acc + c->param_at[i], DML_I64, elems),
+                         max_bits = vector(c->max_bits + i, DML_U32, 1);
+        return f->kt->accumulate_exact(f->k, &acc, &max_bits, &g, dml_chunk_scale_log2(c, i),
+                                       first);
+    }
+    const dml_tensor sum = vector(c->g + c->param_at[i], DML_F32, elems);
+    return f->kt->accumulate(f->k, &sum, &g, first);
+}
+
+static dml_err weight_step(const frame *f, int32_t i)
+{
+    const dml_chunk_impl *impl = f->c->impl;
+    float *grads =
+        impl->layer[i].early == DML_NO_BUFFER ? impl->panel : at(f, impl->layer[i].early);
+    const dml_layer_call call = call_of(f, i, grads);
+    const dml_layer *l = call.layer;
+    if (l->cls->backward_weight) DML_TRY(l->cls->backward_weight(&call));
+    for (int32_t p = l->param_begin; p < l->param_end; p++) {
+        DML_TRY(add_grad(f, p, grads));
+        grads += dml_padded_elems(f->c->model->param[p].elems);
+    }
+    return DML_ERR_OK;
+}
+
+/* ran[mb] = 1.  `fill` writes floats, and 2^-149 is the float whose bits are the integer 1. */
+static dml_err mark_ran(const frame *f)
+{
+    const dml_tensor ran = vector(f->c->ran + f->run->mb, DML_F32, 1);
+    DML_TRY(f->kt->fill(f->k, &ran, 0x1p-149f));
+    ((dml_chunk_impl *)f->c->impl)->added++;
+    return DML_ERR_OK;
+}
+
+/* ---- lists ---- */
+
+static dml_err run_step(const frame *f, const dml_step *s)
+{
+    const dml_tensor to = flat_batch(f, s->to, s->row_elems), a = flat_batch(f, s->a, s->row_elems),
+                     b = flat_batch(f, s->b, s->row_elems);
+    switch (s->kind) {
+    case DML_STEP_FORWARD: return forward_step(f, s->layer);
+    case DML_STEP_INPUT_GRAD: return input_step(f, s->layer);
+    case DML_STEP_WEIGHT_GRAD: return weight_step(f, s->layer);
+    case DML_STEP_ADD: return f->kt->add(f->k, &to, &a, &b);
+    case DML_STEP_COPY: return dml_layer_copy(f->kt, f->k, &to, &a);
+    }
+    DML_FAIL(DML_ERR_BUG, "step kind %d", (int)s->kind);
+}
+
+/* Adds the layer to the trail of an error, and where the spec has it. */
+static dml_err name_layer(const frame *f, const dml_step *s, dml_err err)
+{
+    static const char *const doing[] = {
+        [DML_STEP_FORWARD] = "forward",
+        [DML_STEP_INPUT_GRAD] = "input gradient",
+        [DML_STEP_WEIGHT_GRAD] = "weight gradient",
+        [DML_STEP_ADD] = "sum of gradients",
+        [DML_STEP_COPY] = "copy",
+    };
+    const dml_layer_spec *layer = f->c->model->layer[f->c->layer_begin + s->layer].spec;
+    char text[160];
+    snprintf(text, sizeof text, "%s of layer '%s', micro-batch %d", doing[s->kind], layer->name,
+             f->run->mb);
+    const bool written = layer->place.line > 0;
+    return dml_err_add(err, text, written ? layer->place.file : __FILE__,
+                       written ? layer->place.line : __LINE__);
+}
+
+static dml_err run_list(const frame *f, const dml_steps *list)
+{
+    for (int32_t i = 0; i < list->n; i++) {
+        const dml_err err = run_step(f, &list->step[i]);
+        if (err != DML_ERR_OK) return name_layer(f, &list->step[i], err);
+    }
+    return DML_ERR_OK;
+}
+
+static frame frame_of(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                      const dml_run *run, const void *in, void *stash)
+{
+    DML_ASSERT_OP(run->rows, >=, 1);
+    DML_ASSERT_OP(run->rows, <=, c->mb_rows);
+    DML_ASSERT_OP(run->mb, >=, 0);
+    DML_ASSERT_OP(run->mb, <, c->mbs);
+    frame f = {.c = c, .kt = kt, .k = k, .run = run};
+    f.base[DML_AT_IN] = begin_of(in);
+    f.base[DML_AT_STASH] = stash;
+    f.base[DML_AT_WORK] = ((const dml_chunk_impl *)c->impl)->work;
+    return f;
+}
+
+/* ---- entries ---- */
+
+dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k)
+{
+    ((dml_chunk_impl *)c->impl)->added = 0;
+    const dml_tensor slots = vector(c->slots, DML_I32, c->slot_words);
+    DML_TRY(kt->fill(k, &slots, 0));
+    if (c->arena_elems == 0) return DML_ERR_OK;
+    if (!c->acc) {
+        const dml_tensor g = vector(c->g, DML_F32, c->arena_elems);
+        return kt->fill(k, &g, 0);
+    }
+    const dml_tensor acc = vector(c->acc, DML_I64, c->arena_elems),
+                     max_bits = vector(c->max_bits, DML_U32, c->param_end - c->param_begin);
+    DML_TRY(kt->fill(k, &acc, 0));
+    return kt->fill(k, &max_bits, 0);
+}
+
+dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, const dml_run *run,
+                          const void *in, const int32_t *labels, void *stash)
+{
+    const dml_chunk_impl *impl = c->impl;
+    frame f = frame_of(c, kt, k, run, in, stash);
+    f.labels = labels;
+    return run_list(&f, &impl->forward);
+}
+
+dml_err dml_chunk_backward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                           const dml_run *run, const void *in, void *stash, const void *dy,
+                           void *dx)
+{
+    const dml_chunk_impl *impl = c->impl;
+    frame f = frame_of(c, kt, k, run, in, stash);
+    f.base[DML_AT_DY] = begin_of(dy);
+    f.base[DML_AT_DX] = dx;
+    DML_TRY(run_list(&f, &impl->input));
+    DML_TRY(run_list(&f, &impl->weight));
+    return mark_ran(&f);
+}
+
+dml_err dml_chunk_backward_input(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                                 const dml_run *run, const void *in, void *stash, const void *dy,
+                                 void *dx)
+{
+    const dml_chunk_impl *impl = c->impl;
+    DML_ASSERT(c->split_backward);
+    frame f = frame_of(c, kt, k, run, in, stash);
+    f.base[DML_AT_DY] = begin_of(dy);
+    f.base[DML_AT_DX] = dx;
+    return run_list(&f, &impl->input);
+}
+
+dml_err dml_chunk_backward_weight(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                                  const dml_run *run, const void *in, void *stash, const void *dy)
+{
+    const dml_chunk_impl *impl = c->impl;
+    DML_ASSERT(c->split_backward);
+    frame f = frame_of(c, kt, k, run, in, stash);
+    f.base[DML_AT_DY] = begin_of(dy);
+    DML_TRY(run_list(&f, &impl->weight));
+    return mark_ran(&f);
+}

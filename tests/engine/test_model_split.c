@@ -1,0 +1,220 @@
+/* tests/engine/test_model_split.c - cuts into stages against all possible cuts. */
+#include "tests/support/test.h"
+
+#include "engine/base/rng.h"
+#include "engine/model.h"
+#include "tests/support/spec_by_hand.h"
+
+enum { STAGES = 16 };
+
+static dml_model model_of(const dml_spec *spec, dml_arena *arena)
+{
+    dml_model m;
+    DML_CHECK_OK(dml_model_make(spec, arena, &m));
+    return m;
+}
+
+typedef struct price {
+    int64_t flops, bytes; /* of the slowest stage; over all borders */
+} price;
+
+static price price_of(const dml_model *m, int32_t stages, const int32_t *begin)
+{
+    price p = {0};
+    for (int32_t s = 0; s < stages; s++) {
+        int64_t flops = 0;
+        for (int32_t i = begin[s]; i < begin[s + 1]; i++)
+            flops += m->layer[i].flops[0] + m->layer[i].flops[1] + m->layer[i].flops[2];
+        if (flops > p.flops) p.flops = flops;
+        if (s > 0) p.bytes += 4 * dml_shape_elems(m->layer[begin[s] - 1].out);
+    }
+    return p;
+}
+
+static bool better(price a, price b)
+{
+    return a.flops < b.flops || (a.flops == b.flops && a.bytes < b.bytes);
+}
+
+/* Tries every legal begin[s..]. */
+static void try_all(const dml_model *m, int32_t stages, int32_t s, int32_t *begin, price *best)
+{
+    if (s == stages) {
+        const price p = price_of(m, stages, begin);
+        if (best->flops < 0 || better(p, *best)) *best = p;
+        return;
+    }
+    for (int32_t i = begin[s - 1] + 1; i < m->n_layers; i++) {
+        if (!m->layer[i - 1].may_end_stage) continue;
+        begin[s] = i;
+        try_all(m, stages, s + 1, begin, best);
+    }
+}
+
+/* A random chain with residual blocks.  Where one segment is slower than all others together, most cuts tie
+ * in time; pools make borders differ in bytes. */
+static const dml_spec *random_model(by_hand *h, uint32_t number)
+{
+    uint32_t word[4];
+    by_hand_begin(h, 4, 6, 6, 3);
+    const int32_t blocks = 3 + (int32_t)(number % 5);
+    int32_t pools = 0;
+    for (int32_t b = 0; b < blocks; b++) {
+        dml_rng_block(dml_rng_key(7, DML_RNG_TEST, number), 0, (uint64_t)b, word);
+        const int32_t out = 4 + 4 * (int32_t)(word[1] % 2);
+        if (word[0] % 3 == 0)
+            by_hand_residual(h, word[2] % 2 ? 0 : b + 1, h->n == 0 ? 4 : h->layer[0].out, 1);
+        else
+            by_hand_block(h, b + 1, h->n == 0 ? out : h->layer[0].out, 1);
+        if (word[3] % 3 == 0 && pools++ < 2) by_hand_pool(h, DML_LAYER_MAX_POOL2D, "pool", 2);
+    }
+    by_hand_layer(h, DML_LAYER_FLATTEN, "flatten");
+    if (number % 2) by_hand_linear(h, "slow", 30000);
+    by_hand_linear(h, "fc", 3);
+    return by_hand_end(h, DML_LAYER_CROSS_ENTROPY);
+}
+
+static void auto_is_the_best_of_all_cuts(void **state)
+{
+    (void)state;
+    by_hand h;
+    for (uint32_t number = 0; number < 40; number++) {
+        dml_arena arena = {0};
+        const dml_spec *spec = random_model(&h, number);
+        const dml_model m = model_of(spec, &arena);
+        for (int32_t stages = 1; stages <= 4; stages++) {
+            int32_t begin[STAGES + 1], all[STAGES + 1] = {0};
+            DML_CHECK_OK(dml_model_split(spec, &m, stages, begin));
+            all[stages] = m.n_layers;
+            price best = {-1, 0};
+            try_all(&m, stages, 1, all, &best);
+            const price got = price_of(&m, stages, begin);
+            DML_CHECK_EQ(best.flops, got.flops);
+            DML_CHECK_EQ(best.bytes, got.bytes);
+        }
+        dml_arena_free(&arena);
+    }
+}
+
+static void no_kind_of_split_cuts_a_residual_block(void **state)
+{
+    (void)state;
+    dml_arena arena = {0};
+    by_hand h;
+    const dml_spec *spec = by_hand_resnet(&h, 3, 3);
+    const dml_model m = model_of(spec, &arena);
+    for (int32_t stages = 1; stages <= STAGES; stages++) {
+        for (int i = 0; i < 2; i++) {
+            int32_t begin[STAGES + 1];
+            h.spec.parallelism.split = i ? DML_SPLIT_UNIFORM : DML_SPLIT_AUTO;
+            DML_CHECK_OK(dml_model_split(spec, &m, stages, begin));
+            DML_CHECK_EQ(0, begin[0]);
+            DML_CHECK_EQ(m.n_layers, begin[stages]);
+            for (int32_t s = 1; s < stages; s++) {
+                DML_CHECK(begin[s] > begin[s - 1]);
+                DML_CHECK(m.layer[begin[s] - 1].may_end_stage);
+            }
+        }
+    }
+    dml_arena_free(&arena);
+}
+
+/* conv1 ... pool3 are 21 segments, then flatten, fc1, relu7, dropout, and fc2 with the loss. */
+static void uniform_counts_segments_and_puts_the_longer_ones_last(void **state)
+{
+    (void)state;
+    dml_arena arena = {0};
+    by_hand h;
+    const dml_spec *spec = by_hand_vgg8(&h);
+    const dml_model m = model_of(spec, &arena);
+    h.spec.parallelism.split = DML_SPLIT_UNIFORM;
+    int32_t begin[5];
+    DML_CHECK_OK(dml_model_split(spec, &m, 4, begin));
+    const int32_t want[] = {0, 6, 13, 19, 27};
+    for (int i = 0; i < 5; i++)
+        DML_CHECK_EQ(want[i], begin[i]);
+    dml_arena_free(&arena);
+}
+
+static void delays_of_one_length_get_a_stage_each(void **state)
+{
+    (void)state;
+    dml_arena arena = {0};
+    by_hand h;
+    by_hand_begin(&h, 16, 0, 0, 16);
+    for (int i = 0; i < 4; i++) {
+        char name[BY_HAND_NAME];
+        snprintf(name, sizeof name, "delay%d", i);
+        dml_layer_spec *l = by_hand_layer(&h, DML_LAYER_DELAY, name);
+        l->ns[0] = l->ns[1] = l->ns[2] = 10000000;
+    }
+    by_hand_linear(&h, "fc", 16);
+    const dml_spec *spec = by_hand_end(&h, DML_LAYER_CROSS_ENTROPY);
+    const dml_model m = model_of(spec, &arena);
+    int32_t begin[5];
+    DML_CHECK_OK(dml_model_split(spec, &m, 4, begin));
+    for (int i = 0; i < 4; i++)
+        DML_CHECK_EQ(i, begin[i]);
+    dml_arena_free(&arena);
+}
+
+static void too_many_stages_are_refused_with_the_number_that_would_do(void **state)
+{
+    (void)state;
+    dml_arena arena = {0};
+    by_hand h;
+    const dml_spec *spec = by_hand_mlp(&h);
+    const dml_model m = model_of(spec, &arena);
+    int32_t begin[8];
+    DML_CHECK_OK(dml_model_split(spec, &m, 5, begin));
+    DML_CHECK_FAILS(DML_ERR_SPEC, "6 stages, but the model can be cut into 5 at most",
+                    dml_model_split(spec, &m, 6, begin));
+    dml_arena_free(&arena);
+}
+
+static void a_listed_split_is_taken_as_it_is_or_refused(void **state)
+{
+    (void)state;
+    dml_arena arena = {0};
+    by_hand h;
+    const dml_spec *spec = by_hand_resnet(&h, 3, 3);
+    const dml_model m = model_of(spec, &arena);
+    int32_t list[2] = {10, 0}, begin[3];
+    h.spec.parallelism.split = DML_SPLIT_LIST;
+    h.spec.parallelism.split_list = list;
+    for (int counted = 0; counted < 2; counted++) { /* the loss may be counted or not */
+        list[1] = m.n_layers - 1 + counted - list[0];
+        DML_CHECK_OK(dml_model_split(spec, &m, 2, begin));
+        DML_CHECK_EQ(10, begin[1]);
+        DML_CHECK_EQ(m.n_layers, begin[2]);
+    }
+    list[0] = 6;
+    list[1] = m.n_layers - 6;
+    DML_CHECK_FAILS(
+        DML_ERR_SPEC,
+        "stage 1 would begin at layer 'block1.conv2', inside the residual block that ends "
+        "with 'block1.add'",
+        dml_model_split(spec, &m, 2, begin));
+    list[0] = m.n_layers - 1;
+    list[1] = 1;
+    DML_CHECK_FAILS(DML_ERR_SPEC, "nothing but the loss", dml_model_split(spec, &m, 2, begin));
+    list[1] = 3;
+    DML_CHECK_FAILS(DML_ERR_SPEC, "but the model has", dml_model_split(spec, &m, 2, begin));
+    list[0] = 0;
+    DML_CHECK_FAILS(DML_ERR_SPEC, "stage 0 would have no layers",
+                    dml_model_split(spec, &m, 2, begin));
+    dml_arena_free(&arena);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(auto_is_the_best_of_all_cuts),
+        cmocka_unit_test(no_kind_of_split_cuts_a_residual_block),
+        cmocka_unit_test(uniform_counts_segments_and_puts_the_longer_ones_last),
+        cmocka_unit_test(delays_of_one_length_get_a_stage_each),
+        cmocka_unit_test(too_many_stages_are_refused_with_the_number_that_would_do),
+        cmocka_unit_test(a_listed_split_is_taken_as_it_is_or_refused),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
