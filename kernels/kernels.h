@@ -13,7 +13,9 @@
  *     adding over micro-batches is `accumulate` or `accumulate_exact`.
  *   - Making a plan (a library primitive, packed weights, scratch) happens at the first call with a new
  *     shape; after `seal` a new shape is DML_ERR_BUG and nothing allocates.
- *   - A tensor of the wrong shape or type is our bug: DML_ERR_BUG naming the kernel.
+ *   - A tensor of the wrong shape or type is our bug: DML_ERR_BUG naming the kernel.  So is a label
+ *     that is no class, where the host can see it.
+ *   - A NaN comes through: the comparisons of relu and max_pool let it pass, so that a diverged run shows.
  */
 #ifndef DML_KERNELS_KERNELS_H
 #define DML_KERNELS_KERNELS_H

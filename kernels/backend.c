@@ -1,0 +1,98 @@
+/* kernels/backend.c - the backends of this program, and the module with the one it does not contain.
+ *
+ * CUDA lives in libdml_cuda.so, opened when it is asked for: beside the program first, then wherever
+ * the loader looks.  One build so serves machines with and without a GPU.
+ */
+#include "kernels/backend.h"
+
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/device_cpu.h"
+#include "kernels/ref/ref.h"
+
+#include <dlfcn.h>
+#include <limits.h>
+#include <stdio.h>
+#include <string.h>
+#include <unistd.h>
+
+static const char module_file[] = "libdml_cuda.so";
+
+static const dml_backend ref_backend = {
+    .name = "ref",
+    .doc = "naive loops, one thread: the oracle",
+    .transport = "shm",
+    .device = &dml_cpu_device,
+    .kernels = &dml_ref_kernels,
+};
+
+static const dml_backend cpu_backend = {
+    .name = "cpu",
+    .doc = "oneDNN and vectorised loops",
+    .transport = "shm",
+    .device = &dml_cpu_device,
+    .kernels = &dml_cpu_kernels,
+};
+
+/* libdml_cuda.so in the directory of the running program. */
+static void path_beside_program(char *out, size_t bytes)
+{
+    const ssize_t n = readlink("/proc/self/exe", out, bytes - 1);
+    out[n > 0 ? n : 0] = '\0';
+    char *slash = strrchr(out, '/');
+    const size_t at = slash ? (size_t)(slash + 1 - out) : 0;
+    snprintf(out + at, bytes - at, "%s", module_file);
+}
+
+void *dml_module_symbol(const char *symbol, char *why, int64_t why_bytes)
+{
+    char path[PATH_MAX];
+    path_beside_program(path, sizeof path);
+    const bool beside = access(path, F_OK) == 0;
+    snprintf(why, (size_t)why_bytes, "%s", "");
+    void *module = dlopen(beside ? path : module_file, RTLD_NOW | RTLD_LOCAL);
+    if (!module) {
+        const char *text = dlerror();
+        const bool absent = !beside && text && strstr(text, "cannot open shared object file") &&
+                            strncmp(text, module_file, strlen(module_file)) == 0;
+        if (absent)
+            snprintf(why, (size_t)why_bytes, "%s was not built", module_file);
+        else
+            snprintf(why, (size_t)why_bytes, "%s", text ? text : "it cannot be loaded");
+        return NULL;
+    }
+    void *found = dlsym(module, symbol);
+    if (!found) snprintf(why, (size_t)why_bytes, "%s has no %s", module_file, symbol);
+    return found;
+}
+
+/* NULL when the module, or every device of it, is missing. */
+static const dml_backend *find_cuda(char *why, int64_t why_bytes)
+{
+    void *symbol = dml_module_symbol("dml_cuda_backend", why, why_bytes);
+    if (!symbol) return NULL;
+    const dml_backend *(*backend)(void);
+    memcpy(&backend, &symbol,
+           sizeof backend); /* ISO C has no cast from object to function pointer */
+    const dml_backend *b = backend();
+    return b->device->count(why, why_bytes) > 0 ? b : NULL;
+}
+
+dml_err dml_backend_find(const char *name, const dml_backend **out, char *why, int64_t why_bytes)
+{
+    snprintf(why, (size_t)why_bytes, "%s", "");
+    if (strcmp(name, "ref") == 0) {
+        *out = &ref_backend;
+        return DML_ERR_OK;
+    }
+    if (strcmp(name, "cpu") == 0) {
+        *out = &cpu_backend;
+        return DML_ERR_OK;
+    }
+    const bool automatic = strcmp(name, "auto") == 0;
+    if (!automatic && strcmp(name, "cuda") != 0)
+        DML_FAIL(DML_ERR_SPEC, "no backend is called '%s': choose auto, cuda, cpu or ref", name);
+    const dml_backend *cuda = find_cuda(why, why_bytes);
+    if (!cuda && !automatic) DML_FAIL(DML_ERR_UNAVAILABLE, "backend cuda: %s", why);
+    *out = cuda ? cuda : &cpu_backend;
+    return DML_ERR_OK;
+}

@@ -1,0 +1,149 @@
+/* kernels/cpu/linear.c - y = x w^T + b and its gradients as matrix products.
+ *
+ * In deterministic mode the forward and the input gradient go by blocks of samples (blocks.c).  The
+ * weight gradient is a sum over samples, which would have to be added up; its output is cut instead,
+ * into panels of rows, each made by one thread:
+ *
+ *   dw  +-----------+  panel 0: rows 0 .. PANEL_ROWS-1     = dy[:, those]^T x
+ *       +-----------+  panel 1
+ *       +-----------+  the rest
+ */
+#include "kernels/check.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/par.h"
+
+enum { PANEL_ROWS = 64, COLUMN_TILE = 64, MAX_BLOCKS = 8, BLOCK_ROWS = 16 };
+
+static dml_dnn_shape shape_of(const dml_kctx *k, dml_dnn_kind kind, const dml_dims *d)
+{
+    const int64_t n = DML_DIM(*d, 'n'), in = DML_DIM(*d, 'i'), out = DML_DIM(*d, 'o');
+    return (dml_dnn_shape){.kind = kind,
+                           .threads = dml_cpu_threads(k, n * in * out),
+                           .lanes = 1,
+                           .n = n,
+                           .in = in,
+                           .out = out,
+                           .pitch = out};
+}
+
+/* Blocks of rows: enough for a worker's threads, but not so thin that a product becomes slow. */
+static int64_t blocks_of(int64_t n)
+{
+    const int64_t count = n / BLOCK_ROWS;
+    return count < 1 ? 1 : count < MAX_BLOCKS ? count : MAX_BLOCKS;
+}
+
+static dml_err run(dml_kctx *k, const dml_dnn_shape *shape, dml_in x, dml_in w, dml_in b, dml_in y)
+{
+    if (k->deterministic) return dml_cpu_run_blocks(k, shape, blocks_of(shape->n), x, w, b, y);
+    return dml_cpu_run(k, shape, x, w, b, y);
+}
+
+dml_err dml_cpu_linear_fwd(dml_kctx *k, dml_out y, dml_in x, dml_in w, dml_in b)
+{
+    dml_dims d = {0};
+    DML_TRY(dml_check_linear("linear_fwd", &d, y, x, w, b));
+    dml_dnn_shape shape = shape_of(k, DML_DNN_LINEAR_FWD, &d);
+    shape.bias = b != NULL;
+    return run(k, &shape, x, w, b, y);
+}
+
+dml_err dml_cpu_linear_bwd_input(dml_kctx *k, dml_out dx, dml_in dy, dml_in w)
+{
+    dml_dims d = {0};
+    DML_TRY(dml_check_linear("linear_bwd_input", &d, dy, dx, w, NULL));
+    const dml_dnn_shape shape = shape_of(k, DML_DNN_LINEAR_BWD_INPUT, &d);
+    return run(k, &shape, dx, w, NULL, dy);
+}
+
+/* One weight gradient in panels. */
+typedef struct panels {
+    dml_kctx *k;
+    dml_dnn_op *whole, *rest; /* of PANEL_ROWS rows, of fewer */
+    float *dw;
+    const float *dy, *x;
+    char *scratch; /* [threads][lane_bytes] */
+    int64_t lane_bytes, in;
+    dml_err err; /* of any panel; its trail may be another thread's */
+} panels;
+
+static void run_panel(void *arg, int64_t i, int32_t thread)
+{
+    panels *p = arg;
+    dml_dnn_op *op = p->whole && i < p->whole->shape.pitch / PANEL_ROWS ? p->whole : p->rest;
+    void *const at[DML_DNN_ROLES] = {
+        [DML_DNN_X] = (void *)(uintptr_t)p->x,
+        [DML_DNN_W] = p->dw + i * PANEL_ROWS * p->in,
+        [DML_DNN_Y] = (void *)(uintptr_t)(p->dy + i * PANEL_ROWS),
+        [DML_DNN_SCRATCH] = p->scratch + thread * p->lane_bytes,
+    };
+    const dml_err err = dml_dnn_run(&p->k->dnn, op, thread, at);
+    if (err != DML_ERR_OK) {
+#pragma omp atomic write
+        p->err = err;
+    }
+}
+
+static dml_err bwd_weight_in_panels(dml_kctx *k, dml_dnn_shape shape, dml_out dw, dml_in dy,
+                                    dml_in x)
+{
+    const int64_t rest = shape.out % PANEL_ROWS;
+    const int32_t threads = shape.threads;
+    panels p = {.k = k, .dw = dw->data, .dy = dy->data, .x = x->data, .in = shape.in};
+    shape.threads = 1;
+    shape.lanes = k->threads;
+    if (shape.out >= PANEL_ROWS) {
+        shape.out = PANEL_ROWS;
+        DML_TRY(dml_cpu_op(k, &shape, NULL, &p.whole));
+        p.lane_bytes = dml_cpu_aligned(p.whole->scratch_bytes);
+    }
+    if (rest > 0) {
+        shape.out = rest;
+        DML_TRY(dml_cpu_op(k, &shape, NULL, &p.rest));
+        const int64_t bytes = dml_cpu_aligned(p.rest->scratch_bytes);
+        if (bytes > p.lane_bytes) p.lane_bytes = bytes;
+    }
+    DML_TRY(dml_cpu_scratch(k, k->threads * p.lane_bytes + 64, (void **)&p.scratch));
+    dml_par_items(threads, (shape.pitch + PANEL_ROWS - 1) / PANEL_ROWS, run_panel, &p);
+    if (p.err != DML_ERR_OK) DML_FAIL(p.err, "linear_bwd_weight: a panel failed");
+    return DML_ERR_OK;
+}
+
+dml_err dml_cpu_linear_bwd_weight(dml_kctx *k, dml_out dw, dml_out db, dml_in dy, dml_in x)
+{
+    dml_dims d = {0};
+    DML_TRY(dml_check_linear("linear_bwd_weight", &d, dy, x, dw, db));
+    if (db) dml_cpu_column_sums(k, db->data, dy->data, DML_DIM(d, 'n'), DML_DIM(d, 'o'));
+    const dml_dnn_shape shape = shape_of(k, DML_DNN_LINEAR_BWD_WEIGHT, &d);
+    if (k->deterministic) return bwd_weight_in_panels(k, shape, dw, dy, x);
+    return dml_cpu_run(k, &shape, x, dw, NULL, dy);
+}
+
+typedef struct columns {
+    float *sum;
+    const float *x;
+    int64_t rows, cols;
+} columns;
+
+static void sum_columns(void *arg, int64_t begin, int64_t end)
+{
+    const columns *c = arg;
+    for (int64_t j0 = begin; j0 < end; j0 += COLUMN_TILE) {
+        const int64_t width = end - j0 < COLUMN_TILE ? end - j0 : COLUMN_TILE;
+        float sum[COLUMN_TILE] = {0};
+        for (int64_t r = 0; r < c->rows; r++) {
+            const float *row = c->x + r * c->cols + j0;
+#pragma omp simd
+            for (int64_t j = 0; j < width; j++)
+                sum[j] += row[j];
+        }
+        for (int64_t j = 0; j < width; j++)
+            c->sum[j0 + j] = sum[j];
+    }
+}
+
+void dml_cpu_column_sums(dml_kctx *k, float *sum, const float *x, int64_t rows, int64_t cols)
+{
+    columns c = {.sum = sum, .x = x, .rows = rows, .cols = cols};
+    dml_par_ranges(k->threads, cols, rows * (int64_t)sizeof(float), sum_columns, &c);
+}

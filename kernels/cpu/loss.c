@@ -1,0 +1,104 @@
+/* kernels/cpu/loss.c - losses over rows of class scores.  Rows go to threads; each leaves its loss and
+ * its hit in the scratch, and these are added in row order. */
+#include "kernels/check.h"
+#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/par.h"
+#include "kernels/cpu/vmath.h"
+
+typedef struct rows {
+    const float *x;
+    float *dx; /* may be NULL or x */
+    const int32_t *label;
+    int64_t classes;
+    double *loss; /* [n] */
+    int32_t *hit; /* [n] */
+} rows;
+
+static int32_t first_maximum(const float *x, int64_t classes)
+{
+    int64_t best = 0;
+    for (int64_t j = 1; j < classes; j++)
+        if (x[j] > x[best]) best = j;
+    return (int32_t)best;
+}
+
+/* -log softmax(x)[label] = log sum exp(x - max) - (x[label] - max) */
+static void xent_row(void *arg, int64_t r, int32_t thread)
+{
+    (void)thread;
+    const rows *f = arg;
+    const float *x = f->x + r * f->classes;
+    const int32_t best = first_maximum(x, f->classes), label = f->label[r];
+    const float max = x[best], score = x[label];
+    float sum = 0.0f;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t j = 0; j < f->classes; j++)
+        sum += dml_vexp(x[j] - max);
+    f->loss[r] = log((double)sum) - ((double)score - (double)max);
+    f->hit[r] = best == label;
+    if (!f->dx) return;
+    float *dx = f->dx + r * f->classes;
+    const float over = 1.0f / sum;
+#pragma omp simd
+    for (int64_t j = 0; j < f->classes; j++)
+        dx[j] = dml_vexp(x[j] - max) * over;
+    dx[label] -= 1.0f;
+}
+
+/* mean over classes of (x - onehot)^2 */
+static void mse_row(void *arg, int64_t r, int32_t thread)
+{
+    (void)thread;
+    const rows *f = arg;
+    const float *x = f->x + r * f->classes;
+    const int32_t label = f->label[r];
+    const float scale = 2.0f / (float)f->classes;
+    double sum = 0.0;
+    f->hit[r] = first_maximum(x, f->classes) == label;
+    for (int64_t j = 0; j < f->classes; j++) {
+        const float diff = x[j] - (j == label ? 1.0f : 0.0f);
+        sum += (double)diff * (double)diff;
+        if (f->dx) f->dx[r * f->classes + j] = scale * diff;
+    }
+    f->loss[r] = sum / (double)f->classes;
+}
+
+static dml_err over_rows(dml_kctx *k, const char *kernel, dml_par_item row, dml_out loss,
+                         dml_out correct, dml_out dx, dml_in x, dml_in labels)
+{
+    dml_dims d = {0};
+    DML_TRY(dml_check_loss(kernel, &d, loss, correct, dx, x, labels));
+    const int64_t n = DML_DIM(d, 'n');
+    rows f = {.x = x->data,
+              .dx = dx ? dx->data : NULL,
+              .label = labels->data,
+              .classes = DML_DIM(d, 'c')};
+    for (int64_t r = 0; r < n; r++)
+        DML_TRY(dml_check_label(kernel, r, f.label[r], f.classes));
+    void *memory;
+    DML_TRY(dml_cpu_scratch(k, n * (int64_t)(sizeof(double) + sizeof(int32_t)), &memory));
+    f.loss = memory;
+    f.hit = (int32_t *)(void *)(f.loss + n);
+    dml_par_items(n * f.classes < 16384 ? 1 : k->threads, n, row, &f);
+    double sum = 0.0;
+    int32_t hits = 0;
+    for (int64_t r = 0; r < n; r++) {
+        sum += f.loss[r];
+        hits += f.hit[r];
+    }
+    *(double *)loss->data = sum;
+    *(int32_t *)correct->data = hits;
+    return DML_ERR_OK;
+}
+
+dml_err dml_cpu_softmax_xent(dml_kctx *k, dml_out loss, dml_out correct, dml_out dx, dml_in x,
+                             dml_in labels)
+{
+    return over_rows(k, "softmax_xent", xent_row, loss, correct, dx, x, labels);
+}
+
+dml_err dml_cpu_mse_onehot(dml_kctx *k, dml_out loss, dml_out correct, dml_out dx, dml_in x,
+                           dml_in labels)
+{
+    return over_rows(k, "mse_onehot", mse_row, loss, correct, dx, x, labels);
+}

@@ -1,0 +1,49 @@
+/* kernels/ref/ref.c - the reference backend's table and context.  It makes no plans, so the context
+ * holds nothing and sealing changes nothing. */
+#include "kernels/ref/ref.h"
+
+#include "engine/base/clock.h"
+
+#include <stdlib.h>
+
+struct dml_kctx {
+    dml_queue *queue; /* borrowed; where the kernels run */
+};
+
+static dml_err open_context(dml_device *device, dml_queue *queue, const dml_kctx_config *config,
+                            dml_kctx **out)
+{
+    (void)device;
+    (void)config;
+    dml_kctx *k = calloc(1, sizeof *k);
+    if (!k) DML_FAIL(DML_ERR_NOMEM, "no memory for a kernel context");
+    k->queue = queue;
+    *out = k;
+    return DML_ERR_OK;
+}
+
+static void close_context(dml_kctx *k)
+{
+    free(k);
+}
+
+static void nothing(dml_kctx *k)
+{
+    (void)k;
+}
+
+dml_err dml_ref_delay(dml_kctx *k, int64_t ns)
+{
+    (void)k;
+    dml_sleep_until_ns(dml_clock_ns() + ns);
+    return DML_ERR_OK;
+}
+
+const dml_kernel_table dml_ref_kernels = {.open = open_context,
+                                          .close = close_context,
+                                          .weights_changed = nothing,
+                                          .seal = nothing,
+#define X(name, args) .name = dml_ref_##name,
+                                          DML_KERNEL_LIST(X)
+#undef X
+};
