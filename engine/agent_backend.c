@@ -37,7 +37,9 @@ dml_err dml_agent_backend(const dml_plan *plan, const dml_backend **out, char *w
         why[0] = '\0';
         return can_run(plan, *out);
     }
-    DML_TRY(dml_backend_find(name, out, why, why_bytes));
+    char found[192];
+    DML_TRY(dml_backend_find(name, out, found, sizeof found));
+    if (found[0]) snprintf(why, (size_t)why_bytes, "no GPU: %s", found);
     if (can_run(plan, *out) == DML_ERR_OK) return DML_ERR_OK;
     explain(why, why_bytes); /* a GPU is here but cannot run this: say so and take the CPU */
     char unused[64];

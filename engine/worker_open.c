@@ -153,7 +153,8 @@ static dml_err bind_chunk(dml_worker *w, int32_t c)
     DML_TRY(take_device(w, chunk->size.private_, &private));
     DML_TRY(take_device(w, pool_bytes(w, c, DML_POOL_STASH), &h->pool[DML_POOL_STASH]));
     DML_TRY(take_device(w, pool_bytes(w, c, DML_POOL_DX), &h->pool[DML_POOL_DX]));
-    if (c == 0) DML_TRY(take_device(w, h->bytes[DML_POOL_IN] * slots_of(w, c, DML_POOL_STASH), &h->input));
+    if (c == 0)
+        DML_TRY(take_device(w, h->bytes[DML_POOL_IN] * slots_of(w, c, DML_POOL_STASH), &h->input));
     if (c == w->plan->train.chunks - 1)
         DML_TRY(take_device(w, chunk->mb_rows * (int64_t)sizeof(int32_t), &h->labels));
     DML_TRY(dml_chunk_bind(chunk, w->backend->device, w->lane[DML_LANE_COMPUTE], shared, private));
