@@ -366,9 +366,8 @@ static dml_err measure(const dml_backend *b, dml_kctx *k[CONTEXTS], const row *r
 static dml_err run(const options *o)
 {
     const dml_backend *b;
-    char why[256];
-    DML_TRY(dml_backend_find(o->backend, &b, why, sizeof why));
-    if (b->transport && strcmp(b->transport, "shm") != 0)
+    DML_TRY(dml_backend_find(o->backend, &b));
+    if (!b->on_host)
         DML_FAIL(DML_ERR_SPEC, "backend %s: this program calls kernels on host memory", b->name);
     static bench all;
     dml_kctx *k[CONTEXTS] = {0};

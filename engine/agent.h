@@ -22,7 +22,7 @@ int dml_agent_main(const dml_agent_options *options);
 
 /* The backend of a plan: the one named, or for "auto" the first that has enough devices and every kernel
  * the model needs.
- *   why  one clause for the header line: what was passed over and the reason; "" when nothing was
+ *   why  one clause for the header line: why not the first that "auto" tried; "" when nothing was passed over
  * DML_ERR_UNAVAILABLE  the one named cannot run it */
 dml_err dml_agent_backend(const dml_plan *plan, const dml_backend **out, char *why,
                           int64_t why_bytes);

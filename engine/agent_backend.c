@@ -5,18 +5,17 @@
 #include <stdio.h>
 #include <string.h>
 
-/* Whether `backend` can run the plan; the trail says why not. */
-static dml_err can_run(const dml_plan *plan, const dml_backend *backend)
+/* The backend called `name`, if it can run the plan; the trail says why not. */
+static dml_err find(const dml_plan *plan, const char *name, const dml_backend **out)
 {
+    DML_TRY(dml_backend_find(name, out));
     char why[256] = "";
-    const int32_t devices = backend->device->count(why, sizeof why);
-    if (devices == 0) DML_FAIL(DML_ERR_UNAVAILABLE, "%s: no device: %s", backend->name, why);
-    const bool own_device =
-        strcmp(backend->transport, "shm") != 0; /* CPU workers share the cores */
-    if (own_device && devices < plan->workers)
-        DML_FAIL(DML_ERR_UNAVAILABLE, "%s: %d device%s for %d workers", backend->name, devices,
+    const int32_t devices = (*out)->device->count(why, sizeof why);
+    if (devices == 0) DML_FAIL(DML_ERR_UNAVAILABLE, "%s: no device: %s", name, why);
+    if (!(*out)->on_host && devices < plan->workers)
+        DML_FAIL(DML_ERR_UNAVAILABLE, "%s: %d device%s for %d workers", name, devices,
                  devices == 1 ? "" : "s", plan->workers);
-    return dml_model_check_kernels(&plan->model, backend->kernels, backend->name);
+    return dml_model_check_kernels(&plan->model, (*out)->kernels, name);
 }
 
 /* The first line of the trail, without where in our sources it was written. */
@@ -32,19 +31,14 @@ dml_err dml_agent_backend(const dml_plan *plan, const dml_backend **out, char *w
 {
     const char *name = plan->spec->parallelism.backend;
     why[0] = '\0';
-    if (strcmp(name, "auto") != 0) {
-        DML_TRY(dml_backend_find(name, out, why, why_bytes));
-        why[0] = '\0';
-        return can_run(plan, *out);
+    if (strcmp(name, "auto") != 0) return find(plan, name, out);
+    int32_t n;
+    const char *const *names = dml_backend_auto(&n);
+    for (int32_t i = 0; i + 1 < n; i++) {
+        if (find(plan, names[i], out) == DML_ERR_OK) return DML_ERR_OK;
+        if (why[0] == '\0') explain(why, why_bytes); /* why not the best one */
     }
-    char found[192];
-    DML_TRY(dml_backend_find(name, out, found, sizeof found));
-    if (found[0]) snprintf(why, (size_t)why_bytes, "no GPU: %s", found);
-    if (can_run(plan, *out) == DML_ERR_OK) return DML_ERR_OK;
-    explain(why, why_bytes); /* a GPU is here but cannot run this: say so and take the CPU */
-    char unused[64];
-    DML_TRY(dml_backend_find("cpu", out, unused, sizeof unused));
-    return can_run(plan, *out);
+    return find(plan, names[n - 1], out);
 }
 
 static int32_t cores(void)

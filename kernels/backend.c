@@ -21,6 +21,7 @@ static const dml_backend ref_backend = {
     .name = "ref",
     .doc = "naive loops, one thread: the oracle",
     .transport = "shm",
+    .on_host = true,
     .device = &dml_cpu_device,
     .kernels = &dml_ref_kernels,
 };
@@ -29,6 +30,7 @@ static const dml_backend cpu_backend = {
     .name = "cpu",
     .doc = "oneDNN and vectorised loops",
     .transport = "shm",
+    .on_host = true,
     .device = &dml_cpu_device,
     .kernels = &dml_cpu_kernels,
 };
@@ -71,28 +73,31 @@ static const dml_backend *find_cuda(char *why, int64_t why_bytes)
     void *symbol = dml_module_symbol("dml_cuda_backend", why, why_bytes);
     if (!symbol) return NULL;
     const dml_backend *(*backend)(void);
-    memcpy(&backend, &symbol,
-           sizeof backend); /* ISO C has no cast from object to function pointer */
+    /* ISO C has no cast from an object pointer to a function pointer. */
+    memcpy(&backend, &symbol, sizeof backend);
     const dml_backend *b = backend();
     return b->device->count(why, why_bytes) > 0 ? b : NULL;
 }
 
-dml_err dml_backend_find(const char *name, const dml_backend **out, char *why, int64_t why_bytes)
+dml_err dml_backend_find(const char *name, const dml_backend **out)
 {
-    snprintf(why, (size_t)why_bytes, "%s", "");
-    if (strcmp(name, "ref") == 0) {
-        *out = &ref_backend;
-        return DML_ERR_OK;
-    }
-    if (strcmp(name, "cpu") == 0) {
-        *out = &cpu_backend;
-        return DML_ERR_OK;
-    }
-    const bool automatic = strcmp(name, "auto") == 0;
-    if (!automatic && strcmp(name, "cuda") != 0)
+    static const dml_backend *const built_in[] = {&cpu_backend, &ref_backend};
+    for (size_t i = 0; i < sizeof built_in / sizeof *built_in; i++)
+        if (strcmp(name, built_in[i]->name) == 0) {
+            *out = built_in[i];
+            return DML_ERR_OK;
+        }
+    if (strcmp(name, "cuda") != 0)
         DML_FAIL(DML_ERR_SPEC, "no backend is called '%s': choose auto, cuda, cpu or ref", name);
-    const dml_backend *cuda = find_cuda(why, why_bytes);
-    if (!cuda && !automatic) DML_FAIL(DML_ERR_UNAVAILABLE, "backend cuda: %s", why);
-    *out = cuda ? cuda : &cpu_backend;
+    char why[256];
+    *out = find_cuda(why, sizeof why);
+    if (!*out) DML_FAIL(DML_ERR_UNAVAILABLE, "no GPU: %s", why);
     return DML_ERR_OK;
+}
+
+const char *const *dml_backend_auto(int32_t *n)
+{
+    static const char *const names[] = {"cuda", "cpu"};
+    *n = sizeof names / sizeof *names;
+    return names;
 }

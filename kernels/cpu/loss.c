@@ -14,6 +14,24 @@ typedef struct rows {
     int32_t *hit; /* [n] */
 } rows;
 
+/* sum of exp(x - max), element j on lane j % 16: an order that no alignment of x changes. */
+static float sum_of_exp(const float *x, float max, int64_t n)
+{
+    enum { LANES = 16 };
+    float lane[LANES] = {0};
+    int64_t j = 0;
+    for (; j + LANES <= n; j += LANES)
+#pragma omp simd
+        for (int64_t l = 0; l < LANES; l++)
+            lane[l] += dml_vexp(x[j + l] - max);
+    for (int64_t l = 0; j + l < n; l++)
+        lane[l] += dml_vexp(x[j + l] - max);
+    for (int64_t half = LANES / 2; half > 0; half /= 2)
+        for (int64_t l = 0; l < half; l++)
+            lane[l] += lane[l + half];
+    return lane[0];
+}
+
 static int32_t first_maximum(const float *x, int64_t classes)
 {
     int64_t best = 0;
@@ -30,10 +48,7 @@ static void xent_row(void *arg, int64_t r, int32_t thread)
     const float *x = f->x + r * f->classes;
     const int32_t best = first_maximum(x, f->classes), label = f->label[r];
     const float max = x[best], score = x[label];
-    float sum = 0.0f;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t j = 0; j < f->classes; j++)
-        sum += dml_vexp(x[j] - max);
+    const float sum = sum_of_exp(x, max, f->classes);
     f->loss[r] = log((double)sum) - ((double)score - (double)max);
     f->hit[r] = best == label;
     if (!f->dx) return;

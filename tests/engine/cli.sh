@@ -36,7 +36,7 @@ expect 2 'dml-train' "$train" --no-such-option
 expect 0 'test accuracy' "$train" "$delay" --max-steps 2 "${quick[@]}"
 expect 0 'weights' "$train" "$delay" --max-steps 1 "${quick[@]}" parallelism.pp=1 parallelism.split=auto
 expect 4 'train-images-idx3-ubyte.gz' "$train" "$examples/mlp-fashion-mnist.yaml" data.path="$work" --max-steps 1 "${quick[@]}"
-expect 3 'cuda' "$train" "$examples/mlp-fashion-mnist.yaml" parallelism.backend=cuda --max-steps 1 "${quick[@]}"
+expect 3 'no GPU: ' "$train" "$examples/mlp-fashion-mnist.yaml" parallelism.backend=cuda --max-steps 1 "${quick[@]}"
 expect 4 "$work/file" sh -c "touch '$work/file'; '$train' '$delay' --max-steps 1 run.output_dir='$work/file/run'"
 expect 2 'would work' "$train" "$delay" --max-steps 1 "${quick[@]}" parallelism.dp=3
 expect 2 'stages' "$train" "$delay" parallelism.pp=20 parallelism.split=auto "${quick[@]}"

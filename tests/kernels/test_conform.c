@@ -16,14 +16,13 @@ static bool several_threads = true;
 static void run(const char *name, int32_t threads, bool deterministic)
 {
     const dml_backend *b;
-    char why[256];
     const dml_conform_config config = {.filter = filter,
                                        .threads = threads,
                                        .deterministic = deterministic,
                                        .rounds = rounds,
                                        .seed = seed};
-    if (dml_backend_find(name, &b, why, sizeof why) != DML_ERR_OK) {
-        printf("%s: skipped: %s\n", name, why);
+    if (dml_backend_find(name, &b) != DML_ERR_OK) {
+        printf("%s: skipped: %s\n", name, dml_err_trail());
         skip();
     }
     DML_CHECK_EQ(0, dml_conform_run_with(b, &config));

@@ -72,10 +72,9 @@ static inline void rig_fill_batch(rig *r)
 static inline void rig_open(rig *r, const char *backend, const dml_spec *spec, int32_t n,
                             const int32_t *begin, int32_t split)
 {
-    char why[128];
     int32_t cut[RIG_CHUNKS + 1];
     *r = (rig){.spec = spec, .n = n, .mbs = spec->training.num_microbatches, .step = 3};
-    DML_CHECK_OK(dml_backend_find(backend, &r->backend, why, sizeof why));
+    DML_CHECK_OK(dml_backend_find(backend, &r->backend));
     r->kt = r->backend->kernels;
     const dml_device_config device = {.threads = 1, .queue_capacity = 64};
     DML_CHECK_OK(r->backend->device->open(&device, &r->device));

@@ -13,8 +13,7 @@ enum { SKIPPED = 77 };
 int main(int argc, char **argv)
 {
     const dml_backend *cuda = NULL;
-    char why[256];
-    if (dml_backend_find("cuda", &cuda, why, sizeof why) != DML_ERR_OK) {
+    if (dml_backend_find("cuda", &cuda) != DML_ERR_OK) {
         printf("%s\n", dml_err_trail());
         return SKIPPED;
     }
