@@ -18,6 +18,10 @@
 
 enum { ARGS = 64 };
 
+/* The ways to ask for a stop. */
+static const int stop_signal[] = {SIGINT, SIGTERM, SIGHUP};
+enum { STOP_SIGNALS = sizeof stop_signal / sizeof *stop_signal };
+
 typedef struct request {
     enum { REQUEST_START, REQUEST_KILL_ALL } kind;
     int32_t rank;
@@ -27,7 +31,7 @@ typedef struct supervisor {
     pid_t self, agent;
     int agent_socket, signals;
     pid_t worker[DML_HOST_WORKERS]; /* 0: none */
-    int stop_signals;               /* how often the user asked to stop */
+    int stop_signals, last_signal;  /* how often the user asked to stop, and how the last time */
     int agent_status;
     bool agent_ended;
 } supervisor;
@@ -41,6 +45,15 @@ dml_err dml_die_with_parent(pid_t parent)
     return DML_ERR_OK;
 }
 
+void dml_fill_standard_fds(void)
+{
+    int fd;
+    do
+        fd = open("/dev/null", O_RDWR); /* takes the lowest free number */
+    while (fd >= 0 && fd <= STDERR_FILENO);
+    if (fd >= 0) close(fd);
+}
+
 void dml_process_name(const char *name)
 {
     prctl(PR_SET_NAME, name); /* else it is "exe", after /proc/self/exe */
@@ -49,27 +62,39 @@ void dml_process_name(const char *name)
 /* ---- children ---- */
 
 /* Moves fds[i] to number DML_FD_LAUNCHER + i; all others are close-on-exec. */
-static void place_fds(const int *fds, int n)
+static bool place_fds(const int *fds, int n)
 {
     int high[DML_LAUNCH_FDS];
     for (int i = 0; i < n; i++) /* out of the way first: a target may be another one's source */
-        if ((high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, DML_FD_FIRST + DML_LAUNCH_FDS)) < 0) _exit(3);
+        if ((high[i] = fcntl(fds[i], F_DUPFD_CLOEXEC, DML_FD_LAUNCHER + n)) < 0) return false;
     for (int i = 0; i < n; i++)
-        if (dup2(high[i], DML_FD_LAUNCHER + i) < 0) _exit(3);
+        if (dup2(high[i], DML_FD_LAUNCHER + i) < 0) return false;
+    return true;
+}
+
+/* What a child does between fork and exec.  Nobody follows it yet, so what goes wrong is printed. */
+static void become(const supervisor *s, char *const argv[], const int *fds, int n_fds)
+{
+    for (int i = 0; i < STOP_SIGNALS; i++)
+        signal(stop_signal[i], SIG_IGN);
+    sigset_t none;
+    sigemptyset(&none);
+    sigprocmask(SIG_SETMASK, &none, NULL);
+    if (dml_die_with_parent(s->self) != DML_ERR_OK) _exit(dml_err_exit_code(DML_ERR_PEER));
+    if (place_fds(fds, n_fds))
+        execv("/proc/self/exe", argv);
+    else
+        fprintf(stderr, "dml-train: %d descriptors for %s: %s (ulimit -n)\n", n_fds, argv[0],
+                strerror(errno));
+    fprintf(stderr, "dml-train: cannot start %s: %s\n", argv[0], strerror(errno));
+    _exit(dml_err_exit_code(DML_ERR_UNAVAILABLE));
 }
 
 static pid_t start(const supervisor *s, char *const argv[], const int *fds, int n_fds)
 {
     const pid_t pid = fork();
-    if (pid != 0) return pid;
-    sigset_t none;
-    sigemptyset(&none);
-    sigprocmask(SIG_SETMASK, &none, NULL);
-    if (dml_die_with_parent(s->self) != DML_ERR_OK) _exit(6);
-    place_fds(fds, n_fds);
-    execv("/proc/self/exe", argv);
-    fprintf(stderr, "dml: cannot start /proc/self/exe again: %s\n", strerror(errno));
-    _exit(3);
+    if (pid == 0) become(s, argv, fds, n_fds);
+    return pid;
 }
 
 static void tell_agent(const supervisor *s, const dml_launch_event *e)
@@ -86,12 +111,12 @@ static void start_worker(supervisor *s, int32_t rank, const int *fds, int n_fds)
     char name[] = "dml-worker", flag[] = "--worker";
     char *const argv[] = {name, flag, rank_text, parent_text, NULL};
     const pid_t pid = start(s, argv, fds, n_fds);
-    if (pid > 0) {
-        s->worker[rank] = pid;
-        tell_agent(s, &(dml_launch_event){DML_LAUNCH_STARTED, rank, (int32_t)pid, 0});
-    } else {
-        tell_agent(s, &(dml_launch_event){DML_LAUNCH_ENDED, rank, 0, W_EXITCODE(3, 0)});
+    if (pid < 0) {
+        tell_agent(s, &(dml_launch_event){DML_LAUNCH_FAILED, rank, 0, errno});
+        return;
     }
+    s->worker[rank] = pid;
+    tell_agent(s, &(dml_launch_event){DML_LAUNCH_STARTED, rank, (int32_t)pid, 0});
 }
 
 static void kill_workers(supervisor *s)
@@ -117,10 +142,12 @@ static void serve_agent(supervisor *s)
         n = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
         memcpy(fds, CMSG_DATA(c), (size_t)n * sizeof(int));
     }
-    if (q.kind == REQUEST_START && q.rank >= 0 && q.rank < DML_HOST_WORKERS)
-        start_worker(s, q.rank, fds, n);
-    else
+    if (q.kind == REQUEST_KILL_ALL)
         kill_workers(s);
+    else if (m.msg_flags & MSG_CTRUNC) /* some did not fit under this process' limit */
+        tell_agent(s, &(dml_launch_event){DML_LAUNCH_FAILED, q.rank, 0, EMFILE});
+    else
+        start_worker(s, q.rank, fds, n);
     for (int i = 0; i < n; i++)
         close(fds[i]);
 }
@@ -148,6 +175,7 @@ static void take_signals(supervisor *s)
     while (read(s->signals, &info, sizeof info) == (ssize_t)sizeof info) {
         if (info.ssi_signo == SIGCHLD)
             continue; /* several may have merged: reap looks for itself */
+        s->last_signal = (int)info.ssi_signo;
         if (s->stop_signals++ == 0) {
             tell_agent(s, &(dml_launch_event){DML_LAUNCH_SIGNAL, 0, 0, (int32_t)info.ssi_signo});
         } else { /* asked again: at once */
@@ -168,10 +196,35 @@ static void wait_for_workers(supervisor *s)
 static int exit_code(const supervisor *s)
 {
     if (WIFEXITED(s->agent_status)) return WEXITSTATUS(s->agent_status);
+    if (s->stop_signals > 1) {
+        fprintf(stderr, "dml-train: stopped at once by the second signal (%s)\n",
+                strsignal(s->last_signal));
+        return 128 + s->last_signal;
+    }
     const int sig = WTERMSIG(s->agent_status);
     fprintf(stderr, "dml-train: the agent (pid %d) was killed by signal %d (%s); the run is over\n",
             (int)s->agent, sig, strsignal(sig));
-    return s->stop_signals > 1 ? 128 + SIGINT : dml_err_exit_code(DML_ERR_PEER);
+    return dml_err_exit_code(DML_ERR_PEER);
+}
+
+/* Stop requests and ends of children, by descriptor. */
+static dml_err open_signals(supervisor *s)
+{
+    sigset_t wanted;
+    sigemptyset(&wanted);
+    sigaddset(&wanted, SIGCHLD);
+    for (int i = 0; i < STOP_SIGNALS; i++) {
+        struct sigaction now;
+        sigaction(stop_signal[i], NULL, &now);
+        if (now.sa_handler != SIG_IGN) sigaddset(&wanted, stop_signal[i]);
+    }
+    signal(SIGCHLD, SIG_DFL); /* whoever started us may have ignored it */
+    signal(SIGPIPE, SIG_IGN); /* this one and the next are for the children too: */
+    signal(SIGXFSZ, SIG_IGN); /* as errors of a write they have a text and a code */
+    sigprocmask(SIG_BLOCK, &wanted, NULL);
+    s->signals = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
+    if (s->signals < 0) DML_FAIL(DML_ERR_UNAVAILABLE, "signalfd: %s", strerror(errno));
+    return DML_ERR_OK;
 }
 
 static dml_err open_supervisor(supervisor *s, char *const args[])
@@ -179,15 +232,7 @@ static dml_err open_supervisor(supervisor *s, char *const args[])
     int pair[2];
     if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
         DML_FAIL(DML_ERR_UNAVAILABLE, "socketpair: %s", strerror(errno));
-    sigset_t wanted;
-    sigemptyset(&wanted);
-    static const int list[] = {SIGCHLD, SIGINT, SIGTERM, SIGHUP};
-    for (size_t i = 0; i < sizeof list / sizeof *list; i++)
-        sigaddset(&wanted, list[i]);
-    sigprocmask(SIG_BLOCK, &wanted, NULL);
-    s->signals = signalfd(-1, &wanted, SFD_CLOEXEC | SFD_NONBLOCK);
-    if (s->signals < 0) DML_FAIL(DML_ERR_UNAVAILABLE, "signalfd: %s", strerror(errno));
-
+    DML_TRY(open_signals(s));
     char name[] = "dml-agent", flag[] = "--agent", parent[16];
     snprintf(parent, sizeof parent, "%d", (int)s->self);
     char *argv[ARGS + 4] = {name, flag, parent};
@@ -196,9 +241,9 @@ static dml_err open_supervisor(supervisor *s, char *const args[])
         argv[n++] = *args++;
     if (*args) DML_FAIL(DML_ERR_SPEC, "more than %d arguments", ARGS);
     s->agent = start(s, argv, &pair[1], 1);
+    if (s->agent < 0) DML_FAIL(DML_ERR_UNAVAILABLE, "cannot start the agent: %s", strerror(errno));
     close(pair[1]);
     s->agent_socket = pair[0];
-    if (s->agent < 0) DML_FAIL(DML_ERR_UNAVAILABLE, "fork: %s", strerror(errno));
     return DML_ERR_OK;
 }
 

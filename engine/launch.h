@@ -7,6 +7,10 @@
  * It waits, starts and ends processes; it reads no spec and maps no memory, so there is little that can
  * go wrong in it.  All its children carry a parent-death signal: whoever is killed, no process stays.
  * When the agent ends, the workers are killed and the agent's exit code is the program's.
+ *
+ * Signals that ask to stop (INT, TERM, HUP) are the supervisor's alone; in its children they are ignored from
+ * exec on.  The first goes to the agent, which ends the run after its step; the second ends it at once.
+ * One that was ignored when the program was started (nohup, a background job of a script) stays so.
  */
 #ifndef DML_ENGINE_LAUNCH_H
 #define DML_ENGINE_LAUNCH_H
@@ -26,10 +30,15 @@ enum {
 
 /* What the supervisor tells the agent. */
 typedef struct dml_launch_event {
-    enum { DML_LAUNCH_STARTED, DML_LAUNCH_ENDED, DML_LAUNCH_SIGNAL } kind;
-    int32_t rank; /* STARTED, ENDED */
+    enum {
+        DML_LAUNCH_STARTED,
+        DML_LAUNCH_FAILED, /* there is no process, and none will come */
+        DML_LAUNCH_ENDED,
+        DML_LAUNCH_SIGNAL,
+    } kind;
+    int32_t rank; /* all but SIGNAL */
     int32_t pid;  /* STARTED, ENDED */
-    int32_t code; /* ENDED: wait status; SIGNAL: signal number */
+    int32_t code; /* FAILED: errno; ENDED: wait status; SIGNAL: signal number */
 } dml_launch_event;
 
 /* Supervisor.  Starts this program again as the agent, with `argv` after "--agent", and serves it until it
@@ -48,6 +57,10 @@ dml_err dml_launch_next(dml_launch_event *out, bool *got);
 
 /* First thing in a child: dies with its parent.  `parent` is the pid the child was started by. */
 dml_err dml_die_with_parent(pid_t parent);
+
+/* First thing in main: descriptors 0, 1 and 2 that are closed become /dev/null, so that no socket or segment
+ * takes their numbers and is written to as "stderr". */
+void dml_fill_standard_fds(void);
 
 /* The name ps and top show for this process (at most 15 bytes). */
 void dml_process_name(const char *name);

@@ -50,7 +50,7 @@ static struct fy_token *anchor_token(const struct fy_event *e)
     return e->type == FYET_MAPPING_START ? e->mapping_start.anchor : NULL;
 }
 
-static void build_scalar(parse *p, struct fy_event *e, dml_yaml *out)
+static void build_scalar(parse *p, struct fy_event *e, dml_place near, dml_yaml *out)
 {
     struct fy_token *value = e->scalar.value;
     out->kind = DML_YAML_SCALAR;
@@ -59,6 +59,8 @@ static void build_scalar(parse *p, struct fy_event *e, dml_yaml *out)
     out->plain = style == FYSS_PLAIN;
     const bool quoted = style == FYSS_SINGLE_QUOTED || style == FYSS_DOUBLE_QUOTED;
     if (quoted && out->place.column > 1) out->place.column--; /* the library's mark is inside */
+    if (out->plain && out->text[0] == '\0')
+        out->place = near; /* where it puts that depends on its version */
 }
 
 static bool build_alias(parse *p, struct fy_event *e, dml_yaml *out)
@@ -140,7 +142,7 @@ static bool build(parse *p, struct fy_event *e, dml_place near, int32_t depth, d
     *out = (dml_yaml){.text = "", .place = place_of(p, fy_event_start_mark(e), near)};
     bool ok = true;
     if (e->type == FYET_SCALAR) {
-        build_scalar(p, e, out);
+        build_scalar(p, e, near, out);
     } else if (e->type == FYET_ALIAS) {
         ok = build_alias(p, e, out);
     } else if (e->type == FYET_SEQUENCE_START || e->type == FYET_MAPPING_START) {

@@ -200,6 +200,13 @@ dml_err dml_check_exact(const char *kernel, dml_dims *d, dml_in acc, dml_in max_
     return dml_check_shapes(kernel, d, "acc=l[*] g=f[*] max_bits=u[1]?", acc, g, max_bits);
 }
 
+dml_err dml_check_wide(const char *kernel, dml_dims *d, dml_in hi, dml_in lo, dml_in max_bits,
+                       dml_in g)
+{
+    return dml_check_shapes(kernel, d, "hi=l[*] lo=l[*] g=f[*] max_bits=u[1]?", hi, lo, g,
+                            max_bits);
+}
+
 dml_err dml_check_layout(const char *kernel, dml_dims *d, dml_in nhwc, dml_in nchw)
 {
     return dml_check_shapes(kernel, d, "nhwc=f[n,h,w,c] nchw=f[n,c,h,w]", nhwc, nchw);

@@ -47,6 +47,8 @@ dml_err dml_check_loss(const char *kernel, dml_dims *d, dml_in loss, dml_in corr
 dml_err dml_check_same(const char *kernel, dml_dims *d, dml_in a, dml_in b, dml_in c);
 dml_err dml_check_exact(const char *kernel, dml_dims *d, dml_in acc, dml_in max_bits, dml_in g,
                         int32_t scale_log2);
+dml_err dml_check_wide(const char *kernel, dml_dims *d, dml_in hi, dml_in lo, dml_in max_bits,
+                       dml_in g);
 /* a [n,h,w,c], b [n,c,h,w] */
 dml_err dml_check_layout(const char *kernel, dml_dims *d, dml_in nhwc, dml_in nchw);
 /* Row `row` of labels names a class below c. */

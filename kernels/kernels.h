@@ -10,7 +10,7 @@
  *   - On one backend the result depends on the arguments alone, never on the number of threads, when
  *     the context was opened with `deterministic`; without it only same-threads repeats are promised.
  *   - Forward, input gradient and weight gradient are apart.  Weight gradients are *stored*, not added;
- *     adding over micro-batches is `accumulate` or `accumulate_exact`.
+ *     adding over micro-batches is `accumulate`, `accumulate_exact` or `accumulate_wide`.
  *   - Making a plan (a library primitive, packed weights, scratch) happens at the first call with a new
  *     shape; after `seal` a new shape is DML_ERR_BUG and nothing allocates.
  *   - A tensor of the wrong shape or type is our bug: DML_ERR_BUG naming the kernel.  So is a label
@@ -128,6 +128,12 @@ typedef const dml_tensor *dml_out; /* written  */
     X(accumulate_exact,   (dml_kctx *k, dml_out acc, dml_out max_bits, dml_in g, int32_t scale_log2, bool first))          \
     /* g F32 = float(acc) 2^-scale_log2, each step rounded to nearest even */                                              \
     X(finish_exact,       (dml_kctx *k, dml_out g, dml_in acc, int32_t scale_log2))                                        \
+    /* Q = (first ? 0 : hi 2^56 + lo) + rint_even(g 2^84), as hi I64 = floor(Q 2^-56), wrapping, and lo I64 in 0 .. 2^56-1: \
+       one pair of words for a sum, whatever its order; max_bits as above; what a |g| >= 2^35, inf or NaN adds is           \
+       arbitrary but fixed */                                                                                              \
+    X(accumulate_wide,    (dml_kctx *k, dml_out hi, dml_out lo, dml_out max_bits, dml_in g, bool first))                   \
+    /* g F32 = (hi 2^56 + lo) 2^-84 rounded once, to nearest even; |hi| <= 2^62, lo unsigned: sums of up to 256 pairs */    \
+    X(finish_wide,        (dml_kctx *k, dml_out g, dml_in hi, dml_in lo))                                                  \
     /* partial F64[ceil(n/4096)]: chunk by chunk, 8 lanes (element i on lane i%8) in double without fma,                   \
        then ((0+1)+(2+3))+((4+5)+(6+7)): the same bits on every backend */                                                 \
     X(sum_squares,        (dml_kctx *k, dml_out partial, dml_in x))                                                        \

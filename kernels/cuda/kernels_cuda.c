@@ -242,6 +242,24 @@ static dml_err finish_exact(dml_kctx *k, dml_out g, dml_in acc, int32_t scale_lo
     LAUNCHED(k, dml_cu_finish_exact(g->data, acc->data, scale_log2, n, k->stream));
 }
 
+static dml_err accumulate_wide(dml_kctx *k, dml_out hi, dml_out lo, dml_out max_bits, dml_in g,
+                               bool first)
+{
+    dml_dims d = {0};
+    DML_TRY(dml_check_wide(__func__, &d, hi, lo, max_bits, g));
+    const int64_t n = dml_tensor_elems(g);
+    LAUNCHED(k, dml_cu_accumulate_wide(hi->data, lo->data, max_bits->data, g->data, first, n,
+                                       k->stream));
+}
+
+static dml_err finish_wide(dml_kctx *k, dml_out g, dml_in hi, dml_in lo)
+{
+    dml_dims d = {0};
+    DML_TRY(dml_check_wide(__func__, &d, hi, lo, NULL, g));
+    const int64_t n = dml_tensor_elems(g);
+    LAUNCHED(k, dml_cu_finish_wide(g->data, hi->data, lo->data, n, k->stream));
+}
+
 static dml_err sum_squares(dml_kctx *k, dml_out partial, dml_in x)
 {
     dml_dims d = {0};
@@ -314,6 +332,8 @@ const dml_kernel_table dml_cuda_kernels = {
     .accumulate = accumulate,
     .accumulate_exact = accumulate_exact,
     .finish_exact = finish_exact,
+    .accumulate_wide = accumulate_wide,
+    .finish_wide = finish_wide,
     .sum_squares = sum_squares,
     .fill = fill,
     .sgd = sgd,

@@ -82,6 +82,10 @@ cudaError_t dml_cu_accumulate_exact(int64_t *acc, uint32_t *max_bits, const floa
                                     int32_t scale_log2, bool first, int64_t n, cudaStream_t stream);
 cudaError_t dml_cu_finish_exact(float *g, const int64_t *acc, int32_t scale_log2, int64_t n,
                                 cudaStream_t stream);
+cudaError_t dml_cu_accumulate_wide(int64_t *hi, int64_t *lo, uint32_t *max_bits, const float *g,
+                                   bool first, int64_t n, cudaStream_t stream);
+cudaError_t dml_cu_finish_wide(float *g, const int64_t *hi, const int64_t *lo, int64_t n,
+                               cudaStream_t stream);
 cudaError_t dml_cu_sum_squares(double *partial, const float *x, int64_t n, cudaStream_t stream);
 
 /* optimizer.cu */

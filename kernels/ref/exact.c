@@ -5,12 +5,20 @@
 #include <math.h>
 #include <string.h>
 
-/* rint to even as int64.  Beyond int64 the nearest float inside, NaN as the upper end: the caller's
- * maximum has told of both, and a fixed value keeps repeats equal. */
-static int64_t rounded(float v)
+/* Beyond int64 the nearest float inside, NaN as the upper end: the caller's maximum has told of both, and a
+ * fixed value keeps repeats equal. */
+static float inside_int64(float v)
 {
-    const float top = 0x1.fffffep62f, inside = v < top ? v : top;
-    return (int64_t)rintf(inside > -0x1p63f ? inside : -0x1p63f);
+    const float top = 0x1.fffffep62f, below = v < top ? v : top;
+    return below > -0x1p63f ? below : -0x1p63f;
+}
+
+static void raise_max(uint32_t *max, float v)
+{
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    bits &= UINT32_C(0x7fffffff);
+    *max = bits > *max ? bits : *max;
 }
 
 dml_err dml_ref_accumulate_exact(dml_kctx *k, dml_out acc, dml_out max_bits, dml_in g,
@@ -23,11 +31,9 @@ dml_err dml_ref_accumulate_exact(dml_kctx *k, dml_out acc, dml_out max_bits, dml
     uint32_t *max = max_bits->data;
     const float *value = g->data, scale = ldexpf(1.0f, scale_log2);
     for (int64_t i = 0; i < dml_tensor_elems(g); i++) {
-        uint32_t bits;
-        memcpy(&bits, &value[i], sizeof bits);
-        bits &= UINT32_C(0x7fffffff);
-        *max = bits > *max ? bits : *max;
-        sum[i] = (first ? 0 : sum[i]) + (uint64_t)rounded(value[i] * scale);
+        raise_max(max, value[i]);
+        const int64_t q = (int64_t)rintf(inside_int64(value[i] * scale));
+        sum[i] = (first ? 0 : sum[i]) + (uint64_t)q;
     }
     return DML_ERR_OK;
 }
@@ -40,6 +46,43 @@ dml_err dml_ref_finish_exact(dml_kctx *k, dml_out g, dml_in acc, int32_t scale_l
     const float scale = ldexpf(1.0f, -scale_log2);
     for (int64_t i = 0; i < dml_tensor_elems(g); i++)
         ((float *)g->data)[i] = (float)((const int64_t *)acc->data)[i] * scale;
+    return DML_ERR_OK;
+}
+
+/* 128 bits, signed: a wide sum in one piece.  Unsigned arithmetic, since hi may wrap. */
+typedef unsigned __int128 whole;
+
+static whole join(int64_t hi, int64_t lo)
+{
+    return ((whole)(__int128)hi << 56) + (uint64_t)lo;
+}
+
+dml_err dml_ref_accumulate_wide(dml_kctx *k, dml_out hi, dml_out lo, dml_out max_bits, dml_in g,
+                                bool first)
+{
+    (void)k;
+    dml_dims d = {0};
+    DML_TRY(dml_check_wide("accumulate_wide", &d, hi, lo, max_bits, g));
+    int64_t *high = hi->data, *low = lo->data;
+    const float *value = g->data;
+    for (int64_t i = 0; i < dml_tensor_elems(g); i++) {
+        raise_max(max_bits->data, value[i]);
+        const double q = rint((double)inside_int64(value[i] * 0x1p28f) * 0x1p56);
+        const whole sum = (first ? 0 : join(high[i], low[i])) + (whole)(__int128)q;
+        high[i] = (int64_t)(uint64_t)(sum >> 56);
+        low[i] = (int64_t)(sum & ((UINT64_C(1) << 56) - 1));
+    }
+    return DML_ERR_OK;
+}
+
+dml_err dml_ref_finish_wide(dml_kctx *k, dml_out g, dml_in hi, dml_in lo)
+{
+    (void)k;
+    dml_dims d = {0};
+    DML_TRY(dml_check_wide("finish_wide", &d, hi, lo, NULL, g));
+    const int64_t *high = hi->data, *low = lo->data;
+    for (int64_t i = 0; i < dml_tensor_elems(g); i++)
+        ((float *)g->data)[i] = (float)(__int128)join(high[i], low[i]) * 0x1p-84f;
     return DML_ERR_OK;
 }
 

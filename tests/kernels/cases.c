@@ -496,6 +496,8 @@ static void case_accumulate(dml_problem *p)
     p->call = call_accumulate;
 }
 
+#define LO_MASK ((INT64_C(1) << 56) - 1)
+
 /* Gradients over 60 binary orders, subnormals and zeros among them; sums may wrap. */
 CALL(accumulate_exact, T(0), T(1), T(2), p->scale_log2, p->first)
 static void case_accumulate_exact(dml_problem *p)
@@ -526,6 +528,51 @@ static void case_finish_exact(dml_problem *p)
         acc[i] = (int64_t)((uint64_t)dml_problem_draw(p) << 32 | dml_problem_draw(p)) >>
                  dml_problem_between(p, 0, 63);
     p->call = call_finish_exact;
+}
+
+/* Both signs over all of the range and far below its last bit, sums that cancel and sums that carry. */
+CALL(accumulate_wide, T(0), T(1), T(2), T(3), p->first)
+static void case_accumulate_wide(dml_problem *p)
+{
+    const int64_t n = many(p);
+    p->first = coin(p);
+    dml_problem_arg *hi = dml_problem_in(p, "hi", DML_I64, SHAPE(n));
+    dml_problem_arg *lo = dml_problem_in(p, "lo", DML_I64, SHAPE(n));
+    dml_problem_arg *max = dml_problem_in(p, "max_bits", DML_U32, SHAPE(1));
+    float *g = in(p, "g", SHAPE(n))->host.data;
+    hi->use = lo->use = max->use = DML_INOUT;
+    *(uint32_t *)max->host.data = coin(p) ? 0 : UINT32_C(0x3f7fffff);
+    for (int64_t i = 0; i < n; i++) {
+        const uint64_t word = (uint64_t)dml_problem_draw(p) << 32 | dml_problem_draw(p);
+        const int way = (int)dml_problem_between(p, 0, 3);
+        g[i] = ldexpf(g[i], (int)dml_problem_between(p, way == 0 ? -150 : -90, 33));
+        ((int64_t *)hi->host.data)[i] = way == 1 ? -(int64_t)ldexpf(g[i], 28) : (int64_t)word;
+        ((int64_t *)lo->host.data)[i] = way == 2 ? LO_MASK : way == 3 ? 0 : (int64_t)word & LO_MASK;
+    }
+    p->call = call_accumulate_wide;
+}
+
+/* Sums of every size, and ones a bit off the middle between two floats, a word apart or within one. */
+CALL(finish_wide, T(0), T(1), T(2))
+static void case_finish_wide(dml_problem *p)
+{
+    const int64_t n = many(p);
+    out(p, "g", SHAPE(n), DML_BITWISE, 0);
+    int64_t *hi = dml_problem_in(p, "hi", DML_I64, SHAPE(n))->host.data;
+    int64_t *lo = dml_problem_in(p, "lo", DML_I64, SHAPE(n))->host.data;
+    for (int64_t i = 0; i < n; i++) {
+        const uint64_t a = (uint64_t)dml_problem_draw(p) << 32 | dml_problem_draw(p);
+        const uint64_t b = (uint64_t)dml_problem_draw(p) << 32 | dml_problem_draw(p);
+        hi[i] = (int64_t)a >> dml_problem_between(p, 2, 63);
+        lo[i] = (int64_t)(b >> dml_problem_between(p, 0, 63)); /* of many replicas, or of one */
+        if (coin(p)) continue;
+        const int64_t off = dml_problem_between(p, -1, 1);
+        const int shift = (int)dml_problem_between(p, 0, 92);
+        const __int128 middle = (__int128)((int64_t)a >> 38 | 1) * ((__int128)1 << shift) + off;
+        hi[i] = (int64_t)(middle >> 56);
+        lo[i] = (int64_t)middle & LO_MASK;
+    }
+    p->call = call_finish_wide;
 }
 
 CALL(sum_squares, T(0), T(1))

@@ -8,6 +8,7 @@
 #include "engine/base/rng.h"
 #include "kernels/ref/ref.h"
 
+#include <inttypes.h>
 #include <math.h>
 
 #define DIM(...)    \
@@ -143,6 +144,114 @@ static void exact_sums_round_to_even_wrap_and_come_back(void **state)
     DML_CHECK(back[1] == 16.0f && back[2] == -16.0f);
 }
 
+/* One addend after the other into a pair of words, then `finish`. */
+typedef struct wide {
+    int64_t hi, lo;
+    uint32_t max;
+} wide;
+
+static void wide_add(wide *w, float g, bool first)
+{
+    const dml_tensor hi = dml_tensor_of(&w->hi, DML_I64, 1, DIM(1)), tg = reals(&g, 1, DIM(1)),
+                     lo = dml_tensor_of(&w->lo, DML_I64, 1, DIM(1)),
+                     max = dml_tensor_of(&w->max, DML_U32, 1, DIM(1));
+    DML_CHECK_OK(dml_ref_accumulate_wide(NULL, &hi, &lo, &max, &tg, first));
+}
+
+static float wide_finish(const wide *w)
+{
+    wide copy = *w;
+    float g;
+    const dml_tensor hi = dml_tensor_of(&copy.hi, DML_I64, 1, DIM(1)), tg = reals(&g, 1, DIM(1)),
+                     lo = dml_tensor_of(&copy.lo, DML_I64, 1, DIM(1));
+    DML_CHECK_OK(dml_ref_finish_wide(NULL, &tg, &hi, &lo));
+    return g;
+}
+
+static void wide_words_worked_out_by_hand(void **state)
+{
+    (void)state;
+    static const struct {
+        float g;
+        int64_t hi, lo;
+        float back;
+    } row[] = {
+        {0.0f, 0, 0, 0.0f},
+        {-0.0f, 0, 0, 0.0f},
+        {1.5f, INT64_C(3) << 27, 0, 1.5f},
+        {-1.5f, -(INT64_C(3) << 27), 0, -1.5f},
+        {0x1p-29f, 0, INT64_C(1) << 55, 0x1p-29f},
+        {-0x1p-29f, -1, INT64_C(1) << 55, -0x1p-29f},
+        {0x1p-84f, 0, 1, 0x1p-84f},
+        {-0x1p-84f, -1, (INT64_C(1) << 56) - 1, -0x1p-84f},
+        {0x1p-85f, 0, 0, 0.0f}, /* a tie, to even */
+        {0x3p-85f, 0, 2, 0x2p-84f},
+        {-0x3p-85f, -1, (INT64_C(1) << 56) - 2, -0x2p-84f},
+        {0x1p-149f, 0, 0, 0.0f},
+        {0x1.fffffep33f, INT64_C(0xffffff) << 38, 0, 0x1.fffffep33f},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        wide w = {.hi = 99, .lo = 99, .max = 1};
+        wide_add(&w, row[i].g, true);
+        if (w.hi != row[i].hi || w.lo != row[i].lo || wide_finish(&w) != row[i].back)
+            fail_msg("%a: %" PRId64 ", %" PRId64 ", back %a", (double)row[i].g, w.hi, w.lo,
+                     (double)wide_finish(&w));
+        DML_CHECK(!signbit(wide_finish(&w)) || row[i].back < 0);
+    }
+}
+
+static void wide_sums_carry_cancel_and_tell_of_inf_and_nan(void **state)
+{
+    (void)state;
+    wide w = {0};
+    wide_add(&w, 0x1p-29f, true);
+    wide_add(&w, 0x1p-29f, false);
+    DML_CHECK(w.hi == 1 && w.lo == 0); /* carried */
+    wide_add(&w, -0x1p-84f, false);
+    DML_CHECK(w.hi == 0 && w.lo == (INT64_C(1) << 56) - 1); /* borrowed */
+    wide_add(&w, 0x1p33f, true);
+    wide_add(&w, 1e-10f, false);
+    wide_add(&w, -0x1p33f, false);
+    DML_CHECK(wide_finish(&w) == 1e-10f);
+    wide_add(&w, -1e-10f, false);
+    DML_CHECK(w.hi == 0 && w.lo == 0);
+    DML_CHECK_EQ(0x50000000, w.max); /* 2^33 */
+    wide_add(&w, -INFINITY, false);
+    DML_CHECK_EQ(0x7f800000, w.max);
+    wide_add(&w, NAN, false);
+    DML_CHECK(w.max > 0x7f800000);
+}
+
+/* 64 addends over 110 binary orders in other orders, and cut among replicas whose words are added. */
+static void wide_sums_do_not_depend_on_order_or_replicas(void **state)
+{
+    (void)state;
+    enum { N = 64, REPLICAS = 5 };
+    float g[N];
+    wide in_order = {0};
+    for (int i = 0; i < N; i++) {
+        uint32_t word[4];
+        dml_rng_block(dml_rng_key(3, DML_RNG_TEST, 0), 0, (uint64_t)i, word);
+        g[i] = ldexpf(dml_rng_unit(word[0]) - 0.5f, 28 - (int)(word[1] % 110));
+        wide_add(&in_order, g[i], i == 0);
+    }
+    for (uint64_t seed = 1; seed <= 20; seed++) {
+        int32_t order[N];
+        dml_rng_permutation(dml_rng_key(seed, DML_RNG_TEST, 1), N, order);
+        wide one = {0}, part[REPLICAS] = {{0}}, sum = {0};
+        for (int i = 0; i < N; i++) {
+            wide_add(&one, g[order[i]], i == 0);
+            wide_add(&part[i % REPLICAS], g[order[i]], i < REPLICAS);
+        }
+        for (int r = 0; r < REPLICAS; r++) {
+            sum.hi += part[r].hi;
+            sum.lo += part[r].lo;
+        }
+        DML_CHECK(one.hi == in_order.hi && one.lo == in_order.lo && one.max == in_order.max);
+        DML_CHECK(sum.lo >= 0 && wide_finish(&sum) == wide_finish(&in_order));
+    }
+}
+
 static void sgd_with_momentum_follows_two_steps_by_hand(void **state)
 {
     (void)state;
@@ -182,6 +291,9 @@ int main(void)
         cmocka_unit_test(batch_norm_centres_and_scales_each_channel),
         cmocka_unit_test(losses_of_a_row_worked_out_by_hand),
         cmocka_unit_test(exact_sums_round_to_even_wrap_and_come_back),
+        cmocka_unit_test(wide_words_worked_out_by_hand),
+        cmocka_unit_test(wide_sums_carry_cancel_and_tell_of_inf_and_nan),
+        cmocka_unit_test(wide_sums_do_not_depend_on_order_or_replicas),
         cmocka_unit_test(sgd_with_momentum_follows_two_steps_by_hand),
         cmocka_unit_test(adamw_takes_a_step_of_lr_at_first),
     };

@@ -31,7 +31,8 @@ static void its_table_has_the_kernels_of_a_small_network(void **state)
     (void)state;
     const dml_kernel_table *k = load()->kernels;
     DML_CHECK(k->linear_fwd && k->linear_bwd_input && k->linear_bwd_weight && k->relu_fwd &&
-              k->relu_bwd && k->softmax_xent && k->sgd && k->accumulate && k->accumulate_exact);
+              k->relu_bwd && k->softmax_xent && k->sgd && k->accumulate && k->accumulate_exact &&
+              k->accumulate_wide);
     DML_CHECK(!k->conv2d_fwd && !k->batch_norm_fwd && !k->max_pool_fwd);
 }
 

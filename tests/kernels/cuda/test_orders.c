@@ -13,12 +13,12 @@
 #include <stdlib.h>
 
 /* Neither a multiple of a warp nor of a tile; classes over NARROW would take the wide softmax. */
-enum { ROWS = 9, IN = 37, MIDDLE = 70, CLASSES = 300, WEIGHTS = MIDDLE * IN, SLOTS = 24 };
+enum { ROWS = 9, IN = 37, MIDDLE = 70, CLASSES = 300, WEIGHTS = MIDDLE * IN, SLOTS = 26 };
 
 /* Device memory of one step, by name. */
 typedef struct memory {
     float *x, *w1, *b1, *h, *mask, *w2, *b2, *y, *dy, *dh, *dw2, *db2, *dw1, *db1, *m, *v, *g;
-    int64_t *acc;
+    int64_t *acc, *hi, *lo;
     double *loss, *norm;
     int32_t *correct, *labels;
     uint32_t *max_bits;
@@ -79,6 +79,7 @@ static dml_err update(step *s)
     memory *a = &s->at;
     const dml_tensor dw1 = matrix(a->dw1, MIDDLE, IN), acc = vector(a->acc, DML_I64, WEIGHTS),
                      flat = vector(a->dw1, DML_F32, WEIGHTS), g = vector(a->g, DML_F32, WEIGHTS),
+                     hi = vector(a->hi, DML_I64, WEIGHTS), lo = vector(a->lo, DML_I64, WEIGHTS),
                      max_bits = vector(a->max_bits, DML_U32, 1), norm = vector(a->norm, DML_F64, 1);
     const dml_sgd sgd = {.lr = 0.1f, .momentum = 0.9f, .grad_scale = 0.5f};
     const dml_adamw adamw = {0.01f, 0.9f, 0.99f, 1e-8f, 1.0f, 0.1f, 0.1f};
@@ -89,6 +90,9 @@ static dml_err update(step *s)
     DML_TRY(s->k->accumulate_exact(s->context, &acc, &max_bits, &flat, 40, true));
     DML_TRY(s->k->accumulate_exact(s->context, &acc, &max_bits, &flat, 40, false));
     DML_TRY(s->k->finish_exact(s->context, &g, &acc, 40));
+    DML_TRY(s->k->accumulate_wide(s->context, &hi, &lo, &max_bits, &flat, true));
+    DML_TRY(s->k->accumulate_wide(s->context, &hi, &lo, &max_bits, &g, false));
+    DML_TRY(s->k->finish_wide(s->context, &g, &hi, &lo));
     DML_TRY(s->k->adamw(s->context, &adamw, &first, 1));
     return s->k->sgd(s->context, &sgd, second, 2);
 }
@@ -126,6 +130,8 @@ static memory make_memory(allocate alloc, void *owner)
     for (size_t i = 0; i < sizeof rest / sizeof *rest; i++)
         *rest[i] = alloc(owner, CLASSES * MIDDLE * (int64_t)sizeof(float));
     a.acc = alloc(owner, WEIGHTS * (int64_t)sizeof(int64_t));
+    a.hi = alloc(owner, WEIGHTS * (int64_t)sizeof(int64_t));
+    a.lo = alloc(owner, WEIGHTS * (int64_t)sizeof(int64_t));
     a.loss = alloc(owner, sizeof(double));
     a.norm = alloc(owner, sizeof(double));
     a.correct = alloc(owner, sizeof(int32_t));
@@ -181,7 +187,8 @@ static uint64_t hash_of(const memory *a)
         int64_t bytes;
     } part[] = {{a->w1, WEIGHTS * 4},  {a->w2, CLASSES * MIDDLE * 4},
                 {a->b2, CLASSES * 4},  {a->db1, MIDDLE * 4},
-                {a->acc, WEIGHTS * 8}, {a->loss, 8},
+                {a->acc, WEIGHTS * 8}, {a->hi, WEIGHTS * 8},
+                {a->lo, WEIGHTS * 8},  {a->loss, 8},
                 {a->norm, 8},          {a->correct, 4},
                 {a->max_bits, 4},      {a->m, WEIGHTS * 4},
                 {a->v, WEIGHTS * 4},   {a->dy, ROWS * CLASSES * 4}};
@@ -221,9 +228,9 @@ static void *host_alloc(void *owner, int64_t bytes)
 
 static void free_host(memory *a)
 {
-    void *all[] = {a->x,  a->w1,  a->b1,   a->h,    a->mask,    a->w2,     a->b2,      a->y,
-                   a->dy, a->dh,  a->dw2,  a->db2,  a->dw1,     a->db1,    a->m,       a->v,
-                   a->g,  a->acc, a->loss, a->norm, a->correct, a->labels, a->max_bits};
+    void *all[] = {a->x,  a->w1,  a->b1,   a->h,    a->mask,    a->w2,     a->b2,      a->y, a->dy,
+                   a->dh, a->dw2, a->db2,  a->dw1,  a->db1,     a->m,      a->v,       a->g, a->acc,
+                   a->hi, a->lo,  a->loss, a->norm, a->correct, a->labels, a->max_bits};
     for (size_t i = 0; i < sizeof all / sizeof *all; i++)
         test_free(all[i]);
 }
