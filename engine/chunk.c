@@ -1,13 +1,14 @@
 /* engine/chunk.c - what a chunk holds and where: sizes, binding, slots, access by name.
  *
- *   shared    ran | loss | correct | moments | max_bits | accumulators (int64 exact, float fast)
- *   private   w | m | v | g (exact) | running moments | panel | scratch
+ *   shared    ran | loss | correct | moments | max_bits | accumulators (chunk_sum.h)
+ *   private   w | m | v | g (unless shared) | running moments | panel | scratch
  */
 #include "engine/chunk_impl.h"
 
 #include "engine/base/clock.h"
 #include "engine/base/hash.h"
 #include "engine/base/rng.h"
+#include "engine/chunk_sum.h"
 
 #include <stdlib.h>
 
@@ -23,9 +24,9 @@ static int32_t n_states(const dml_chunk *c)
     return c->state_end - c->state_begin;
 }
 
-static bool exact(const dml_chunk *c)
+static const dml_sum_info *sum_info(const dml_chunk *c)
 {
-    return c->spec->training.numerics == DML_EXACT;
+    return dml_sum_info_of(c->spec->training.numerics);
 }
 
 static bool has_m(const dml_chunk *c)
@@ -78,14 +79,12 @@ static int64_t lay_out_shared(dml_chunk *c, void *memory)
     }
     c->moments = take(&p, c->mbs * state_elems(c), sizeof(float)); /* mean and var: two states */
     c->slot_words = p.at / (int64_t)sizeof(int32_t);
-    c->max_bits = take(&p, exact(c) ? n_params(c) : 0, sizeof(uint32_t));
-    void *accumulator =
-        take(&p, c->arena_elems, exact(c) ? (int64_t)sizeof(int64_t) : (int64_t)sizeof(float));
-    if (exact(c)) {
-        c->acc = accumulator;
+    if (sum_info(c)->words > 0) {
+        c->acc_elems = sum_info(c)->words * c->arena_elems;
+        c->max_bits = take(&p, n_params(c), sizeof(uint32_t));
+        c->acc = take(&p, c->acc_elems, sizeof(int64_t));
     } else {
-        c->g = accumulator;
-        c->max_bits = NULL;
+        c->g = take(&p, c->arena_elems, sizeof(float));
     }
     return p.at;
 }
@@ -97,7 +96,7 @@ static int64_t lay_out_private(dml_chunk *c, void *memory)
     c->w = take(&p, c->arena_elems, sizeof(float));
     if (has_m(c)) c->m = take(&p, c->arena_elems, sizeof(float));
     if (has_v(c)) c->v = take(&p, c->arena_elems, sizeof(float));
-    if (exact(c)) c->g = take(&p, c->arena_elems, sizeof(float));
+    if (sum_info(c)->words > 0) c->g = take(&p, c->arena_elems, sizeof(float));
     c->state = take(&p, state_elems(c), sizeof(float));
     impl->panel = take(&p, impl->panel_elems, sizeof(float));
     impl->work = take(&p, impl->work_bytes, 1);
@@ -115,7 +114,7 @@ static void plan_params(dml_chunk *c, dml_arena *arena)
         c->param_at[i] = c->arena_elems;
         c->arena_elems += dml_padded_elems(c->model->param[c->param_begin + i].elems);
     }
-    if (!exact(c)) return;
+    if (!sum_info(c)->scaled) return;
     c->exponent = DML_NEW_N(arena, int32_t, n_params(c));
     for (int32_t i = 0; i < n_params(c); i++)
         c->exponent[i] = FIRST_EXPONENT;
@@ -144,6 +143,7 @@ dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t lay
     if (layer_begin < 0 || layer_begin >= layer_end || layer_end > model->n_layers)
         DML_FAIL(DML_ERR_BUG, "a chunk of layers %d to %d of %d", layer_begin, layer_end,
                  model->n_layers);
+    DML_TRY(dml_sum_check(spec));
     dml_chunk_impl *impl = DML_NEW(arena, dml_chunk_impl);
     dml_chunk c = {
         .spec = spec,
@@ -222,27 +222,46 @@ float *dml_chunk_state(const dml_chunk *c, int32_t s)
     return c->state + c->state_at[s - c->state_begin];
 }
 
-uint64_t dml_chunk_weights_hash(const dml_chunk *c)
+/* Adds the hash of a named tensor, brought to the host first. */
+static dml_err add_hash(const dml_chunk *c, const dml_device_api *device, dml_queue *queue,
+                        const char *name, const float *values, int64_t elems, void *host,
+                        uint64_t *sum)
 {
-    uint64_t sum = 0;
+    const int64_t bytes = elems * (int64_t)sizeof(float);
+    DML_TRY(device->copy(queue, host, values, bytes));
+    DML_TRY(device->sync(queue, dml_clock_ns() + c->spec->parallelism.timeout_ns));
+    *sum += dml_hash(host, bytes, dml_hash_text(name));
+    return DML_ERR_OK;
+}
+
+static dml_err add_hashes(const dml_chunk *c, const dml_device_api *device, dml_queue *queue,
+                          void *host, uint64_t *sum)
+{
     for (int32_t p = c->param_begin; p < c->param_end; p++) {
         const dml_param *param = &c->model->param[p];
-        sum += dml_hash(dml_chunk_param(c, p), param->elems * (int64_t)sizeof(float),
-                        dml_hash_text(param->name));
+        DML_TRY(add_hash(c, device, queue, param->name, dml_chunk_param(c, p), param->elems, host,
+                         sum));
     }
     for (int32_t s = c->state_begin; s < c->state_end; s++) {
         const dml_state *state = &c->model->state[s];
-        sum += dml_hash(dml_chunk_state(c, s), state->elems * (int64_t)sizeof(float),
-                        dml_hash_text(state->name));
+        DML_TRY(add_hash(c, device, queue, state->name, dml_chunk_state(c, s), state->elems, host,
+                         sum));
     }
-    return sum;
+    return DML_ERR_OK;
 }
 
-int32_t dml_chunk_scale_log2(const dml_chunk *c, int32_t p)
+dml_err dml_chunk_weights_hash(const dml_chunk *c, const dml_device_api *device, dml_queue *queue,
+                               uint64_t *out)
 {
-    int32_t log2_mbs = 0; /* rounded up */
-    while ((INT64_C(1) << log2_mbs) < c->mbs)
-        log2_mbs++;
-    const int32_t s = 62 - log2_mbs - c->exponent[p];
-    return s < -126 ? -126 : s > 126 ? 126 : s;
+    int64_t most = 1;
+    for (int32_t p = c->param_begin; p < c->param_end; p++)
+        if (c->model->param[p].elems > most) most = c->model->param[p].elems;
+    for (int32_t s = c->state_begin; s < c->state_end; s++)
+        if (c->model->state[s].elems > most) most = c->model->state[s].elems;
+    void *host = malloc((size_t)most * sizeof(float));
+    if (!host) DML_FAIL(DML_ERR_NOMEM, "no memory to hash %lld weights", (long long)most);
+    *out = 0;
+    const dml_err err = add_hashes(c, device, queue, host, out);
+    free(host);
+    return err;
 }

@@ -44,10 +44,11 @@ typedef struct dml_chunk {
     int64_t arena_elems; /* of all parameters of the chunk with padding */
     int64_t *param_at;   /* [param_end - param_begin] first element */
     float *w, *m, *v;    /* [arena_elems]; m, v NULL where the optimizer has none */
-    float *g;     /* [arena_elems] summed gradient: fast: accumulator (shared); exact: finished */
-    int64_t *acc; /* [arena_elems] exact accumulators (shared); NULL in fast mode */
+    float *g;     /* [arena_elems] summed gradient: fast: accumulator (shared); else: finished */
+    int64_t *acc; /* [acc_elems] integer accumulators (shared, chunk_sum.h); NULL in fast mode */
+    int64_t acc_elems;
     uint32_t *max_bits; /* [n params] (shared); NULL in fast mode */
-    int32_t *exponent;  /* [n params] E of the exact scales: host memory, committed; NULL in fast */
+    int32_t *exponent;  /* [n params] E of exact's scales: host memory, committed; else NULL */
     float *state;       /* running moments, all states of the chunk one after another */
     int64_t *state_at;  /* [state_end - state_begin] */
 
@@ -65,7 +66,8 @@ typedef struct dml_chunk {
 /* Plans the memory of layers [layer_begin, layer_end); touches no device.  Exact scales start at E = 16
  * (exact-sums).  Everything *out points to is the arena's.
  *
- * DML_ERR_BUG  a layer reads something from below other than the chunk's input: not a legal cut
+ * DML_ERR_BUG   a layer reads something from below other than the chunk's input: not a legal cut
+ * DML_ERR_SPEC  more replicas than the numerics can add up
  */
 dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t layer_begin,
                        int32_t layer_end, bool split_backward, dml_arena *arena, dml_chunk *out);
@@ -119,8 +121,10 @@ float *dml_chunk_param(const dml_chunk *c, int32_t p);
 float *dml_chunk_state(const dml_chunk *c, int32_t s);
 
 /* Wrapping sum over parameters and states of dml_hash(bytes, dml_hash_text(name)): the sum over a model's
- * chunks is the same however it is cut.  Host code, as above. */
-uint64_t dml_chunk_weights_hash(const dml_chunk *c);
+ * chunks is the same however it is cut.  Brings one tensor at a time to the host through the queue, which it
+ * waits for; allocates, so not inside a step.  DML_ERR_NOMEM, or what the device gives. */
+dml_err dml_chunk_weights_hash(const dml_chunk *c, const dml_device_api *device, dml_queue *queue,
+                               uint64_t *out);
 
 /* Scale exponent s of parameter p (0 .. n-1 in the chunk): clamp(62 - L - E, -126, 126), L = ceil(log2 mbs). */
 int32_t dml_chunk_scale_log2(const dml_chunk *c, int32_t p);

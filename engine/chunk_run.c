@@ -1,6 +1,8 @@
 /* engine/chunk_run.c - runs a chunk's steps on one micro-batch. */
 #include "engine/chunk_impl.h"
 
+#include "engine/chunk_sum.h"
+
 #include <stdio.h>
 
 /* One call: who computes, on which micro-batch, and where each region begins. */
@@ -130,24 +132,6 @@ static dml_err input_step(const frame *f, int32_t i)
 
 /* ---- weight gradients ---- */
 
-/* Adds grads[elems] to what this worker has summed of parameter `p` in this step. */
-static dml_err add_grad(const frame *f, int32_t p, float *grads)
-{
-    const dml_chunk *c = f->c;
-    const bool first = ((const dml_chunk_impl *)c->impl)->added == 0;
-    const int32_t i = p - c->param_begin;
-    const int64_t elems = c->model->param[p].elems;
-    const dml_tensor g = vector(grads, DML_F32, elems);
-    if (c->acc) {
-        const dml_tensor acc = vector(c->acc + c->param_at[i], DML_I64, elems),
-                         max_bits = vector(c->max_bits + i, DML_U32, 1);
-        return f->kt->accumulate_exact(f->k, &acc, &max_bits, &g, dml_chunk_scale_log2(c, i),
-                                       first);
-    }
-    const dml_tensor sum = vector(c->g + c->param_at[i], DML_F32, elems);
-    return f->kt->accumulate(f->k, &sum, &g, first);
-}
-
 static dml_err weight_step(const frame *f, int32_t i)
 {
     const dml_chunk_impl *impl = f->c->impl;
@@ -157,8 +141,10 @@ static dml_err weight_step(const frame *f, int32_t i)
     const dml_layer *l = call.layer;
     if (l->cls->backward_weight) DML_TRY(l->cls->backward_weight(&call));
     for (int32_t p = l->param_begin; p < l->param_end; p++) {
-        DML_TRY(add_grad(f, p, grads));
-        grads += dml_padded_elems(f->c->model->param[p].elems);
+        const int64_t elems = f->c->model->param[p].elems;
+        const dml_tensor g = vector(grads, DML_F32, elems);
+        DML_TRY(dml_sum_add(f->c, f->kt, f->k, p - f->c->param_begin, &g, impl->added == 0));
+        grads += dml_padded_elems(elems);
     }
     return DML_ERR_OK;
 }
@@ -242,7 +228,7 @@ dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx 
         const dml_tensor g = vector(c->g, DML_F32, c->arena_elems);
         return kt->fill(k, &g, 0);
     }
-    const dml_tensor acc = vector(c->acc, DML_I64, c->arena_elems),
+    const dml_tensor acc = vector(c->acc, DML_I64, c->acc_elems),
                      max_bits = vector(c->max_bits, DML_U32, c->param_end - c->param_begin);
     DML_TRY(kt->fill(k, &acc, 0));
     return kt->fill(k, &max_bits, 0);

@@ -11,7 +11,15 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { MAX_ARGS = 64, DEFAULT_COLUMNS = 120, OPT_TEXT = 256, OPT_EVAL, OPT_WIDTH };
+enum {
+    MAX_ARGS = 64,
+    MIN_COLUMNS = 10,
+    MAX_COLUMNS = 10000,
+    DEFAULT_COLUMNS = 120,
+    OPT_TEXT = 256,
+    OPT_EVAL,
+    OPT_WIDTH
+};
 
 typedef struct command_line {
     const char *spec;
@@ -34,13 +42,22 @@ static const struct argp_option options[] = {
 
 const char *argp_program_version = "dml-plan " DML_VERSION;
 
+static int width_of(const char *text, struct argp_state *state)
+{
+    char *end;
+    const long n = strtol(text, &end, 10);
+    if (*end || n < MIN_COLUMNS || n > MAX_COLUMNS)
+        argp_error(state, "--width %s: a number from %d to %d", text, MIN_COLUMNS, MAX_COLUMNS);
+    return (int)n;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     command_line *c = state->input;
     switch (key) {
     case OPT_TEXT: c->text = true; return 0;
     case OPT_EVAL: c->eval = true; return 0;
-    case OPT_WIDTH: c->width = atoi(arg); return 0;
+    case OPT_WIDTH: c->width = width_of(arg, state); return 0;
     case ARGP_KEY_ARG:
         if (!c->spec)
             c->spec = arg;
@@ -139,6 +156,9 @@ int main(int argc, char **argv)
     dml_err err = dml_spec_load(c.spec, c.override, c.n, &spec);
     if (err == DML_ERR_OK) err = dml_plan_make(&spec, &plan);
     if (err == DML_ERR_OK) err = print_plan(&c, &plan);
+    if (err == DML_ERR_OK && (fflush(stdout) != 0 || ferror(stdout)))
+        err =
+            dml_err_set(DML_ERR_UNAVAILABLE, __FILE__, __LINE__, "cannot write to standard output");
     if (err != DML_ERR_OK)
         fprintf(stderr, "%s%s\n", err == DML_ERR_SPEC ? "" : "dml-plan: ", dml_err_trail());
     dml_plan_free(&plan);

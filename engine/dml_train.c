@@ -94,6 +94,14 @@ static int fail(dml_err err)
     return dml_err_exit_code(err);
 }
 
+/* Exit code of what only prints. */
+static int flushed(void)
+{
+    if (fflush(stdout) == 0 && !ferror(stdout)) return 0;
+    return fail(
+        dml_err_set(DML_ERR_UNAVAILABLE, __FILE__, __LINE__, "cannot write to standard output"));
+}
+
 static int print_config(const command_line *c)
 {
     dml_spec spec;
@@ -101,7 +109,7 @@ static int print_config(const command_line *c)
     if (err != DML_ERR_OK) return fail(err);
     err = dml_spec_print(&spec, stdout);
     dml_spec_free(&spec);
-    return err == DML_ERR_OK ? 0 : fail(err);
+    return err == DML_ERR_OK ? flushed() : fail(err);
 }
 
 /* --agent PID SPEC [override ...] and --worker RANK PID: how this program starts itself. */
@@ -116,6 +124,7 @@ static int as_agent(int argc, char **argv)
 
 int main(int argc, char **argv)
 {
+    dml_fill_standard_fds();
     if (argc >= 4 && strcmp(argv[1], "--agent") == 0) return as_agent(argc, argv);
     if (argc == 4 && strcmp(argv[1], "--worker") == 0)
         return dml_worker_main(atoi(argv[2]), atoi(argv[3]));
@@ -127,7 +136,7 @@ int main(int argc, char **argv)
     c.argv[0] = c.spec;
     if (c.keys) {
         dml_spec_help(stdout);
-        return 0;
+        return flushed();
     }
     if (c.nnodes && strcmp(c.nnodes, "1") != 0) {
         fprintf(stderr, "dml-train: --nnodes %s: one node for now; several hosts come later\n",

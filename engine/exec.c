@@ -68,8 +68,11 @@ static dml_err load(const resolved *r, bool labels, void *to, int64_t row_bytes)
     DML_TRY(dml_loader_get(loader, x->step, r->op->mb, deadline_ns, &batch));
     DML_ASSERT_OP(batch.rows, ==, x->rows[r->op->mb]);
     const void *from = labels ? (const void *)batch.labels : (const void *)batch.images;
-    const dml_err err =
-        x->c.backend->device->copy(x->c.lane[DML_LANE_COMPUTE], to, from, row_bytes * batch.rows);
+    dml_queue *q = x->c.lane[DML_LANE_COMPUTE];
+    const dml_device_api *device = x->c.backend->device;
+    dml_err err = device->copy(q, to, from, row_bytes * batch.rows);
+    /* A host's copy is done; a device's may still read the loader's buffer, which must not be refilled. */
+    if (err == DML_ERR_OK && !x->c.backend->on_host) err = device->sync(q, deadline_ns);
     dml_loader_release(loader);
     return err;
 }
@@ -97,7 +100,7 @@ static dml_err reduce(const resolved *r)
             if (c->acc) {
                 const int32_t n = c->param_end - c->param_begin;
                 DML_TRY(comm->all_reduce(h->replicas, q, c->max_bits, n, DML_U32, DML_MAX));
-                DML_TRY(comm->all_reduce(h->replicas, q, c->acc, c->arena_elems, DML_I64, DML_SUM));
+                DML_TRY(comm->all_reduce(h->replicas, q, c->acc, c->acc_elems, DML_I64, DML_SUM));
             } else {
                 DML_TRY(comm->all_reduce(h->replicas, q, c->g, c->arena_elems, DML_F32, DML_SUM));
             }

@@ -81,12 +81,9 @@ static void become(const supervisor *s, char *const argv[], const int *fds, int 
     sigemptyset(&none);
     sigprocmask(SIG_SETMASK, &none, NULL);
     if (dml_die_with_parent(s->self) != DML_ERR_OK) _exit(dml_err_exit_code(DML_ERR_PEER));
-    if (place_fds(fds, n_fds))
-        execv("/proc/self/exe", argv);
-    else
-        fprintf(stderr, "dml-train: %d descriptors for %s: %s (ulimit -n)\n", n_fds, argv[0],
-                strerror(errno));
-    fprintf(stderr, "dml-train: cannot start %s: %s\n", argv[0], strerror(errno));
+    if (place_fds(fds, n_fds)) execv("/proc/self/exe", argv);
+    fprintf(stderr, "dml-train: cannot start %s with %d descriptors: %s\n", argv[0], n_fds,
+            strerror(errno));
     _exit(dml_err_exit_code(DML_ERR_UNAVAILABLE));
 }
 
@@ -290,6 +287,7 @@ static dml_err ask(const request *q, const int *fds, int32_t n_fds)
 
 dml_err dml_launch_worker(int32_t rank, const int *fds, int32_t n_fds)
 {
+    DML_ASSERT_OP(rank, <, DML_HOST_WORKERS);
     DML_ASSERT_OP(n_fds, <=, DML_LAUNCH_FDS);
     return ask(&(request){REQUEST_START, rank}, fds, n_fds);
 }

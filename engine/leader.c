@@ -2,13 +2,23 @@
 #include "engine/leader.h"
 
 #include "engine/base/clock.h"
+#include "engine/chunk_sum.h"
 #include "engine/data.h"
 #include "engine/update.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <math.h>
 #include <string.h>
+#include <sys/file.h>
 #include <unistd.h>
+
+/* After a record that could not be written none is tried again: the file ends there. */
+static dml_err written(dml_leader *l, dml_err err)
+{
+    if (err != DML_ERR_OK) l->has_metrics = false;
+    return err;
+}
 
 /* ---- header ---- */
 
@@ -39,7 +49,7 @@ static dml_run_start_record run_start(const dml_leader *l, const dml_leader_conf
         .output_dir = spec->run.output_dir,
         .host = host,
         .backend = backend,
-        .numerics = spec->training.numerics == DML_EXACT ? "exact" : "fast",
+        .numerics = dml_sum_info_of(spec->training.numerics)->name,
         .model = spec->model.type,
         .layers = l->plan->model.n_layers,
         .parameters = l->plan->model.param_elems,
@@ -135,10 +145,20 @@ static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t t
         plan.predicted_bubble_ratio = mean(bubble, p->workers);
     }
     dml_console_header(&l->view, &run, &plan, stages, p->stages);
-    if (err == DML_ERR_OK && l->has_metrics) err = dml_metrics_run_start(&l->metrics, &run);
-    if (err == DML_ERR_OK && l->has_metrics) err = dml_metrics_plan(&l->metrics, &plan);
+    if (err == DML_ERR_OK && l->has_metrics)
+        err = written(l, dml_metrics_run_start(&l->metrics, &run));
+    if (err == DML_ERR_OK && l->has_metrics) err = written(l, dml_metrics_plan(&l->metrics, &plan));
     dml_arena_free(&arena);
     return err;
+}
+
+/* Records of two runs at once would mix.  A file system without locks is taken as it is. */
+static dml_err claim_folder(const dml_leader *l)
+{
+    if (flock(l->metrics.fd, LOCK_EX | LOCK_NB) != 0 && errno == EWOULDBLOCK)
+        DML_FAIL(DML_ERR_UNAVAILABLE, "another run is writing to '%s'; set run.output_dir",
+                 l->metrics.path);
+    return DML_ERR_OK;
 }
 
 dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
@@ -156,6 +176,7 @@ dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
     DML_TRY(count_steps(l, &train_samples, &test_samples));
     if (spec->logging.jsonl) {
         DML_TRY(dml_metrics_open(spec->run.output_dir, &l->metrics));
+        DML_TRY(claim_folder(l));
         l->has_metrics = true;
     }
     return write_header(l, config, train_samples, test_samples);
@@ -198,7 +219,7 @@ static dml_err take_step(dml_leader *l, const dml_report_step *r)
         dml_console_note(&l->view,
                          "step %" PRId64 ": loss or gradients are not finite; the step was skipped",
                          r->step);
-    return l->has_metrics ? dml_metrics_step(&l->metrics, &s) : DML_ERR_OK;
+    return l->has_metrics ? written(l, dml_metrics_step(&l->metrics, &s)) : DML_ERR_OK;
 }
 
 static dml_err take_eval(dml_leader *l, const dml_report_eval *r)
@@ -212,7 +233,7 @@ static dml_err take_eval(dml_leader *l, const dml_report_eval *r)
     l->test_loss = e.loss;
     l->test_accuracy = e.accuracy_ratio;
     dml_console_eval(&l->view, &e);
-    return l->has_metrics ? dml_metrics_eval(&l->metrics, &e) : DML_ERR_OK;
+    return l->has_metrics ? written(l, dml_metrics_eval(&l->metrics, &e)) : DML_ERR_OK;
 }
 
 /* Replicas of a stage hold the same weights, or something is badly wrong; stages add up. */
@@ -251,7 +272,7 @@ void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n)
 {
     dml_console_failures(&l->view, failures, n);
     for (int32_t i = 0; i < n && l->has_metrics; i++)
-        if (dml_metrics_failure(&l->metrics, &failures[i]) != DML_ERR_OK) return;
+        (void)!written(l, dml_metrics_failure(&l->metrics, &failures[i]));
 }
 
 /* ---- the end ---- */
@@ -308,9 +329,16 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
             .measured_stash = e->stash_peak,
             .stash_bytes = e->stash_bytes,
         };
-        if (e->memory_bytes > end->memory_peak_bytes) end->memory_peak_bytes = e->memory_bytes;
     }
     return p->workers;
+}
+
+static int64_t memory_peak(const dml_leader *l)
+{
+    int64_t peak = 0;
+    for (int32_t w = 0; w < l->plan->workers; w++)
+        if (l->end[w].memory_bytes > peak) peak = l->end[w].memory_bytes;
+    return peak;
 }
 
 void dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures)
@@ -334,17 +362,18 @@ void dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t
         .test_loss = l->test_loss,
         .test_accuracy_ratio = l->test_accuracy,
         .weights_hash = complete ? hash : NULL,
+        .memory_peak_bytes = memory_peak(l),
         .failures = failures,
     };
     dml_worker_figures workers[DML_HOST_WORKERS];
     const int32_t n = compare_workers(l, workers, &end);
-    dml_console_summary(&l->view, &end, workers, n);
+    if (l->steps > 0) dml_console_summary(&l->view, &end, workers, n);
     if (l->has_metrics && dml_metrics_run_end(&l->metrics, &end) != DML_ERR_OK)
         dml_console_note(&l->view, "%s", dml_err_trail());
 }
 
 void dml_leader_close(dml_leader *l)
 {
-    if (l->has_metrics) dml_metrics_close(&l->metrics);
+    dml_metrics_close(&l->metrics);
     l->has_metrics = false;
 }

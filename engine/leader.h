@@ -38,7 +38,10 @@ typedef struct dml_leader_config {
     FILE *console;   /* stderr; NULL: silent */
 } dml_leader_config;
 
-/* Opens metrics, prints the header.  DML_ERR_DATA: no data, or the output folder cannot be written. */
+/* Opens metrics, prints the header.
+ *
+ * DML_ERR_DATA         no data, or the output folder cannot be written
+ * DML_ERR_UNAVAILABLE  another run is writing to it */
 dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config);
 
 /* READY and FAIL reports are the caller's; the rest is taken here.
@@ -48,7 +51,7 @@ dml_err dml_leader_take(dml_leader *l, const dml_report *report);
 /* Prints the failures, root cause first. */
 void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n);
 
-/* Summary and last record.  status: "finished", "stopped", "failed". */
+/* Summary (of a run that has made a step) and last record.  status: "finished", "stopped", "failed". */
 void dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures);
 void dml_leader_close(dml_leader *l);
 

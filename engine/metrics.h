@@ -40,7 +40,7 @@ typedef const char *dml_field_TEXT;
     X(T, TEXT, output_dir)                                                                                 \
     X(T, TEXT, host)                                                                                       \
     X(T, TEXT, backend)                                                                                    \
-    X(T, TEXT, numerics)                      /* "fast", "exact"                                        */ \
+    X(T, TEXT, numerics)                      /* "fast", "exact", "exact_wide"                          */ \
     X(T, TEXT, model)                         /* family                                                 */ \
     X(T, INT,  layers)                                                                                     \
     X(T, INT,  parameters)                                                                                 \

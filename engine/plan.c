@@ -149,20 +149,20 @@ dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *st
 
 int64_t dml_plan_worker_bytes(const dml_plan *plan, int32_t worker)
 {
+    const int32_t c = dml_plan_stage(plan, worker);
+    const dml_chunk_span *span = &plan->train.span[c];
     dml_arena arena = {0};
+    dml_chunk chunk;
     int64_t bytes = 0;
-    for (int32_t c = 0; c < plan->stages; c++) {
-        dml_chunk chunk;
-        const dml_chunk_span *span = &plan->train.span[c];
-        if (dml_plan_stage(plan, worker) != c ||
-            dml_chunk_plan(plan->spec, &plan->model, span->layer_begin, span->layer_end, false,
-                           &arena, &chunk) != DML_ERR_OK)
-            continue;
+    if (dml_chunk_plan(plan->spec, &plan->model, span->layer_begin, span->layer_end, false, &arena,
+                       &chunk) == DML_ERR_OK) {
         const int64_t pool[DML_POOLS] = {chunk.size.in, chunk.size.stash, chunk.size.dy,
                                          chunk.size.dx};
-        bytes += chunk.size.shared + chunk.size.private_;
+        bytes = chunk.size.shared + chunk.size.private_;
         for (int32_t p = 0; p < DML_POOLS; p++)
             bytes += pool[p] * *dml_program_slots(&plan->train, worker, c, (dml_pool)p);
+        if (c == 0) /* the loaded batches */
+            bytes += chunk.size.in * *dml_program_slots(&plan->train, worker, c, DML_POOL_STASH);
     }
     dml_arena_free(&arena);
     return bytes;

@@ -41,7 +41,8 @@ static inline int32_t dml_plan_replica(const dml_plan *p, int32_t worker)
 dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *step_ns,
                          double *bubble, int32_t *stash_peak);
 
-/* Bytes of tensors the worker will hold: parameters, gradients, optimizer state and every slot. */
+/* Bytes of tensors the worker will hold: parameters, gradients, optimizer state, every slot and the batches
+ * loaded; 0 when its stage cannot be planned.  Labels and partial sums of the norm, a few KB, are left out. */
 int64_t dml_plan_worker_bytes(const dml_plan *plan, int32_t worker);
 
 #endif

@@ -34,8 +34,8 @@ static void read_spec(dml_spec_reader *r, const char *text)
     if (!root && r->report.n) return; /* one syntax error; the rest would be its echo */
     const bool nothing = !root || dml_yaml_is_null(root);
     if (nothing && r->source->text.n_overrides == 0) {
-        dml_report_at(&r->report, (dml_place){0}, "nothing is written there");
-        dml_report_note(&r->report, "the shortest spec is  model: {type: mlp}");
+        dml_complain_at(&r->report, (dml_place){0}, "nothing is written there");
+        dml_complain_note(&r->report, "the shortest spec is  model: {type: mlp}");
         return;
     }
     if (!nothing) dml_spec_read_file(r, root);
@@ -60,13 +60,13 @@ dml_err dml_spec_load(const char *path, const char *const *overrides, int32_t n_
     r->source->text = (dml_spec_text){.file = dml_arena_strdup(&spec.arena, path),
                                       .overrides = copies,
                                       .n_overrides = n_overrides};
-    r->report = (dml_report){.arena = &spec.arena, .source = &r->source->text};
+    r->report = (dml_complaints){.arena = &spec.arena, .source = &r->source->text};
     spec.source = r->source;
 
     dml_err err = read_all(path, &spec.arena, &r->source->text.text);
     if (err == DML_ERR_OK) {
         read_spec(r, r->source->text.text);
-        err = dml_report_finish(&r->report);
+        err = dml_complain_finish(&r->report);
     }
     if (err == DML_ERR_OK && spec.data.format == DML_DATA_SYNTHETIC)
         err = dml_spec_set_samples(&spec, spec.data.samples);
@@ -101,14 +101,14 @@ dml_err dml_spec_fail(const dml_spec *spec, dml_place place, const char *key, co
 {
     const dml_spec_source *source = spec->source;
     dml_arena arena = {0};
-    dml_report report = {.arena = &arena, .source = &source->text};
+    dml_complaints report = {.arena = &arena, .source = &source->text};
     if (place.line == 0 && key) place = dml_spec_place(spec, key);
     va_list ap;
     va_start(ap, fmt);
-    dml_report_at_va(&report, place, fmt, ap);
+    dml_complain_at_va(&report, place, fmt, ap);
     va_end(ap);
-    if (place.line == 0 && key) dml_report_note(&report, "it follows from '%s'", key);
-    const dml_err err = dml_report_finish(&report);
+    if (place.line == 0 && key) dml_complain_note(&report, "it follows from '%s'", key);
+    const dml_err err = dml_complain_finish(&report);
     dml_arena_free(&arena);
     return err;
 }

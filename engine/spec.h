@@ -75,7 +75,7 @@ typedef enum dml_lr_schedule {
     DML_LR_LINEAR,
     DML_LR_COSINE
 } dml_lr_schedule;
-typedef enum dml_numerics { DML_FAST, DML_EXACT } dml_numerics;
+typedef enum dml_numerics { DML_FAST, DML_EXACT, DML_EXACT_WIDE } dml_numerics;
 typedef enum dml_init {
     DML_INIT_KAIMING_UNIFORM,
     DML_INIT_KAIMING_NORMAL,

@@ -41,8 +41,8 @@ static void check_name(dml_spec_reader *r)
     dml_spec *spec = r->spec;
     if (written(r, DML_KEY_RUN_NAME)) {
         if (!spec->run.name[0] || strchr(spec->run.name, '/'))
-            dml_report_at(&r->report, at(r, DML_KEY_RUN_NAME),
-                          "'name' becomes a folder's name: not empty, and without '/'");
+            dml_complain_at(&r->report, at(r, DML_KEY_RUN_NAME),
+                            "'name' becomes a folder's name: not empty, and without '/'");
         return;
     }
     const char *file = r->source->text.file;
@@ -59,13 +59,13 @@ static bool expand_environment(dml_spec_reader *r, dml_place place, const char *
 {
     const char *close = strchr(*text, '}');
     if ((*text)[1] != '{' || !close) {
-        dml_report_at(&r->report, place, "write ${NAME} for an environment variable, $$ for '$'");
+        dml_complain_at(&r->report, place, "write ${NAME} for an environment variable, $$ for '$'");
         return false;
     }
     const char *name = dml_arena_printf(r->arena, "%.*s", (int)(close - *text - 2), *text + 2);
     const char *value = getenv(name);
     if (!value) {
-        dml_report_at(&r->report, place, "the environment has no '%s'", name);
+        dml_complain_at(&r->report, place, "the environment has no '%s'", name);
         return false;
     }
     dml_str_printf(s, "%s", value);
@@ -90,7 +90,7 @@ static bool expand_percent(dml_spec_reader *r, dml_place place, const char **tex
         dml_str_printf(s, "%s", date);
         *text += 5;
     } else {
-        dml_report_at(&r->report, place, "unknown '%.8s'; allowed: %%name, %%date, %%%%", *text);
+        dml_complain_at(&r->report, place, "unknown '%.8s'; allowed: %%name, %%date, %%%%", *text);
         return false;
     }
     return true;
@@ -157,7 +157,7 @@ static void check_paths(dml_spec_reader *r)
         return;
     }
     if (!spec->data.path[0]) {
-        dml_report_at(&r->report, at(r, DML_KEY_DATA_PATH), "'path' is empty");
+        dml_complain_at(&r->report, at(r, DML_KEY_DATA_PATH), "'path' is empty");
         return;
     }
     const bool from_file = at(r, DML_KEY_DATA_PATH).file != dml_spec_command_line;
@@ -221,33 +221,34 @@ static void check_batch(dml_spec_reader *r)
     const dml_place place = place_of(r, DML_KEY_GLOBAL_BATCH, DML_KEY_MICRO_BATCH);
     const bool by_num = written(r, DML_KEY_NUM_MICROBATCHES);
     if (global > INT32_MAX) {
-        dml_report_at(&r->report, at(r, DML_KEY_NUM_MICROBATCHES),
-                      "a step of %lld samples is too large", (long long)global);
+        dml_complain_at(&r->report, at(r, DML_KEY_NUM_MICROBATCHES),
+                        "a step of %lld samples is too large", (long long)global);
     } else if (by_num && !written(r, DML_KEY_MICRO_BATCH) && global % num) {
-        dml_report_at(&r->report, place,
-                      "global_batch_size %lld cannot be cut into num_microbatches %lld equal parts",
-                      (long long)global, (long long)num);
-        dml_report_note(&r->report, "global_batch_size %s would work", multiples(r, global, num));
+        dml_complain_at(
+            &r->report, place,
+            "global_batch_size %lld cannot be cut into num_microbatches %lld equal parts",
+            (long long)global, (long long)num);
+        dml_complain_note(&r->report, "global_batch_size %s would work", multiples(r, global, num));
     } else if (global % micro) {
-        dml_report_at(&r->report, place,
-                      "global_batch_size %lld is not a multiple of micro_batch_size %lld",
-                      (long long)global, (long long)micro);
-        dml_report_note(&r->report, "global_batch_size %s would work, or micro_batch_size %lld",
-                        multiples(r, global, micro), (long long)largest_divisor(global, micro));
+        dml_complain_at(&r->report, place,
+                        "global_batch_size %lld is not a multiple of micro_batch_size %lld",
+                        (long long)global, (long long)micro);
+        dml_complain_note(&r->report, "global_batch_size %s would work, or micro_batch_size %lld",
+                          multiples(r, global, micro), (long long)largest_divisor(global, micro));
     } else if (by_num && num != global / micro) {
-        dml_report_at(&r->report, at(r, DML_KEY_NUM_MICROBATCHES),
-                      "num_microbatches %lld disagrees with global_batch_size %lld / "
-                      "micro_batch_size %lld = %lld",
-                      (long long)num, (long long)global, (long long)micro,
-                      (long long)(global / micro));
+        dml_complain_at(&r->report, at(r, DML_KEY_NUM_MICROBATCHES),
+                        "num_microbatches %lld disagrees with global_batch_size %lld / "
+                        "micro_batch_size %lld = %lld",
+                        (long long)num, (long long)global, (long long)micro,
+                        (long long)(global / micro));
     } else if (num % replicas) {
-        dml_report_at(&r->report, place_of(r, DML_KEY_REPLICAS, DML_KEY_GLOBAL_BATCH),
-                      "num_microbatches %lld (= %lld / %lld) is not divisible by "
-                      "data_parallel_size %lld",
-                      (long long)num, (long long)global, (long long)micro, (long long)replicas);
-        dml_report_note(&r->report, "global_batch_size %s would work, or data_parallel_size %lld",
-                        multiples(r, global, micro * replicas),
-                        (long long)largest_divisor(num, replicas));
+        dml_complain_at(&r->report, place_of(r, DML_KEY_REPLICAS, DML_KEY_GLOBAL_BATCH),
+                        "num_microbatches %lld (= %lld / %lld) is not divisible by "
+                        "data_parallel_size %lld",
+                        (long long)num, (long long)global, (long long)micro, (long long)replicas);
+        dml_complain_note(&r->report, "global_batch_size %s would work, or data_parallel_size %lld",
+                          multiples(r, global, micro * replicas),
+                          (long long)largest_divisor(num, replicas));
     }
     spec->training.global_batch_size = (int32_t)global;
     spec->training.micro_batch_size = (int32_t)micro;
@@ -266,8 +267,8 @@ static void check_type(dml_spec_reader *r)
         r->source->entry[DML_KEY_MODEL_TYPE].derived = true;
         return;
     }
-    dml_report_at(&r->report, (dml_place){0}, "'model.type' is missing");
-    dml_report_note(&r->report, "allowed: %s", dml_spec_keys[DML_KEY_MODEL_TYPE].allowed);
+    dml_complain_at(&r->report, (dml_place){0}, "'model.type' is missing");
+    dml_complain_note(&r->report, "allowed: %s", dml_spec_keys[DML_KEY_MODEL_TYPE].allowed);
 }
 
 /* "'betas' is for optimizer.name adamw, not sgd" */
@@ -280,9 +281,9 @@ static void check_applicable(dml_spec_reader *r)
         if (!r->source->entry[k].value || dml_spec_key_applies(r->spec, key) || chosen < 0 ||
             bad(r, (dml_spec_key_id)(selector - dml_spec_keys)))
             continue;
-        dml_report_at(&r->report, r->source->entry[k].key->place, "'%s' is for %s %s, not %s",
-                      dml_spec_last_part(key->path), selector->path, key->only,
-                      dml_value_nth(r->arena, selector->allowed, chosen));
+        dml_complain_at(&r->report, r->source->entry[k].key->place, "'%s' is for %s %s, not %s",
+                        dml_spec_last_part(key->path), selector->path, key->only,
+                        dml_value_nth(r->arena, selector->allowed, chosen));
     }
 }
 
@@ -294,20 +295,20 @@ static void check_model(dml_spec_reader *r)
     const int32_t depth = spec->model.family.depth;
     const dml_place where = place_of(r, DML_KEY_DEPTH, DML_KEY_MODEL_TYPE);
     if (vgg && depth != 8)
-        dml_report_at(&r->report, where, "no vgg of depth %d; there is 8", depth);
+        dml_complain_at(&r->report, where, "no vgg of depth %d; there is 8", depth);
     if (resnet && (depth < 8 || depth > 1202 || depth % 6 != 2)) {
-        dml_report_at(&r->report, where, "no resnet of depth %d; it is 6n + 2", depth);
-        dml_report_note(&r->report, "allowed: 8, 14, 20, 32, 44, 56, ...");
+        dml_complain_at(&r->report, where, "no resnet of depth %d; it is 6n + 2", depth);
+        dml_complain_note(&r->report, "allowed: 8, 14, 20, 32, 44, 56, ...");
     }
     const bool image = spec->model.input_rank == 3;
     if ((vgg || resnet) && !image && !bad(r, DML_KEY_MODEL_INPUT))
-        dml_report_at(&r->report, place_of(r, DML_KEY_MODEL_INPUT, DML_KEY_MODEL_TYPE),
-                      "%s reads images: input is [channels, height, width]", type);
+        dml_complain_at(&r->report, place_of(r, DML_KEY_MODEL_INPUT, DML_KEY_MODEL_TYPE),
+                        "%s reads images: input is [channels, height, width]", type);
     if (vgg && image && (spec->model.input[1] < 8 || spec->model.input[2] < 8))
-        dml_report_at(&r->report, place_of(r, DML_KEY_MODEL_INPUT, DML_KEY_MODEL_TYPE),
-                      "vgg halves the image three times: it needs at least 8x8");
+        dml_complain_at(&r->report, place_of(r, DML_KEY_MODEL_INPUT, DML_KEY_MODEL_TYPE),
+                        "vgg halves the image three times: it needs at least 8x8");
     if (strcmp(type, "layers") == 0 && !r->source->entry[DML_KEY_LAYERS].value)
-        dml_report_at(&r->report, at(r, DML_KEY_MODEL_TYPE), "model.type layers needs 'layers'");
+        dml_complain_at(&r->report, at(r, DML_KEY_MODEL_TYPE), "model.type layers needs 'layers'");
 }
 
 /* One number stands for all channels. */
@@ -319,8 +320,8 @@ static void spread_channels(dml_spec_reader *r, dml_spec_key_id id, float *v)
     if (n == 1)
         v[1] = v[2] = v[0];
     else if (n != channels)
-        dml_report_at(&r->report, at(r, id), "%d numbers for %d channel%s", n, channels,
-                      channels == 1 ? "" : "s");
+        dml_complain_at(&r->report, at(r, id), "%d numbers for %d channel%s", n, channels,
+                        channels == 1 ? "" : "s");
 }
 
 static void check_training(dml_spec_reader *r)
@@ -328,15 +329,15 @@ static void check_training(dml_spec_reader *r)
     const dml_spec *spec = r->spec;
     if (spec->training.max_steps == 0 && spec->training.epochs == 0 && !bad(r, DML_KEY_EPOCHS) &&
         !bad(r, DML_KEY_MAX_STEPS))
-        dml_report_at(&r->report, place_of(r, DML_KEY_EPOCHS, DML_KEY_MAX_STEPS),
-                      "nothing to do: epochs and max_steps are both 0");
+        dml_complain_at(&r->report, place_of(r, DML_KEY_EPOCHS, DML_KEY_MAX_STEPS),
+                        "nothing to do: epochs and max_steps are both 0");
     if (spec->optimizer.nesterov && spec->optimizer.name == DML_OPT_SGD &&
         spec->optimizer.momentum == 0.0f)
-        dml_report_at(&r->report, at(r, DML_KEY_NESTEROV), "nesterov needs momentum > 0");
+        dml_complain_at(&r->report, at(r, DML_KEY_NESTEROV), "nesterov needs momentum > 0");
     if (spec->lr_scheduler.name == DML_LR_STEP && spec->lr_scheduler.step.n == 0 &&
         !bad(r, DML_KEY_STEP_SIZE))
-        dml_report_at(&r->report, place_of(r, DML_KEY_STEP_SIZE, DML_KEY_LR_SCHEDULER),
-                      "lr_scheduler step needs step_size > 0, such as 10 epochs");
+        dml_complain_at(&r->report, place_of(r, DML_KEY_STEP_SIZE, DML_KEY_LR_SCHEDULER),
+                        "lr_scheduler step needs step_size > 0, such as 10 epochs");
 }
 
 static void check_split(dml_spec_reader *r)
@@ -345,17 +346,17 @@ static void check_split(dml_spec_reader *r)
     if (spec->parallelism.split != DML_SPLIT_LIST || bad(r, DML_KEY_PIPELINE)) return;
     const int32_t n = r->source->entry[DML_KEY_SPLIT].value->n;
     if (n != spec->parallelism.pipeline_parallel_size)
-        dml_report_at(&r->report, at(r, DML_KEY_SPLIT),
-                      "split lists %d stages, pipeline_parallel_size is %d", n,
-                      spec->parallelism.pipeline_parallel_size);
+        dml_complain_at(&r->report, at(r, DML_KEY_SPLIT),
+                        "split lists %d stages, pipeline_parallel_size is %d", n,
+                        spec->parallelism.pipeline_parallel_size);
 }
 
 void dml_spec_check(dml_spec_reader *r)
 {
     if (!bad(r, DML_KEY_VERSION) && r->spec->version != 1)
-        dml_report_at(&r->report, at(r, DML_KEY_VERSION),
-                      "version %d is not known here: this program reads version 1",
-                      r->spec->version);
+        dml_complain_at(&r->report, at(r, DML_KEY_VERSION),
+                        "version %d is not known here: this program reads version 1",
+                        r->spec->version);
     check_name(r);
     check_paths(r);
     check_type(r);

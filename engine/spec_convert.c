@@ -95,7 +95,7 @@ void dml_spec_expected(dml_spec_reader *r, const dml_yaml *node, const char *wha
         got = node->text;
     else
         got = dml_arena_printf(r->arena, "text '%s'", node->text);
-    dml_report_at(&r->report, node->place, "expected %s, got %s", what, got);
+    dml_complain_at(&r->report, node->place, "expected %s, got %s", what, got);
 }
 
 /* One number of the key's range. */
@@ -103,8 +103,8 @@ static bool ranged(dml_spec_reader *r, const dml_spec_key *key, const char *labe
                    const dml_yaml *node, double v)
 {
     if (dml_value_in_range(key->allowed, v)) return true;
-    dml_report_at(&r->report, node->place, "'%s' must be %s, not %s", label, range_text(r, key),
-                  node->text);
+    dml_complain_at(&r->report, node->place, "'%s' must be %s, not %s", label, range_text(r, key),
+                    node->text);
     return false;
 }
 
@@ -129,15 +129,15 @@ static bool read_whole(dml_spec_reader *r, const dml_spec_key *key, const char *
     double fraction;
     if (!is_scalar(node) || !node->plain || !dml_value_whole(node->text, out)) {
         if (is_scalar(node) && node->plain && dml_value_number(node->text, &fraction))
-            dml_report_at(&r->report, node->place, "'%s' must be a whole number, not %s", label,
-                          node->text);
+            dml_complain_at(&r->report, node->place, "'%s' must be a whole number, not %s", label,
+                            node->text);
         else
             dml_spec_expected(r, node, what);
         return false;
     }
     if (!ranged(r, key, label, node, (double)*out)) return false;
     if (*out <= most && *out >= -most) return true;
-    dml_report_at(&r->report, node->place, "'%s' is too large: %s", label, node->text);
+    dml_complain_at(&r->report, node->place, "'%s' is too large: %s", label, node->text);
     return false;
 }
 
@@ -146,8 +146,8 @@ static bool read_bool(dml_spec_reader *r, const char *label, const dml_yaml *nod
     if (is_scalar(node) && node->plain && dml_value_bool(node->text, out)) return true;
     if (is_scalar(node) && dml_value_word("yes no on off y n", node->text) >= 0) {
         const int32_t word = dml_value_word("yes no on off y n", node->text);
-        dml_report_at(&r->report, node->place, "'%s': '%s' is text in YAML 1.2; write %s", label,
-                      node->text, word % 2 ? "false" : "true");
+        dml_complain_at(&r->report, node->place, "'%s': '%s' is text in YAML 1.2; write %s", label,
+                        node->text, word % 2 ? "false" : "true");
     } else {
         dml_spec_expected(r, node, "true or false");
     }
@@ -160,7 +160,7 @@ static bool read_word(dml_spec_reader *r, const dml_spec_key *key, const char *l
 {
     if (!is_scalar(node)) {
         dml_spec_expected(r, node, type_text[key->type]);
-        dml_report_note(&r->report, "allowed: %s", words);
+        dml_complain_note(&r->report, "allowed: %s", words);
         return false;
     }
     *out = dml_value_word(words, node->text);
@@ -170,11 +170,11 @@ static bool read_word(dml_spec_reader *r, const dml_spec_key *key, const char *l
     for (int32_t i = 0; (word = dml_value_nth(r->arena, words, i)) != NULL; i++)
         dml_nearest_offer(&close, word, word);
     if (close.best)
-        dml_report_at(&r->report, node->place, "unknown %s '%s'; nearest is '%s'", label,
-                      node->text, close.best);
+        dml_complain_at(&r->report, node->place, "unknown %s '%s'; nearest is '%s'", label,
+                        node->text, close.best);
     else
-        dml_report_at(&r->report, node->place, "unknown %s '%s'", label, node->text);
-    dml_report_note(&r->report, "allowed: %s", words);
+        dml_complain_at(&r->report, node->place, "unknown %s '%s'", label, node->text);
+    dml_complain_note(&r->report, "allowed: %s", words);
     return false;
 }
 
@@ -205,7 +205,7 @@ static bool read_time(dml_spec_reader *r, const dml_spec_key *key, const char *l
 {
     if (!is_scalar(node) || !dml_value_time(node->text, out)) {
         dml_spec_expected(r, node, "a time");
-        dml_report_note(&r->report, "a time is a number and ns, us, ms, s, m or h: 500ms");
+        dml_complain_note(&r->report, "a time is a number and ns, us, ms, s, m or h: 500ms");
         return false;
     }
     return ranged(r, key, label, node, (double)*out);
@@ -215,9 +215,9 @@ static bool read_rate(dml_spec_reader *r, const dml_yaml *node, double *out)
 {
     if (is_scalar(node) && dml_value_rate(node->text, out)) return true;
     dml_spec_expected(r, node, "a bandwidth");
-    dml_report_note(&r->report,
-                    "a bandwidth is a number and B/s, kB/s, MB/s, GB/s, KiB/s, MiB/s or "
-                    "GiB/s: 1GB/s");
+    dml_complain_note(&r->report,
+                      "a bandwidth is a number and B/s, kB/s, MB/s, GB/s, KiB/s, MiB/s or "
+                      "GiB/s: 1GB/s");
     return false;
 }
 
@@ -225,7 +225,7 @@ static bool read_interval(dml_spec_reader *r, const dml_yaml *node, dml_interval
 {
     if (is_scalar(node) && dml_value_interval(node->text, out)) return true;
     dml_spec_expected(r, node, "steps or epochs");
-    dml_report_note(&r->report, "write a whole number of steps, 250, or 2 epochs");
+    dml_complain_note(&r->report, "write a whole number of steps, 250, or 2 epochs");
     return false;
 }
 
@@ -249,8 +249,8 @@ static bool read_floats(dml_spec_reader *r, const dml_spec_key *key, const char 
         if (node->kind != DML_YAML_LIST)
             dml_spec_expected(r, node, type_text[key->type]);
         else
-            dml_report_at(&r->report, node->place, "expected %s, got %d", type_text[key->type],
-                          node->n);
+            dml_complain_at(&r->report, node->place, "expected %s, got %d", type_text[key->type],
+                            node->n);
         return false;
     }
     for (int32_t i = 0; i < node->n; i++) {
@@ -287,8 +287,8 @@ static bool read_size(dml_spec_reader *r, const dml_spec_key *key, const char *l
     if (node->kind == DML_YAML_LIST) {
         dml_int_list pair;
         if (node->n != 2) {
-            dml_report_at(&r->report, node->place, "'%s' has 2 numbers, [height, width], not %d",
-                          label, node->n);
+            dml_complain_at(&r->report, node->place, "'%s' has 2 numbers, [height, width], not %d",
+                            label, node->n);
             return false;
         }
         if (!read_ints(r, key, label, node, &pair)) return false;
@@ -307,8 +307,8 @@ static bool read_shape(dml_spec_reader *r, const dml_spec_key *key, const char *
     dml_int_list shape;
     if (!read_ints(r, key, label, node, &shape)) return false;
     if (shape.n != 1 && shape.n != 3) {
-        dml_report_at(&r->report, node->place, "expected %s, got %d numbers", type_text[key->type],
-                      shape.n);
+        dml_complain_at(&r->report, node->place, "expected %s, got %d numbers",
+                        type_text[key->type], shape.n);
         return false;
     }
     spec->model.input_rank = shape.n;
@@ -435,8 +435,8 @@ void dml_spec_fill(dml_spec_reader *r)
         if (!e->value) continue;
         e->bad = dml_yaml_is_null(e->value);
         if (e->bad)
-            dml_report_at(&r->report, e->value->place, "'%s' has no value: expected %s",
-                          dml_spec_last_part(key->path), wanted(r, key));
+            dml_complain_at(&r->report, e->value->place, "'%s' has no value: expected %s",
+                            dml_spec_last_part(key->path), wanted(r, key));
         else
             e->bad = !dml_spec_convert(r, key, label_of(r, key), e->value, r->spec);
     }

@@ -135,8 +135,9 @@ static bool read_kind(dml_layer_maker *m, const dml_yaml *word, dml_layer_kind *
         if (k == DML_LAYER_ADD || k == DML_LAYER_CROSS_ENTROPY || k == DML_LAYER_MSE) {
             if (!same) continue;
             dml_str_free(&names);
-            dml_report_at(&m->r->report, word->place, "'%s' is not written in layers: it comes %s",
-                          name, k == DML_LAYER_ADD ? "with residual" : "from training.loss");
+            dml_complain_at(&m->r->report, word->place,
+                            "'%s' is not written in layers: it comes %s", name,
+                            k == DML_LAYER_ADD ? "with residual" : "from training.loss");
             return false;
         }
         if (same) {
@@ -148,11 +149,11 @@ static bool read_kind(dml_layer_maker *m, const dml_yaml *word, dml_layer_kind *
         dml_str_printf(&names, "%s, ", name);
     }
     if (close.best)
-        dml_report_at(&m->r->report, word->place, "unknown layer '%s'; nearest is '%s'", word->text,
-                      close.best);
+        dml_complain_at(&m->r->report, word->place, "unknown layer '%s'; nearest is '%s'",
+                        word->text, close.best);
     else
-        dml_report_at(&m->r->report, word->place, "unknown layer '%s'", word->text);
-    dml_report_note(&m->r->report, "allowed: %sresidual", dml_str_text(&names));
+        dml_complain_at(&m->r->report, word->place, "unknown layer '%s'", word->text);
+    dml_complain_note(&m->r->report, "allowed: %sresidual", dml_str_text(&names));
     dml_str_free(&names);
     return false;
 }
@@ -161,21 +162,22 @@ static bool read_kind(dml_layer_maker *m, const dml_yaml *word, dml_layer_kind *
 static const char *read_name(dml_layer_maker *m, const char *prefix, const dml_layer_spec *self,
                              const dml_yaml *node)
 {
-    dml_report *report = &m->r->report;
+    dml_complaints *report = &m->r->report;
     if (node->kind != DML_YAML_SCALAR || dml_yaml_is_null(node)) {
         dml_spec_expected(m->r, node, "a name");
         return NULL;
     }
     for (const char *c = node->text; *c; c++)
         if (!isalnum((unsigned char)*c) && *c != '_' && *c != '-' && *c != '.') {
-            dml_report_at(report, node->place, "a name has letters, digits, '_', '-' and '.' only");
+            dml_complain_at(report, node->place,
+                            "a name has letters, digits, '_', '-' and '.' only");
             return NULL;
         }
     const char *name = dml_arena_printf(m->r->arena, "%s%s", prefix, node->text);
     const dml_layer_spec *other = named(m, name);
     if (!other || other == self) return name;
-    dml_report_at(report, node->place, "the name '%s' is taken by the %s on %s", name,
-                  dml_layer_kind_name(other->kind), dml_report_where(report, other->place));
+    dml_complain_at(report, node->place, "the name '%s' is taken by the %s on %s", name,
+                    dml_layer_kind_name(other->kind), dml_complain_where(report, other->place));
     return NULL;
 }
 
@@ -196,10 +198,10 @@ static void unknown_option(dml_layer_maker *m, dml_layer_kind kind, const dml_ya
         dml_nearest_offer(&close, dml_layer_options[i].path, dml_layer_options[i].path);
         dml_str_printf(&names, "%s, ", dml_layer_options[i].path);
     }
-    dml_report_at(&m->r->report, key->place, "unknown option '%s' of %s", key->text,
-                  dml_layer_kind_name(kind));
-    if (close.best) dml_report_note(&m->r->report, "did you mean '%s'?", close.best);
-    dml_report_note(&m->r->report, "options: %sname", dml_str_text(&names));
+    dml_complain_at(&m->r->report, key->place, "unknown option '%s' of %s", key->text,
+                    dml_layer_kind_name(kind));
+    if (close.best) dml_complain_note(&m->r->report, "did you mean '%s'?", close.best);
+    dml_complain_note(&m->r->report, "options: %sname", dml_str_text(&names));
     dml_str_free(&names);
 }
 
@@ -210,8 +212,8 @@ static void finish_pool(dml_layer_maker *m, dml_layer_spec *l)
         const bool whole = l->pool.kernel[i] == 0;
         if (l->pool.stride[i] == 0) l->pool.stride[i] = whole ? 1 : l->pool.kernel[i];
         if (whole != (l->pool.kernel[0] == 0) || l->pool.pad[i] * 2 > l->pool.kernel[i]) {
-            dml_report_at(&m->r->report, l->place, "%s: padding is at most half of the kernel",
-                          dml_layer_kind_name(l->kind));
+            dml_complain_at(&m->r->report, l->place, "%s: padding is at most half of the kernel",
+                            dml_layer_kind_name(l->kind));
             return;
         }
     }
@@ -236,7 +238,7 @@ static void read_options(dml_layer_maker *m, const dml_layer_scope *scope, dml_l
                 unknown_option(m, l->kind, key);
                 fine = false;
             } else if (given[o]) {
-                dml_report_at(&m->r->report, key->place, "'%s' is given twice", key->text);
+                dml_complain_at(&m->r->report, key->place, "'%s' is given twice", key->text);
             } else {
                 given[o] = &value->item[i];
             }
@@ -258,8 +260,8 @@ static void read_options(dml_layer_maker *m, const dml_layer_scope *scope, dml_l
         if (given[o])
             fine &= dml_spec_convert(m->r, option, option->path, given[o], l);
         else if (required && fine)
-            dml_report_at(&m->r->report, l->place, "%s needs '%s'", dml_layer_kind_name(l->kind),
-                          option->path);
+            dml_complain_at(&m->r->report, l->place, "%s needs '%s'", dml_layer_kind_name(l->kind),
+                            option->path);
         if (given[o] && delays && !fine) return; /* one bare value, one complaint */
     }
     if (fine && (l->kind == DML_LAYER_MAX_POOL2D || l->kind == DML_LAYER_AVG_POOL2D))
@@ -273,7 +275,7 @@ static void read_list(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml
 static void read_residual(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *value,
                           dml_place place, int32_t depth)
 {
-    dml_report *report = &m->r->report;
+    dml_complaints *report = &m->r->report;
     const dml_yaml *body = value, *shortcut = NULL;
     const char *name = NULL;
     scope->blocks++;
@@ -288,14 +290,14 @@ static void read_residual(dml_layer_maker *m, dml_layer_scope *scope, const dml_
             } else if (strcmp(key->text, "name") == 0) {
                 name = read_name(m, scope->prefix, NULL, &value->item[i]);
             } else {
-                dml_report_at(report, key->place, "unknown option '%s' of residual", key->text);
-                dml_report_note(report, "options: body, shortcut, name");
+                dml_complain_at(report, key->place, "unknown option '%s' of residual", key->text);
+                dml_complain_note(report, "options: body, shortcut, name");
             }
         }
     }
     if (!body || body->kind != DML_YAML_LIST || body->n == 0) {
-        dml_report_at(report, place, "residual needs 'body', a list of layers");
-        dml_report_note(report, "such as  - residual: {body: [relu], shortcut: []}");
+        dml_complain_at(report, place, "residual needs 'body', a list of layers");
+        dml_complain_note(report, "such as  - residual: {body: [relu], shortcut: []}");
         return;
     }
     if (shortcut && shortcut->kind != DML_YAML_LIST && !dml_yaml_is_null(shortcut)) {
@@ -325,9 +327,9 @@ static void read_item(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml
         word = &item->key[0];
         value = &item->item[0];
     } else if (item->kind == DML_YAML_MAP && item->n > 1) {
-        dml_report_at(&m->r->report, item->key[1].place,
-                      "a layer is one key: indent '%s' below '%s'", item->key[1].text,
-                      item->key[0].text);
+        dml_complain_at(&m->r->report, item->key[1].place,
+                        "a layer is one key: indent '%s' below '%s'", item->key[1].text,
+                        item->key[0].text);
         return;
     } else if (item->kind != DML_YAML_SCALAR || dml_yaml_is_null(item)) {
         dml_spec_expected(m->r, item, "a layer");
@@ -346,13 +348,13 @@ static void read_list(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml
                       int32_t depth)
 {
     if (depth > NESTED_MAX) {
-        dml_report_at(&m->r->report, list->place, "residual blocks nested more than %d deep",
-                      NESTED_MAX);
+        dml_complain_at(&m->r->report, list->place, "residual blocks nested more than %d deep",
+                        NESTED_MAX);
         return;
     }
     for (int32_t i = 0; i < list->n && m->visited <= LAYERS_MAX; i++) {
         if (m->visited++ == LAYERS_MAX)
-            dml_report_at(&m->r->report, list->place, "more than %d layers", LAYERS_MAX);
+            dml_complain_at(&m->r->report, list->place, "more than %d layers", LAYERS_MAX);
         else
             read_item(m, scope, &list->item[i], depth);
     }

@@ -145,16 +145,16 @@ static void unknown_key(dml_spec_reader *r, const char *prefix, const dml_yaml *
     if (*homes) {
         const char *here =
             n ? dml_arena_printf(r->arena, "in '%.*s'", n - 1, prefix) : "at top level";
-        dml_report_at(&r->report, key->place, "'%s' belongs in section %s (found %s)", key->text,
-                      homes, here);
+        dml_complain_at(&r->report, key->place, "'%s' belongs in section %s (found %s)", key->text,
+                        homes, here);
     } else {
         if (n)
-            dml_report_at(&r->report, key->place, "unknown key '%s' in '%.*s'", key->text, n - 1,
-                          prefix);
+            dml_complain_at(&r->report, key->place, "unknown key '%s' in '%.*s'", key->text, n - 1,
+                            prefix);
         else
-            dml_report_at(&r->report, key->place, "unknown key '%s' at top level", key->text);
-        if (v.close.best) dml_report_note(&r->report, "did you mean '%s'?", v.close.best);
-        dml_report_note(&r->report, "keys here: %s", dml_str_text(&v.list));
+            dml_complain_at(&r->report, key->place, "unknown key '%s' at top level", key->text);
+        if (v.close.best) dml_complain_note(&r->report, "did you mean '%s'?", v.close.best);
+        dml_complain_note(&r->report, "keys here: %s", dml_str_text(&v.list));
     }
     dml_str_free(&v.list);
 }
@@ -165,8 +165,8 @@ static void set_entry(dml_spec_reader *r, int32_t k, const dml_yaml *key, const 
     dml_spec_entry *e = &r->source->entry[k];
     const bool from_file = key->place.file != dml_spec_command_line;
     if (e->key && from_file) {
-        dml_report_at(&r->report, key->place, "'%s' and '%s' on %s are the same key: keep one",
-                      key->text, e->key->text, dml_report_where(&r->report, e->key->place));
+        dml_complain_at(&r->report, key->place, "'%s' and '%s' on %s are the same key: keep one",
+                        key->text, e->key->text, dml_complain_where(&r->report, e->key->place));
         return;
     }
     e->key = key;
@@ -194,9 +194,9 @@ static void read_entry(dml_spec_reader *r, const char *prefix, const dml_yaml *k
         for (int32_t i = 0; i < DML_SPEC_KEYS; i++)
             if (strncmp(dml_spec_keys[i].path, inside, strlen(inside)) == 0)
                 r->source->entry[i].bad = true;
-        dml_report_at(&r->report, value->place, "'%s' is a section: put its keys below it",
-                      key->text);
-        dml_report_note(&r->report, "keys here: %s", dml_str_text(&v.list));
+        dml_complain_at(&r->report, value->place, "'%s' is a section: put its keys below it",
+                        key->text);
+        dml_complain_note(&r->report, "keys here: %s", dml_str_text(&v.list));
         dml_str_free(&v.list);
     }
 }
@@ -213,9 +213,9 @@ void dml_spec_read_file(dml_spec_reader *r, const dml_yaml *root)
         read_map(r, "", root);
         return;
     }
-    dml_report_at(&r->report, root->place, "a spec is a mapping of sections, not %s",
-                  root->kind == DML_YAML_LIST ? "a list" : "a single value");
-    dml_report_note(&r->report, "it starts like this:  model: {type: mlp}");
+    dml_complain_at(&r->report, root->place, "a spec is a mapping of sections, not %s",
+                    root->kind == DML_YAML_LIST ? "a list" : "a single value");
+    dml_complain_note(&r->report, "it starts like this:  model: {type: mlp}");
 }
 
 /* A path that no key has: the nearest of all paths, or where the bare name belongs. */
@@ -223,17 +223,18 @@ static void unknown_override(dml_spec_reader *r, dml_place place, const char *pa
 {
     for (int32_t k = 0; k < DML_SPEC_KEYS; k++) {
         if (!dml_spec_key_is(&dml_spec_keys[k], dml_spec_last_part(path))) continue;
-        dml_report_at(&r->report, place, "unknown key '%s'; write '%s'", path,
-                      dml_spec_keys[k].path);
+        dml_complain_at(&r->report, place, "unknown key '%s'; write '%s'", path,
+                        dml_spec_keys[k].path);
         return;
     }
     dml_nearest close = dml_nearest_to(path);
     for (int32_t k = 0; k < DML_SPEC_KEYS; k++)
         dml_nearest_offer(&close, dml_spec_keys[k].path, dml_spec_keys[k].path);
     if (close.best)
-        dml_report_at(&r->report, place, "unknown key '%s'; did you mean '%s'?", path, close.best);
+        dml_complain_at(&r->report, place, "unknown key '%s'; did you mean '%s'?", path,
+                        close.best);
     else
-        dml_report_at(&r->report, place, "unknown key '%s'; dml-train --keys lists them", path);
+        dml_complain_at(&r->report, place, "unknown key '%s'; dml-train --keys lists them", path);
 }
 
 void dml_spec_read_override(dml_spec_reader *r, int32_t index)
@@ -242,7 +243,7 @@ void dml_spec_read_override(dml_spec_reader *r, int32_t index)
     const char *equals = strchr(text, '=');
     const dml_place place = {dml_spec_command_line, index + 1, 1};
     if (!equals || equals == text) {
-        dml_report_at(&r->report, place, "an override is key.path=value");
+        dml_complain_at(&r->report, place, "an override is key.path=value");
         return;
     }
     const char *path = dml_arena_printf(r->arena, "%.*s", (int)(equals - text), text);

@@ -10,7 +10,7 @@
 
 #include "engine/spec.h"
 #include "engine/spec_keys.h"
-#include "engine/spec_report.h"
+#include "engine/spec_complaints.h"
 #include "engine/spec_yaml.h"
 
 #include <stddef.h>
@@ -58,7 +58,7 @@ typedef struct dml_spec_source {
 typedef struct dml_spec_reader {
     dml_spec *spec;
     dml_spec_source *source;
-    dml_report report;
+    dml_complaints report;
     dml_arena *arena; /* the spec's */
 } dml_spec_reader;
 

@@ -22,7 +22,7 @@ typedef struct anchor {
 
 typedef struct parse {
     struct fy_parser *fyp;
-    dml_report *report;
+    dml_complaints *report;
     dml_arena *arena;
     const char *file;
     int32_t line; /* see dml_yaml_parse */
@@ -71,7 +71,7 @@ static bool build_alias(parse *p, struct fy_event *e, dml_yaml *out)
         *out = a->node;
         return true;
     }
-    dml_report_at(p->report, out->place, "no anchor '&%s' above this", name);
+    dml_complain_at(p->report, out->place, "no anchor '&%s' above this", name);
     return false;
 }
 
@@ -87,13 +87,13 @@ static dml_yaml *grown(parse *p, dml_yaml *array, int32_t n)
 static bool key_is_fine(parse *p, const dml_yaml *map, const dml_yaml *key)
 {
     if (key->kind != DML_YAML_SCALAR || key->text[0] == '\0') {
-        dml_report_at(p->report, key->place, "a key must be a word");
+        dml_complain_at(p->report, key->place, "a key must be a word");
         return false;
     }
     for (int32_t i = 0; i < map->n; i++) {
         if (strcmp(map->key[i].text, key->text) != 0) continue;
-        dml_report_at(p->report, key->place, "duplicate key '%s': it is on %s already", key->text,
-                      dml_report_where(p->report, map->key[i].place));
+        dml_complain_at(p->report, key->place, "duplicate key '%s': it is on %s already", key->text,
+                        dml_complain_where(p->report, map->key[i].place));
         return false;
     }
     return true;
@@ -107,7 +107,7 @@ static bool build_entries(parse *p, int32_t depth, dml_yaml *out)
     const bool is_map = out->kind == DML_YAML_MAP;
     const enum fy_event_type end = is_map ? FYET_MAPPING_END : FYET_SEQUENCE_END;
     bool ok = depth < DEPTH_MAX;
-    if (!ok) dml_report_at(p->report, out->place, "nested more than %d deep", DEPTH_MAX);
+    if (!ok) dml_complain_at(p->report, out->place, "nested more than %d deep", DEPTH_MAX);
     while (ok) {
         struct fy_event *e = fy_parser_parse(p->fyp);
         if (!e || e->type == end) {
@@ -117,7 +117,7 @@ static bool build_entries(parse *p, int32_t depth, dml_yaml *out)
         }
         const int32_t n = out->n;
         if (n == ENTRIES_MAX) {
-            dml_report_at(p->report, out->place, "more than %d entries", ENTRIES_MAX);
+            dml_complain_at(p->report, out->place, "more than %d entries", ENTRIES_MAX);
             ok = false;
         }
         out->item = grown(p, out->item, n);
@@ -149,7 +149,7 @@ static bool build(parse *p, struct fy_event *e, dml_place near, int32_t depth, d
         out->kind = e->type == FYET_MAPPING_START ? DML_YAML_MAP : DML_YAML_LIST;
         ok = build_entries(p, depth, out);
     } else {
-        dml_report_at(p->report, out->place, "a value was expected here");
+        dml_complain_at(p->report, out->place, "a value was expected here");
         ok = false;
     }
     if (ok && anchor_token(e)) {
@@ -167,11 +167,11 @@ static void report_syntax(parse *p, struct fy_diag *diag)
     const struct fy_diag_error *e = fy_diag_errors_iterate(diag, &iter);
     dml_place at = {p->file, p->line, 1};
     if (e && !p->line) at = (dml_place){p->file, e->line, e->column};
-    dml_report_at(p->report, at, "%s", e ? e->msg : "this is not YAML");
+    dml_complain_at(p->report, at, "%s", e ? e->msg : "this is not YAML");
     if (e && strstr(e->msg, "tab character"))
-        dml_report_note(p->report, "indent with spaces");
+        dml_complain_note(p->report, "indent with spaces");
     else
-        dml_report_note(p->report, "check indentation, brackets, and that ': ' follows each key");
+        dml_complain_note(p->report, "check indentation, brackets, and that ': ' follows each key");
 }
 
 static const dml_yaml *parse_document(parse *p, struct fy_diag *diag)
@@ -184,8 +184,8 @@ static const dml_yaml *parse_document(parse *p, struct fy_diag *diag)
         const bool frame = e->type == FYET_STREAM_START || e->type == FYET_STREAM_END ||
                            e->type == FYET_DOCUMENT_START || e->type == FYET_DOCUMENT_END;
         if (!frame && root) {
-            dml_report_at(p->report, place_of(p, fy_event_start_mark(e), (dml_place){0}),
-                          "a second document starts here; a spec is one");
+            dml_complain_at(p->report, place_of(p, fy_event_start_mark(e), (dml_place){0}),
+                            "a second document starts here; a spec is one");
             ok = false;
         } else if (!frame) {
             root = DML_NEW(p->arena, dml_yaml);
@@ -198,7 +198,8 @@ static const dml_yaml *parse_document(parse *p, struct fy_diag *diag)
     return broken ? NULL : root;
 }
 
-const dml_yaml *dml_yaml_parse(dml_report *report, const char *file, int32_t line, const char *text)
+const dml_yaml *dml_yaml_parse(dml_complaints *report, const char *file, int32_t line,
+                               const char *text)
 {
     parse p = {.report = report, .arena = report->arena, .file = file, .line = line};
     const dml_yaml *root = NULL;
@@ -218,7 +219,7 @@ fail_parser:
     fy_parser_destroy(p.fyp);
     fy_diag_destroy(diag);
 out_of_memory:
-    dml_report_at(report, (dml_place){file, line, 1}, "no memory to parse this");
+    dml_complain_at(report, (dml_place){file, line, 1}, "no memory to parse this");
     return NULL;
 }
 

@@ -4,7 +4,7 @@
 #ifndef DML_ENGINE_SPEC_YAML_H
 #define DML_ENGINE_SPEC_YAML_H
 
-#include "engine/spec_report.h"
+#include "engine/spec_complaints.h"
 
 typedef enum dml_yaml_kind { DML_YAML_SCALAR, DML_YAML_LIST, DML_YAML_MAP } dml_yaml_kind;
 
@@ -25,7 +25,7 @@ typedef struct dml_yaml {
  *
  * Returns the root, owned by report->arena, or NULL: after a complaint, or (report unchanged) when
  * there is nothing but comments. */
-const dml_yaml *dml_yaml_parse(dml_report *report, const char *file, int32_t line,
+const dml_yaml *dml_yaml_parse(dml_complaints *report, const char *file, int32_t line,
                                const char *text);
 
 /* Nothing is written there: an empty value, null or ~. */

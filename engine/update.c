@@ -1,6 +1,8 @@
 /* engine/update.c - judge, vote, commit. */
 #include "engine/update.h"
 
+#include "engine/chunk_sum.h"
+
 #include <math.h>
 #include <string.h>
 
@@ -79,10 +81,7 @@ dml_err dml_update_measure(dml_update *u, const dml_kernel_table *kt, dml_kctx *
     for (int32_t i = 0; i < n_params(c); i++) {
         const int64_t n = c->model->param[c->param_begin + i].elems, at = c->param_at[i];
         const dml_tensor g = dml_tensor_of(c->g + at, DML_F32, 1, &n);
-        if (c->acc) {
-            const dml_tensor acc = dml_tensor_of(c->acc + at, DML_I64, 1, &n);
-            DML_TRY(kt->finish_exact(k, &g, &acc, dml_chunk_scale_log2(c, i)));
-        }
+        DML_TRY(dml_sum_finish(c, kt, k, i));
         const int64_t n_partials = partials_of(n);
         const dml_tensor part = dml_tensor_of(u->partial + at_partial, DML_F64, 1, &n_partials);
         DML_TRY(kt->sum_squares(k, &part, &g));
@@ -113,26 +112,30 @@ static int32_t exponent_of(uint32_t bits)
     return e;
 }
 
-/* Exact scales: the sum is right when |g| < 2^E; it is precise enough when the largest addend keeps
- * MIN_BITS.  Otherwise E := exponent of the maximum, which the second run cannot exceed. */
-static int64_t judge_scales(dml_update *u, bool *finite)
+/* exact: the sum is right when |g| < 2^E; it is precise enough when the largest addend keeps MIN_BITS.
+ * Otherwise E := e, that of the maximum, which the second run cannot exceed. */
+static bool wrong_scale(dml_update *u, int32_t i, int32_t e)
 {
-    dml_chunk *c = u->chunk;
-    int64_t wrong = 0;
+    const int32_t s = dml_chunk_scale_log2(u->chunk, i);
+    if (e <= u->chunk->exponent[i] && (e + s >= MIN_BITS || s == 126)) return false;
+    u->new_exponent[i] = e;
+    return true;
+}
+
+/* What the maxima say of this chunk's integer sums, to be added to a vote. */
+static void judge_sums(dml_update *u, int64_t *redo, int64_t *too_large, bool *finite)
+{
+    const dml_chunk *c = u->chunk;
     for (int32_t i = 0; i < n_params(c); i++) {
         const uint32_t bits = u->max_host[i];
-        u->new_exponent[i] = c->exponent[i];
-        if (bits >= INF_BITS) {
+        if (c->exponent) u->new_exponent[i] = c->exponent[i];
+        if (bits >= INF_BITS)
             *finite = false;
-        } else if (bits > 0) {
-            const int32_t e = exponent_of(bits), s = dml_chunk_scale_log2(c, i);
-            if (e > c->exponent[i] || (e + s < MIN_BITS && s < 126)) {
-                u->new_exponent[i] = e;
-                wrong++;
-            }
-        }
+        else if (bits > 0 && c->exponent)
+            *redo += wrong_scale(u, i, exponent_of(bits));
+        else if (bits > 0)
+            *too_large += exponent_of(bits) > dml_sum_wide_log2(c);
     }
-    return wrong;
 }
 
 /* Slots are laid out in the chunk's shared memory; the host copy has the same offsets. */
@@ -168,8 +171,8 @@ static void judge_loss(const dml_update *u, const int32_t *rows, dml_vote *vote,
 void dml_update_judge(dml_update *u, const int32_t *rows, dml_vote *vote)
 {
     bool finite = true;
-    int64_t wrong = 0;
-    if (u->chunk->max_bits) wrong = judge_scales(u, &finite);
+    int64_t redo = 0, too_large = 0;
+    if (u->chunk->max_bits) judge_sums(u, &redo, &too_large, &finite);
     if (!u->counts) return; /* replica 0 has the same sums and speaks for all */
     const int32_t *ran = host_slot(u, u->chunk->ran);
     for (int32_t mb = 0; mb < u->chunk->mbs; mb++)
@@ -179,7 +182,8 @@ void dml_update_judge(dml_update *u, const int32_t *rows, dml_vote *vote)
         if (!isfinite(u->partial_host[i])) finite = false;
         dml_superacc_add(&vote->norm, u->partial_host[i]);
     }
-    vote->redo += wrong;
+    vote->redo += redo;
+    vote->too_large += too_large;
     vote->nonfinite += !finite;
 }
 
@@ -188,6 +192,13 @@ dml_err dml_vote_verdict(const dml_vote *sum, bool is_redo, dml_verdict *out)
     if (sum->not_once)
         DML_FAIL(DML_ERR_BUG, "%lld micro-batches were not counted exactly once",
                  (long long)sum->not_once);
+    if (sum->too_large && !sum->nonfinite)
+        DML_FAIL(
+            DML_ERR_DIVERGED,
+            "gradients of %lld tensors are beyond what training.numerics exact_wide adds up, "
+            "2^34 over the micro-batches of a step; training.numerics exact has no such bound, "
+            "and a smaller training.micro_batch_size or optimizer.lr makes them smaller",
+            (long long)sum->too_large);
     *out = sum->nonfinite ? DML_SKIP : sum->redo ? DML_REDO : DML_COMMIT;
     if (*out == DML_REDO && is_redo)
         DML_FAIL(DML_ERR_BUG, "exact scales of %lld tensors are wrong a second time",
@@ -253,6 +264,6 @@ dml_err dml_update_commit(dml_update *u, const dml_kernel_table *kt, dml_kctx *k
     }
     }
     kt->weights_changed(k);
-    if (c->max_bits) move_exponents(u);
+    if (c->exponent) move_exponents(u);
     return dml_chunk_commit_state(c, rows);
 }

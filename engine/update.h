@@ -1,7 +1,7 @@
 /* engine/update.h - from summed gradients to new weights: judge, vote, commit.
  *
  *   REDUCE  gradients, slots, maxima are summed among the replicas of a chunk
- *   judge   each worker looks at its own chunks: finite? exact scales right? norm of its part
+ *   judge   each worker looks at its own chunks: finite? sums in range, scales right? norm of its part
  *   vote    one int64 sum over all workers: everyone knows the global norm, loss and verdict
  *   commit  weights, moments, running moments and scales move together, or not at all
  *
@@ -25,6 +25,7 @@ typedef struct dml_vote {
     dml_superacc norm; /* sum of squares of the unscaled gradients */
     int64_t nonfinite; /* chunks with a non-finite gradient or loss */
     int64_t redo;      /* tensors whose exact scale was wrong */
+    int64_t too_large; /* tensors with a gradient beyond the bound of exact_wide */
     int64_t stop;      /* workers that were asked to stop after this step */
     int64_t not_once;  /* micro-batches that did not run exactly once in some chunk */
     int64_t loss_bits; /* the double's bits: sum over the samples, from the last chunk */
@@ -40,9 +41,9 @@ typedef struct dml_update {
     /* device-side results and where the host reads them; one of each per chunk */
     double *partial, *partial_host; /* [partials] sums of squares */
     int64_t partials;
-    uint32_t *max_host;     /* [n params] exact mode */
+    uint32_t *max_host;     /* [n params] unless fast */
     int32_t *slots_host;    /* [slot_words] */
-    int32_t *new_exponent;  /* [n params] exact mode, proposed by judge */
+    int32_t *new_exponent;  /* [n params] exact: proposed by judge */
     dml_opt_tensor *tensor; /* [n params] */
     int64_t commits;        /* optimizer steps taken: t of AdamW's bias correction */
 } dml_update;
@@ -55,7 +56,7 @@ int64_t dml_update_host_bytes(const dml_chunk *c);
 void dml_update_init(dml_update *u, dml_chunk *c, bool counts, void *device_memory,
                      void *host_memory, dml_arena *arena);
 
-/* On the reduce queue, after the sums: finishes exact gradients and takes the norm's partials. */
+/* On the reduce queue, after the sums: finishes integer sums and takes the norm's partials. */
 dml_err dml_update_measure(dml_update *u, const dml_kernel_table *kt, dml_kctx *k);
 
 /* Queues the copies that judge reads. */
@@ -70,7 +71,8 @@ const double *dml_update_loss(const dml_update *u);
 const int32_t *dml_update_correct(const dml_update *u);
 
 /* The verdict of a summed vote; the same on every worker.
- * DML_ERR_BUG  a micro-batch was not counted exactly once, or scales are wrong a second time */
+ * DML_ERR_BUG       a micro-batch was not counted exactly once, or scales are wrong a second time
+ * DML_ERR_DIVERGED  gradients are finite, but too large for exact_wide */
 dml_err dml_vote_verdict(const dml_vote *sum, bool is_redo, dml_verdict *out);
 
 /* Takes the new exact scales of the tensors that asked for it.  Host. */

@@ -101,6 +101,11 @@ static dml_err count_skips(loop *l, dml_verdict verdict, int64_t step)
     return DML_ERR_OK;
 }
 
+static double per_sample(double loss, int64_t samples)
+{
+    return isnan(loss) ? (double)NAN : loss / (double)samples; /* not "-nan" */
+}
+
 static dml_err report_step(loop *l, int64_t step, const dml_vote *vote, double norm, double lr,
                            int64_t samples, dml_verdict verdict)
 {
@@ -117,8 +122,8 @@ static dml_err report_step(loop *l, int64_t step, const dml_vote *vote, double n
     dml_report r = {
         .kind = DML_REPORT_STEP,
         .step = {.step = step + 1,
-                 .loss = loss / (double)samples,
-                 .grad_norm = norm,
+                 .loss = per_sample(loss, samples),
+                 .grad_norm = verdict == DML_SKIP ? (double)NAN : norm,
                  .lr = lr,
                  .samples = samples,
                  .correct = vote->correct,
@@ -181,7 +186,7 @@ static dml_err evaluate(loop *l, int64_t step)
             r.eval.correct += w->ballot[w->plan->mbs + mb];
         }
     }
-    r.eval.loss = loss / (double)r.eval.samples;
+    r.eval.loss = per_sample(loss, r.eval.samples);
     r.eval.wall_ns = dml_clock_ns() - begin_ns;
     l->committed_at_ns = dml_clock_ns(); /* the next step's time starts here */
     return w->config->rank == 0 ? report(w, &r) : DML_ERR_OK;
@@ -203,7 +208,10 @@ static dml_err report_end(loop *l)
         r.end.stash_bytes +=
             w->held[c].bytes[DML_POOL_STASH] *
             *dml_program_slots(&w->plan->train, w->config->rank, c, DML_POOL_STASH);
-        r.end.weights_hash += dml_chunk_weights_hash(w->held[c].chunk);
+        uint64_t hash;
+        DML_TRY(dml_chunk_weights_hash(w->held[c].chunk, w->backend->device,
+                                       w->lane[DML_LANE_COMPUTE], &hash));
+        r.end.weights_hash += hash;
         r.end.chunk[r.end.n_chunks++] =
             (dml_report_chunk){.chunk = c,
                                .fwd_ns = dml_exec_median_ns(x, DML_OP_FWD, c),
@@ -250,12 +258,9 @@ dml_err dml_worker_run(const dml_worker_config *config)
 {
     dml_worker w;
     dml_err err = dml_worker_open(&w, config);
-    if (err == DML_ERR_OK) {
-        err = train(&w);
-        if (err != DML_ERR_OK) dml_report_failure(&config->reporter, config->rank, err);
-        dml_worker_close(&w);
-    } else {
-        dml_report_failure(&config->reporter, config->rank, err);
-    }
+    if (err == DML_ERR_OK) err = train(&w);
+    /* Before closing: that may wait for jobs that only the agent's abort ends, and say something of its own. */
+    if (err != DML_ERR_OK) dml_report_failure(&config->reporter, config->rank, err);
+    dml_worker_close(&w);
     return err;
 }

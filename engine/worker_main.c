@@ -7,7 +7,6 @@
 #include "engine/launch.h"
 
 #include <fcntl.h>
-#include <signal.h>
 #include <stdio.h>
 #include <string.h>
 
@@ -59,9 +58,6 @@ int dml_worker_main(int32_t rank, int32_t supervisor_pid)
     snprintf(who, sizeof who, "w%d", rank);
     dml_log_setup(DML_LOG_WARN, who);
     dml_process_name("dml-worker");
-    static const int ignored[] = {SIGINT, SIGTERM, SIGHUP, SIGPIPE}; /* the agent decides */
-    for (size_t i = 0; i < sizeof ignored / sizeof *ignored; i++)
-        signal(ignored[i], SIG_IGN);
     dml_err err = dml_die_with_parent(supervisor_pid);
     if (err == DML_ERR_OK) err = run(rank, DML_FD_LAUNCHER);
     return dml_err_exit_code(err);

@@ -51,7 +51,7 @@ static dml_err open_device(dml_worker *w)
     for (int32_t i = 0; i < DML_LANES; i++)
         DML_TRY(device->queue_open(w->device, lane_name[i], &w->lane[i]));
     const dml_kctx_config kernels = {.threads = w->config->threads,
-                                     .deterministic = w->spec->training.numerics == DML_EXACT};
+                                     .deterministic = w->spec->training.numerics != DML_FAST};
     const dml_kernel_table *kt = w->backend->kernels;
     DML_TRY(kt->open(w->device, w->lane[DML_LANE_COMPUTE], &kernels, &w->compute));
     return kt->open(w->device, w->lane[DML_LANE_REDUCE], &kernels, &w->reduce);
@@ -356,9 +356,7 @@ dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config)
                       .spec = config->plan->spec,
                       .backend = config->backend,
                       .page = &config->control->worker[config->rank]};
-    const dml_err err = open_all(w);
-    if (err != DML_ERR_OK) dml_worker_close(w);
-    return err;
+    return open_all(w);
 }
 
 static void close_feed(dml_feed *f)

@@ -39,7 +39,7 @@ typedef struct dml_worker {
     dml_arena arena;
 } dml_worker;
 
-/* Opens everything, prepares every shape, and meets the other workers.  On failure `w` is closed. */
+/* Opens everything, prepares every shape, and meets the other workers.  Close `w` whatever the result. */
 dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config);
 void dml_worker_close(dml_worker *w);
 

@@ -129,8 +129,8 @@ typedef const dml_tensor *dml_out; /* written  */
     /* g F32 = float(acc) 2^-scale_log2, each step rounded to nearest even */                                              \
     X(finish_exact,       (dml_kctx *k, dml_out g, dml_in acc, int32_t scale_log2))                                        \
     /* Q = (first ? 0 : hi 2^56 + lo) + rint_even(g 2^84), as hi I64 = floor(Q 2^-56), wrapping, and lo I64 in 0 .. 2^56-1: \
-       one pair of words for a sum, whatever its order; max_bits as above; what a |g| >= 2^35, inf or NaN adds is           \
-       arbitrary but fixed */                                                                                              \
+       one pair of words for a sum, whatever its order; max_bits as above; a |g| >= 2^35, inf or NaN adds the largest       \
+       float below, with its sign */                                                                                       \
     X(accumulate_wide,    (dml_kctx *k, dml_out hi, dml_out lo, dml_out max_bits, dml_in g, bool first))                   \
     /* g F32 = (hi 2^56 + lo) 2^-84 rounded once, to nearest even; |hi| <= 2^62, lo unsigned: sums of up to 256 pairs */    \
     X(finish_wide,        (dml_kctx *k, dml_out g, dml_in hi, dml_in lo))                                                  \

@@ -18,16 +18,11 @@ typedef struct exact_sum {
     uint32_t max; /* over ranges; order-free, so atomic */
 } exact_sum;
 
-/* As the reference has it: beyond int64 the nearest float inside, NaN the upper end. */
-static inline float inside_int64(float v)
-{
-    const float top = 0x1.fffffep62f, below = v < top ? v : top;
-    return below > -0x1p63f ? below : -0x1p63f;
-}
-
+/* As the reference rounds it: beyond int64 the nearest float inside, NaN the upper end. */
 static inline uint64_t rounded(float v)
 {
-    return (uint64_t)(int64_t)rintf(inside_int64(v));
+    const float top = 0x1.fffffep62f, inside = v < top ? v : top;
+    return (uint64_t)(int64_t)rintf(inside > -0x1p63f ? inside : -0x1p63f);
 }
 
 static inline uint32_t magnitude_bits(float v)
@@ -106,6 +101,17 @@ dml_err dml_cpu_finish_exact(dml_kctx *k, dml_out g, dml_in acc, int32_t scale_l
 
 /* ---- wide: hi 2^-28 + lo 2^-84, lo kept in 0 .. 2^56-1 ---- */
 
+/* The nearest float within +-2^35, by bits: the compiler would turn a minimum of floats into branches. */
+static inline float inside_wide(float v, uint32_t magnitude)
+{
+    const uint32_t top = 0x50ffffff, inside = magnitude < top ? magnitude : top;
+    uint32_t bits;
+    memcpy(&bits, &v, sizeof bits);
+    bits = (bits & UINT32_C(0x80000000)) | inside;
+    memcpy(&v, &bits, sizeof bits);
+    return v;
+}
+
 /* rint_even(g 2^84) = whole 2^56 + rint_even(part 2^56): whole 2^56 is even, and all but rint is exact. */
 static inline void wide_range(exact_sum *s, int64_t begin, int64_t end, bool first)
 {
@@ -116,7 +122,7 @@ static inline void wide_range(exact_sum *s, int64_t begin, int64_t end, bool fir
     for (int64_t i = begin; i < end; i++) {
         const uint32_t bits = magnitude_bits(g[i]);
         max = bits > max ? bits : max;
-        const float v = inside_int64(g[i] * 0x1p28f);
+        const float v = inside_wide(g[i], bits) * 0x1p28f;
         const int64_t whole = (int64_t)v;
         const int64_t part = (int64_t)rintf((v - (float)whole) * 0x1p56f);
         const int64_t low = (first ? 0 : (int64_t)lo[i]) + part; /* in -2^56 .. 2^57 */

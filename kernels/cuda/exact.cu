@@ -21,10 +21,11 @@ static __device__ inline uint32_t warp_max(uint32_t v)
     return v;
 }
 
-// Beyond int64 the nearest float inside, NaN as the upper end, as `ref` has it.
-static __device__ inline float inside_int64(float v)
+// rint to even.  Beyond int64 the nearest float inside, NaN as the upper end, as `ref` has it.
+static __device__ inline uint64_t rounded(float v)
 {
-    return fmaxf(fminf(v, 0x1.fffffep62f), -0x1p63f);
+    const float inside = fmaxf(fminf(v, 0x1.fffffep62f), -0x1p63f);
+    return static_cast<uint64_t>(__float2ll_rn(inside));
 }
 
 // The block's largest goes to max_bits.  All threads of the block call it.
@@ -52,7 +53,7 @@ static __global__ void accumulate_exact(int64_t *acc, uint32_t *max_bits, const 
         const float x = g[i];
         const uint32_t magnitude = __float_as_uint(x) & 0x7fffffffu;
         bits = magnitude > bits ? magnitude : bits;
-        const uint64_t q = static_cast<uint64_t>(__float2ll_rn(inside_int64(x * scale)));
+        const uint64_t q = rounded(x * scale);
         acc[i] = static_cast<int64_t>(first ? q : static_cast<uint64_t>(acc[i]) + q);
     }
     raise_max(max_bits, bits);
@@ -82,7 +83,8 @@ static __global__ void accumulate_wide(int64_t *hi, int64_t *lo, uint32_t *max_b
         const float x = g[i];
         const uint32_t magnitude = __float_as_uint(x) & 0x7fffffffu;
         bits = magnitude > bits ? magnitude : bits;
-        const float v = inside_int64(x * 0x1p28f), whole = truncf(v);
+        const float inside = copysignf(fminf(fabsf(x), 0x1.fffffep34f), x);
+        const float v = inside * 0x1p28f, whole = truncf(v);
         const int64_t low = (first ? 0 : lo[i]) + __float2ll_rn((v - whole) * 0x1p56f);
         const uint64_t high = (first ? 0 : static_cast<uint64_t>(hi[i])) +
                               static_cast<uint64_t>(__float2ll_rn(whole)) +

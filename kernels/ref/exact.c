@@ -5,12 +5,12 @@
 #include <math.h>
 #include <string.h>
 
-/* Beyond int64 the nearest float inside, NaN as the upper end: the caller's maximum has told of both, and a
- * fixed value keeps repeats equal. */
-static float inside_int64(float v)
+/* rint to even as int64.  Beyond int64 the nearest float inside, NaN as the upper end: the caller's
+ * maximum has told of both, and a fixed value keeps repeats equal. */
+static int64_t rounded(float v)
 {
-    const float top = 0x1.fffffep62f, below = v < top ? v : top;
-    return below > -0x1p63f ? below : -0x1p63f;
+    const float top = 0x1.fffffep62f, inside = v < top ? v : top;
+    return (int64_t)rintf(inside > -0x1p63f ? inside : -0x1p63f);
 }
 
 static void raise_max(uint32_t *max, float v)
@@ -32,8 +32,7 @@ dml_err dml_ref_accumulate_exact(dml_kctx *k, dml_out acc, dml_out max_bits, dml
     const float *value = g->data, scale = ldexpf(1.0f, scale_log2);
     for (int64_t i = 0; i < dml_tensor_elems(g); i++) {
         raise_max(max, value[i]);
-        const int64_t q = (int64_t)rintf(inside_int64(value[i] * scale));
-        sum[i] = (first ? 0 : sum[i]) + (uint64_t)q;
+        sum[i] = (first ? 0 : sum[i]) + (uint64_t)rounded(value[i] * scale);
     }
     return DML_ERR_OK;
 }
@@ -67,7 +66,8 @@ dml_err dml_ref_accumulate_wide(dml_kctx *k, dml_out hi, dml_out lo, dml_out max
     const float *value = g->data;
     for (int64_t i = 0; i < dml_tensor_elems(g); i++) {
         raise_max(max_bits->data, value[i]);
-        const double q = rint((double)inside_int64(value[i] * 0x1p28f) * 0x1p56);
+        const float inside = copysignf(fminf(fabsf(value[i]), 0x1.fffffep34f), value[i]);
+        const double q = rint((double)inside * 0x1p84);
         const whole sum = (first ? 0 : join(high[i], low[i])) + (whole)(__int128)q;
         high[i] = (int64_t)(uint64_t)(sum >> 56);
         low[i] = (int64_t)(sum & ((UINT64_C(1) << 56) - 1));

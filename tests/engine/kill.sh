@@ -3,20 +3,27 @@
 #
 #   kill.sh DML_TRAIN SPEC ROLE TRIALS SEED        ROLE: worker, agent or supervisor
 #
+# Every second kill falls into the first 150 ms, in which processes start and transports open; the others are
+# spread over 1.2 s.
+#
 # Each trial: the run ends within its deadline, with exit code 6 (the supervisor's own death: 137); a lost
 # worker is named by rank, stage and step; no process of the run, no segment and no file stays.
 set -uo pipefail
 train=$1 spec=$2 role=$3 trials=$4 RANDOM=$5
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
-passed=0
+passed=0 starting=0
 
 fail() { echo "trial $trial: $*"; sed 's/^/    /' "$work/log" | tail -30; exit 1; }
 
-children() { # of the supervisor, by the name they were started under
-  local p
-  for p in $(pgrep -P "$run" 2>/dev/null); do
-    [ "$(tr '\0' ' ' 2>/dev/null <"/proc/$p/cmdline" | cut -d' ' -f1)" = "dml-$1" ] && echo "$p"
+children() { # of the supervisor, by the name they were started under, into pids; nothing is forked: it has to be quick
+  local p name all=()
+  pids=''
+  { read -r -a all <"/proc/$run/task/$run/children"; } 2>/dev/null
+  for p in "${all[@]}"; do
+    name=''
+    { IFS= read -r -d '' name <"/proc/$p/cmdline"; } 2>/dev/null
+    [ "$name" = "dml-$1" ] && pids+=" $p"
   done
 }
 
@@ -24,25 +31,25 @@ left_over() { find /dev/shm /tmp -maxdepth 1 -newer "$work/start" -user "$(id -u
 
 for trial in $(seq "$trials"); do
   touch "$work/start"
+  ms=$((RANDOM % (trial % 2 ? 150 : 1200)))
   mkdir -p "$work/out"
   setsid "$train" "$spec" run.output_dir="$work/out" logging.console=line logging.interval=1 \
     >"$work/log" 2>&1 &
   run=$!
-  pids=''
-  for _ in $(seq 200); do # until there is someone to kill
-    case $role in supervisor) pids=$run ;; *) pids=$(children "$role") ;; esac
+  sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"
+  for _ in $(seq 2000); do # until there is someone to kill
+    case $role in supervisor) pids=$run ;; *) children "$role" ;; esac
     [ -n "$pids" ] && break
-    sleep 0.01
+    kill -0 "$run" 2>/dev/null || break
+    sleep 0.001
   done
-  [ -n "$pids" ] || fail "no $role was started"
-  sleep "$((RANDOM % 2)).$(printf %03d $((RANDOM % 1000)))"
-  case $role in supervisor) pids=$run ;; *) pids=$(children "$role") ;; esac
   # shellcheck disable=SC2086
   set -- $pids
-  [ $# -gt 0 ] || fail "the run was over before the kill: its spec is too short"
+  [ $# -gt 0 ] || fail "no $role to kill after $ms ms"
   shift $((RANDOM % $#))
   victim=$1
   kill -9 "$victim" 2>/dev/null
+  grep -q '^step 1/' "$work/log" || starting=$((starting + 1))
   for _ in $(seq 300); do
     kill -0 "$run" 2>/dev/null || break
     sleep 0.05
@@ -66,4 +73,4 @@ for trial in $(seq "$trials"); do
   esac
   passed=$((passed + 1))
 done
-echo "$passed of $trials kills of the $role ended cleanly"
+echo "$passed of $trials kills of the $role ended cleanly, $starting of them before the first step was done"

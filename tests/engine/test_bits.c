@@ -1,4 +1,4 @@
-/* Exact mode: one weights hash, one loss, one test result, whatever the layout and the schedule.  Naive
+/* Exact modes: one weights hash, one loss, one test result, whatever the layout and the schedule.  Naive
  * kernels, so that sanitizers see everything; test_bits_cpu.c does the same with the fast ones. */
 #include "tests/support/test.h"
 
@@ -52,6 +52,14 @@ static void dropping_the_last_batch_too(void **state)
         DML_CHECK_EQ(24, r.step[i].samples);
 }
 
+static void wide_sums_too(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.numerics=exact_wide", "data.last_batch=short",
+                                        "training.max_steps=5", NULL};
+    expect_all_same(TINY, layouts, LAYOUTS, extra);
+}
+
 static void fast_mode_repeats_on_one_layout(void **state)
 {
     (void)state;
@@ -76,6 +84,7 @@ int main(void)
         cmocka_unit_test(adamw_with_clipping_too),
         cmocka_unit_test(a_short_last_batch_too),
         cmocka_unit_test(dropping_the_last_batch_too),
+        cmocka_unit_test(wide_sums_too),
         cmocka_unit_test(fast_mode_repeats_on_one_layout),
         cmocka_unit_test(another_seed_gives_other_bits),
     };

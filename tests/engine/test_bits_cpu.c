@@ -22,6 +22,13 @@ static void resnet20_has_the_same_bits_everywhere(void **state)
     expect_all_same(DML_SOURCE_DIR "/tests/specs/resnet20-synthetic.yaml", layouts, LAYOUTS, NULL);
 }
 
+static void wide_sums_have_the_same_bits_everywhere(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.numerics=exact_wide", NULL};
+    expect_all_same(DML_SOURCE_DIR "/tests/specs/vgg8-synthetic.yaml", layouts, LAYOUTS, extra);
+}
+
 static void fast_mode_repeats_on_one_layout(void **state)
 {
     (void)state;
@@ -35,6 +42,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(vgg8_has_the_same_bits_everywhere),
         cmocka_unit_test(resnet20_has_the_same_bits_everywhere),
+        cmocka_unit_test(wide_sums_have_the_same_bits_everywhere),
         cmocka_unit_test(fast_mode_repeats_on_one_layout),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -2,10 +2,12 @@
  * micro-batch counts exactly once. */
 #include "tests/support/test.h"
 
+#include "tests/support/chunk_rig.h"
 #include "tests/support/run_threads.h"
 
 #include "engine/update.h"
 
+#include <float.h>
 #include <inttypes.h>
 #include <math.h>
 #include <stdlib.h>
@@ -51,6 +53,18 @@ static void a_micro_batch_counted_twice_is_our_bug(void **state)
     const dml_vote v = vote_of(0, 0, 2);
     dml_verdict verdict;
     DML_CHECK_FAILS(DML_ERR_BUG, "exactly once", dml_vote_verdict(&v, false, &verdict));
+}
+
+static void gradients_beyond_wide_sums_end_the_run_and_say_what_to_do(void **state)
+{
+    (void)state;
+    dml_vote v = {.too_large = 2};
+    dml_verdict verdict;
+    DML_CHECK_FAILS(DML_ERR_DIVERGED, "training.numerics exact has no such bound",
+                    dml_vote_verdict(&v, false, &verdict));
+    v.nonfinite = 1; /* the step is skipped before its size is asked for */
+    DML_CHECK_OK(dml_vote_verdict(&v, false, &verdict));
+    DML_CHECK_EQ(DML_SKIP, verdict);
 }
 
 /* Sets every exact exponent so that the first step must be redone: too small (overflow), or too large (too
@@ -107,8 +121,9 @@ static void poison(void *context, const dml_chunk *chunk, bool after)
 static void weights_that_stay_non_finite_end_the_run_as_diverged(void **state)
 {
     (void)state;
-    static const char *const numerics[] = {"training.numerics=exact", "training.numerics=fast"};
-    for (int i = 0; i < 2; i++) {
+    static const char *const numerics[] = {"training.numerics=exact", "training.numerics=fast",
+                                           "training.numerics=exact_wide"};
+    for (int i = 0; i < 3; i++) {
         const char *const overrides[] = {numerics[i], "training.max_steps=20",
                                          "parallelism.data_parallel_size=2", NULL};
         const run_result r = run_threads_hooked(TINY, overrides, (run_hooks){.inspect = poison});
@@ -117,6 +132,84 @@ static void weights_that_stay_non_finite_end_the_run_as_diverged(void **state)
         DML_CHECK(r.steps < 20);
         for (int64_t s = 0; s < r.steps; s++)
             DML_CHECK_EQ(DML_SKIP, r.step[s].verdict);
+    }
+}
+
+/* What a chunk's vote says when the largest |gradient| of its first parameter is `max`. */
+static dml_vote judge_maximum(rig *r, float max)
+{
+    dml_chunk *c = &r->chunk[0];
+    void *device = test_calloc(1, (size_t)dml_update_device_bytes(c)),
+         *host = test_calloc(1, (size_t)dml_update_host_bytes(c));
+    dml_update u;
+    dml_update_init(&u, c, true, device, host, &r->arena);
+    memcpy(&u.max_host[0], &max, sizeof max);
+    const int32_t no_rows[RIG_MBS] = {0};
+    dml_vote vote = {0};
+    dml_update_judge(&u, no_rows, &vote);
+    test_free(device);
+    test_free(host);
+    return vote;
+}
+
+/* 8 micro-batches leave 2^31 to each. */
+static void wide_sums_have_their_bound_at_a_power_of_two(void **state)
+{
+    (void)state;
+    static const char *const wide[] = {"training.numerics=exact_wide"};
+    dml_spec spec;
+    DML_CHECK_OK(dml_spec_load(TINY, wide, 1, &spec));
+    rig r;
+    rig_open(&r, "ref", &spec, 1, NULL, 0);
+    static const struct {
+        float max;
+        int64_t too_large, nonfinite;
+    } row[] = {{0.0f, 0, 0},    {0x1p-149f, 0, 0}, {0x1.fffffep30f, 0, 0}, {0x1p31f, 1, 0},
+               {FLT_MAX, 1, 0}, {INFINITY, 0, 1},  {(float)NAN, 0, 1}};
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        const dml_vote v = judge_maximum(&r, row[i].max);
+        if (v.too_large != row[i].too_large || v.nonfinite != row[i].nonfinite || v.redo != 0)
+            fail_msg("%a: too large %" PRId64 ", not finite %" PRId64, (double)row[i].max,
+                     v.too_large, v.nonfinite);
+    }
+    rig_close(&r);
+    dml_spec_free(&spec);
+}
+
+/* Weights that make every gradient before the last layer finite but huge. */
+static void blow_up(void *context, const dml_chunk *chunk, bool after)
+{
+    const dml_model *m = chunk->model;
+    const int32_t last = m->n_params - 2; /* the last layer's weight; its bias follows */
+    float *w = dml_chunk_param(chunk, last);
+    for (int64_t i = 0; w && !after && i < m->param[last].elems; i++)
+        w[i] *= *(const float *)context;
+}
+
+static void huge_gradients_diverge_with_wide_sums_and_not_with_exact(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *numerics;
+        float factor;
+        dml_err err;
+    } row[] = {
+        {"training.numerics=exact_wide", 0x1p20f, DML_ERR_OK},
+        {"training.numerics=exact_wide", 0x1p40f, DML_ERR_DIVERGED},
+        {"training.numerics=exact", 0x1p40f, DML_ERR_OK},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        float factor = row[i].factor;
+        const char *const overrides[] = {row[i].numerics,
+                                         "training.max_steps=1",
+                                         "optimizer.lr=1e-30",
+                                         "parallelism.pipeline_parallel_size=2",
+                                         "parallelism.data_parallel_size=2",
+                                         NULL};
+        const run_result r = run_threads_hooked(
+            TINY, overrides, (run_hooks){.inspect = blow_up, .context = &factor});
+        if (r.err != row[i].err) fail_msg("%s: %s", row[i].numerics, r.trail);
+        if (r.err != DML_ERR_OK) DML_CHECK(strstr(r.trail, "beyond what training.numerics"));
     }
 }
 
@@ -146,6 +239,9 @@ int main(void)
         cmocka_unit_test(non_finite_wins_over_wrong_scales),
         cmocka_unit_test(scales_may_be_wrong_once_only),
         cmocka_unit_test(a_micro_batch_counted_twice_is_our_bug),
+        cmocka_unit_test(gradients_beyond_wide_sums_end_the_run_and_say_what_to_do),
+        cmocka_unit_test(wide_sums_have_their_bound_at_a_power_of_two),
+        cmocka_unit_test(huge_gradients_diverge_with_wide_sums_and_not_with_exact),
         cmocka_unit_test(a_redone_step_gives_the_same_bits_on_every_layout),
         cmocka_unit_test(weights_that_stay_non_finite_end_the_run_as_diverged),
         cmocka_unit_test(a_stop_is_agreed_on_by_all_workers),

@@ -530,7 +530,7 @@ static void case_finish_exact(dml_problem *p)
     p->call = call_finish_exact;
 }
 
-/* Both signs over all of the range and far below its last bit, sums that cancel and sums that carry. */
+/* Both signs beyond the range on both sides, no numbers, sums that cancel and sums that carry. */
 CALL(accumulate_wide, T(0), T(1), T(2), T(3), p->first)
 static void case_accumulate_wide(dml_problem *p)
 {
@@ -545,8 +545,10 @@ static void case_accumulate_wide(dml_problem *p)
     for (int64_t i = 0; i < n; i++) {
         const uint64_t word = (uint64_t)dml_problem_draw(p) << 32 | dml_problem_draw(p);
         const int way = (int)dml_problem_between(p, 0, 3);
-        g[i] = ldexpf(g[i], (int)dml_problem_between(p, way == 0 ? -150 : -90, 33));
-        ((int64_t *)hi->host.data)[i] = way == 1 ? -(int64_t)ldexpf(g[i], 28) : (int64_t)word;
+        g[i] = ldexpf(g[i], (int)dml_problem_between(p, way == 0 ? -150 : -90, 40));
+        if (dml_problem_between(p, 0, 99) == 0) g[i] = copysignf(coin(p) ? INFINITY : NAN, g[i]);
+        const float near = fabsf(g[i]) < 0x1p35f ? g[i] : 0.0f;
+        ((int64_t *)hi->host.data)[i] = way == 1 ? -(int64_t)ldexpf(near, 28) : (int64_t)word;
         ((int64_t *)lo->host.data)[i] = way == 2 ? LO_MASK : way == 3 ? 0 : (int64_t)word & LO_MASK;
     }
     p->call = call_accumulate_wide;

@@ -13,6 +13,7 @@
 
 #include "engine/base/rng.h"
 #include "engine/chunk_impl.h"
+#include "engine/chunk_sum.h"
 #include "kernels/backend.h"
 
 #include <math.h>
@@ -212,19 +213,13 @@ static inline float *rig_weight(rig *r, int32_t p)
     return dml_chunk_param(rig_holder(r, p), p);
 }
 
-/* Summed gradient of parameter `p` of the model; finished first in exact mode. */
+/* Summed gradient of parameter `p` of the model; finished first, unless fast. */
 static inline const float *rig_grad(rig *r, int32_t p)
 {
     const dml_chunk *c = rig_holder(r, p);
     const int32_t i = p - c->param_begin;
-    float *g = c->g + c->param_at[i];
-    if (c->acc) {
-        const int64_t n = r->model.param[p].elems;
-        const dml_tensor to = dml_tensor_of(g, DML_F32, 1, &n),
-                         from = dml_tensor_of(c->acc + c->param_at[i], DML_I64, 1, &n);
-        DML_CHECK_OK(r->kt->finish_exact(r->k, &to, &from, dml_chunk_scale_log2(c, i)));
-    }
-    return g;
+    DML_CHECK_OK(dml_sum_finish(c, r->kt, r->k, i));
+    return c->g + c->param_at[i];
 }
 
 static inline double rig_loss(const rig *r)

@@ -1,5 +1,5 @@
-/* engine/spec_report.c - complaints with their source line and a caret. */
-#include "engine/spec_report.h"
+/* engine/spec_complaints.c - complaints with their source line and a caret. */
+#include "engine/spec_complaints.h"
 
 #include "engine/base/str.h"
 
@@ -84,9 +84,9 @@ static void show_line(dml_str *s, const char *text, dml_place place)
         dml_str_append(s, "~", 1);
 }
 
-void dml_report_at_va(dml_report *r, dml_place place, const char *fmt, va_list ap)
+void dml_complain_at_va(dml_complaints *r, dml_place place, const char *fmt, va_list ap)
 {
-    if (r->n++ >= DML_REPORT_MAX) return;
+    if (r->n++ >= DML_COMPLAINTS_MAX) return;
     char what[1024];
     vsnprintf(what, sizeof what, fmt, ap);
     dml_str s = {0};
@@ -105,17 +105,17 @@ void dml_report_at_va(dml_report *r, dml_place place, const char *fmt, va_list a
     dml_str_free(&s);
 }
 
-void dml_report_at(dml_report *r, dml_place place, const char *fmt, ...)
+void dml_complain_at(dml_complaints *r, dml_place place, const char *fmt, ...)
 {
     va_list ap;
     va_start(ap, fmt);
-    dml_report_at_va(r, place, fmt, ap);
+    dml_complain_at_va(r, place, fmt, ap);
     va_end(ap);
 }
 
-void dml_report_note(dml_report *r, const char *fmt, ...)
+void dml_complain_note(dml_complaints *r, const char *fmt, ...)
 {
-    if (r->n < 1 || r->n > DML_REPORT_MAX) return;
+    if (r->n < 1 || r->n > DML_COMPLAINTS_MAX) return;
     char note[1024];
     va_list ap;
     va_start(ap, fmt);
@@ -124,7 +124,7 @@ void dml_report_note(dml_report *r, const char *fmt, ...)
     r->kept[r->n - 1].text = dml_arena_printf(r->arena, "%s\n  %s", r->kept[r->n - 1].text, note);
 }
 
-const char *dml_report_where(dml_report *r, dml_place place)
+const char *dml_complain_where(dml_complaints *r, dml_place place)
 {
     if (place.file == dml_spec_command_line) return "the command line";
     return dml_arena_printf(r->arena, "line %d", place.line);
@@ -139,11 +139,11 @@ static bool comes_before(dml_place a, dml_place b)
     return a_line != b_line ? a_line < b_line : a.column < b.column;
 }
 
-dml_err dml_report_finish(const dml_report *r)
+dml_err dml_complain_finish(const dml_complaints *r)
 {
     if (r->n == 0) return DML_ERR_OK;
-    const int32_t kept = r->n < DML_REPORT_MAX ? r->n : DML_REPORT_MAX;
-    int32_t order[DML_REPORT_MAX];
+    const int32_t kept = r->n < DML_COMPLAINTS_MAX ? r->n : DML_COMPLAINTS_MAX;
+    int32_t order[DML_COMPLAINTS_MAX];
     for (int32_t i = 0; i < kept; i++) {
         int32_t j = i;
         for (; j > 0 && comes_before(r->kept[i].place, r->kept[order[j - 1]].place); j--)
