@@ -9,8 +9,8 @@
 #define DML_ENGINE_SPEC_READ_H
 
 #include "engine/spec.h"
-#include "engine/spec_keys.h"
 #include "engine/spec_complaints.h"
+#include "engine/spec_keys.h"
 #include "engine/spec_yaml.h"
 
 #include <stddef.h>

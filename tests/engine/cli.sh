@@ -43,6 +43,10 @@ expect 2 'stages' "$train" "$delay" parallelism.pp=20 parallelism.split=auto "${
 expect 0 '27.3%' "$plan" "$delay"
 expect 0 'SEND_F0.0' "$plan" "$delay" --text
 expect 2 'allowed: sequential gpipe' "$plan" "$delay" parallelism.schedule=zz
+expect 2 'a number from 10 to 10000' "$plan" "$delay" --width 99999999999
+expect 3 'cannot write to standard output' sh -c "'$plan' '$delay' 2>&1 >/dev/full"
+expect 3 'cannot write to standard output' sh -c "'$train' '$delay' --print-config 2>&1 >/dev/full"
+expect 0 'weights' sh -c "'$train' - --max-steps 1 ${quick[*]} <'$delay'"
 
 # the loss is always on the leader's console, and never behind a carriage return when this is no terminal
 "$train" "$delay" --max-steps 2 "${quick[@]}" logging.console=auto >"$work/out" 2>"$work/err" </dev/null
