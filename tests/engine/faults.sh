@@ -29,12 +29,13 @@ begin() {
   env --default-signal=INT setsid "$train" "$delay" "${options[@]}" "$@" >"$work/log" 2>&1 </dev/null &
   run=$!
 }
-until_step() { until grep -q "^step $1/" "$work/log" || ! kill -0 $run 2>/dev/null; do sleep 0.02; done; }
+until_text() { until grep -q "$1" "$work/log" || ! kill -0 $run 2>/dev/null; do sleep 0.02; done; }
+until_step() { until_text "^step $1/"; }
 end() { wait $run; got=$?; }
 
 children() { # of the run, by role
   local p
-  for p in $(cat /proc/$run/task/$run/children); do
+  for p in $(cat /proc/$run/task/$run/children 2>/dev/null); do
     [ "$(tr '\0' ' ' <"/proc/$p/cmdline" | cut -d' ' -f1)" = "dml-$1" ] && echo "$p"
   done
 }
@@ -45,12 +46,13 @@ begin; until_step 1; kill -INT -$run; end # as the terminal does: to everyone
 check 'an interrupt of all processes' 130 'interrupted: stopping after this step' 'stopped' 'weights'
 
 begin; until_step 1; kill -TERM $run
-until grep -q stopping "$work/log"; do sleep 0.01; done
+until_text stopping
 kill -TERM $run; end
 check 'the second signal' 143 'stopped at once by the second signal (Terminated)'
 
-(trap '' HUP; exec setsid "$train" "$delay" "${options[@]}" --max-steps 3 >"$work/log" 2>&1 </dev/null) &
-run=$!
+trap '' HUP # what is ignored here is ignored in the child from its first instant on
+begin --max-steps 3
+trap - HUP
 until_step 1; kill -HUP $run; end
 check 'a hang-up under nohup' 0 'finished     3 steps'
 
@@ -73,7 +75,7 @@ check 'a lone stopped worker' 6 'FAILED: rank 0 stopped answering' 'no worker ha
 begin --max-steps 4 parallelism.pp=1 parallelism.split=auto; until_step 1
 agent=$(children agent) worker=$(children worker)
 kill -STOP "$agent"
-while [ -d "/proc/$worker" ] && ! grep -q '^State:.Z' "/proc/$worker/status"; do sleep 0.05; done
+while [ -n "$worker" ] && kill -0 "$worker" 2>/dev/null && ! grep -q '^State:.Z' "/proc/$worker/status"; do sleep 0.05; done
 kill -CONT "$agent"; end
 check 'an agent that reads everything late' 0 'step 4/4' 'finished     4 steps' 'weights'
 

@@ -107,17 +107,16 @@ def _idx(folder, name):
 class Idx:
     """Images [n, 1, h, w] float32 and labels of one split; `only` keeps the first samples."""
 
-    def __init__(self, folder, split, only=None, mean=0.2860, std=0.3530, pad=0):
+    def __init__(self, folder, split, only=None, mean=0.2860, std=0.3530):
         self.pixels = _idx(folder, f"{split}-images-idx3-ubyte")[:only]
         self.labels = _idx(folder, f"{split}-labels-idx1-ubyte")[:only]
-        self.mean, self.std, self.pad = np.float32(mean), np.float32(std), pad
+        self.mean, self.std = np.float32(mean), np.float32(std)
 
     def __len__(self):
         return len(self.labels)
 
     def get(self, which):
-        x = np.pad(self.pixels[which], ((0, 0),) + 2 * ((self.pad, self.pad),))
-        x = (x.astype(np.float32) / np.float32(255) - self.mean) / self.std
+        x = (self.pixels[which].astype(np.float32) / np.float32(255) - self.mean) / self.std
         return x[:, None], self.labels[which].astype(np.int64)
 
 

@@ -4,7 +4,7 @@
     oracle.py --golden FOLDER [case ...]      writes FOLDER/oracle-<case>.json
     oracle.py --compare DUMP case             every element of a run of dml against float32 and float64
     oracle.py --noise [case ...]              PyTorch in float32 against itself in float64
-    oracle.py --margin N [case ...]           how near to a kink (README.md) training comes, for N seeds
+    oracle.py --margin N [case ...]           how near to a kink (README.md) N seeds come
 
 A step loops over micro-batches, adds the sums of the samples' losses, divides the gradients by the samples of the
 step, and takes batch norm's running moments once over the whole step.
@@ -15,6 +15,7 @@ import collections
 import json
 import math
 import os
+import sys
 
 import numpy as np
 import torch
@@ -22,7 +23,8 @@ import torch.nn.functional as F
 import xxhash
 from torch import nn
 
-import contract
+sys.dont_write_bytecode = True
+import contract  # noqa: E402
 
 torch.set_num_threads(1)  # the same bits wherever it runs
 STEPS, SAMPLED, TEST_IMAGES = 20, 64, 128
@@ -156,7 +158,8 @@ def every_layer(place):
         ("fc2", nn.Linear(20, 7))])
 
 
-# ---- cases: `spec` and `overrides` say the same to dml as the rest says to PyTorch ----
+# ---- cases: `spec` and `overrides` say to dml what the rest says to PyTorch ----
+# AdamW has an eps above round-off: an element whose gradient is 0 but for round-off would move by +-lr.
 
 BASE = dict(init="kaiming_uniform", loss="cross_entropy", last_batch="wrap", clip=0.0, momentum=0.9,
             nesterov=False, decay_all=False, betas=(0.9, 0.999), eps=1e-8, kinks=False)
@@ -381,10 +384,11 @@ def compare(name, dump):
 
 def noise(name):
     single, double = (train(CASES[name], dtype) for dtype in (torch.float32, torch.float64))
-    loss = max(abs(a["loss"] / b["loss"] - 1) for a, b in zip(single[1], double[1]))
-    norm = max(abs(a["grad_norm"] / b["grad_norm"] - 1) for a, b in zip(single[1], double[1]))
-    print(f"{name}: loss {loss:.1e}, gradient norm {norm:.1e}, tensors {worst(single[2], double[2])}; "
-          f"losses {double[1][0]['loss']:.4f} ... {double[1][-1]['loss']:.4f}", flush=True)
+    off = {key: max(abs(a[key] / b[key] - 1) for a, b in zip(single[1], double[1]))
+           for key in ("loss", "grad_norm")}
+    print(f"{name}: losses {off['loss']:.1e}, gradient norms {off['grad_norm']:.1e}, tensors "
+          f"{worst(single[2], double[2])}; loss {double[1][0]['loss']:.4f} to {double[1][-1]['loss']:.4f}",
+          flush=True)
 
 
 def watch_kinks(net, seen):
