@@ -17,6 +17,8 @@
  * Images are float NHWC, (byte / 255 - mean) / std; `data.pad` adds black pixels before that, so they
  * become -mean / std as with torchvision's Pad, ToTensor, Normalize.  Synthetic images have the model's input
  * shape, mean 0 and variance 1 (a sum of four uniform bytes, exact on any machine); labels are uniform.
+ * Element e (NHWC) of sample i sums the bytes of word e % 4 of block (0, e / 4) under key (seed, DML_RNG_DATA,
+ * i, with bit 62 set in the test split); the label is floor(classes word 0 of block (1, 0) / 2^32).
  */
 #ifndef DML_ENGINE_DATA_H
 #define DML_ENGINE_DATA_H

@@ -87,7 +87,8 @@ dml_err dml_model_check_kernels(const dml_model *model, const dml_kernel_table *
  *   kaiming_uniform  PyTorch's default: U(-b, b) with b = 1 / sqrt(fan_in), biases too
  *   kaiming_normal   convolutions N(0, 2 / fan_out) (He et al. 2015, torchvision's ResNet); the rest as above
  *   xavier_uniform   U(-b, b) with b = sqrt(6 / (fan_in + fan_out)), biases 0 (Glorot and Bengio 2010)
- */
+ * Element i comes from word i % 4 of block (0, i / 4); normal values by Box and Muller from the words' pairs
+ * (0, 1) and (2, 3): u, v give sqrt(-2 ln u) cos 2 pi v, then the same with sin. */
 void dml_param_init(const dml_spec *spec, const dml_param *p, float *out);
 
 /* Cuts the layers into `stages` ranges, stage s holding [begin[s], begin[s+1]); begin has stages + 1

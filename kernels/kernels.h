@@ -45,7 +45,8 @@ typedef struct dml_pool2d {
 
 /* Element e of the sample at position s of the step's global batch is kept when
  * unit(word e%4 of block(key, hi = step, lo = s << 32 | e/4)) >= rate, and then scaled by 1 / (1 - rate).
- * key = dml_rng_key(seed, DML_RNG_DROPOUT, layer).  Row i of the tensor is sample first_sample + i. */
+ * key = dml_rng_key(seed, DML_RNG_DROPOUT, layer), the layer's number along the whole model (a residual
+ * block counts body, shortcut, add).  Row i of the tensor is sample first_sample + i. */
 typedef struct dml_dropout {
     float rate;
     uint64_t key;

@@ -29,7 +29,8 @@ static inline float dml_rng_unit(uint32_t word)
 }
 
 /* out[0..n) a uniform random permutation of 0..n-1 (Fisher-Yates from the end, unbiased by Lemire's
- * multiply-and-reject); a function of `key` alone. */
+ * multiply-and-reject); a function of `key` alone.  Words come from blocks (0, 0), (0, 1) ..., each used from
+ * its last word to its first. */
 void dml_rng_permutation(uint64_t key, int64_t n, int32_t *out);
 
 #endif
