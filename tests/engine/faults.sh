@@ -45,9 +45,9 @@ children() { # of the run, by role
 begin; until_step 1; kill -INT -$run; end # as the terminal does: to everyone
 check 'an interrupt of all processes' 130 'interrupted: stopping after this step' 'stopped' 'weights'
 
-begin; until_step 1; kill -TERM $run
-until_text stopping
-kill -TERM $run; end
+begin parallelism.pp=1 parallelism.split=auto training.global_batch_size=256 # a step of 8 s: no race with its end
+until_text predicted; kill -TERM $run
+until_text stopping; kill -TERM $run; end
 check 'the second signal' 143 'stopped at once by the second signal (Terminated)'
 
 trap '' HUP # what is ignored here is ignored in the child from its first instant on
@@ -99,9 +99,11 @@ one run.output_dir="$work/full"
 check 'a full disk' 4 "metrics.jsonl': No space left on device"
 [ "$(grep -c 'No space left' "$work/log")" -eq 1 ] || { failed=$((failed + 1)); echo 'FAIL: a full disk is told of twice'; }
 
-(ulimit -f 8; one --max-steps 200 parallelism.pp=1 'model.layers=[flatten, linear: 10]' parallelism.split=auto; exit $got)
+mkdir -p "$work/large" # room for some 80 steps; segments are smaller than the limit
+head -c 1000000 /dev/zero | tr '\0' '\n' >"$work/large/metrics.jsonl"
+(ulimit -f 1000; one --max-steps 2000 run.output_dir="$work/large" 'model.layers=[flatten, linear: 10]' parallelism.split=auto parallelism.pp=1; exit $got)
 got=$?
-check 'a file that grows too large' 4 "metrics.jsonl': File too large"
+check 'a file that grows too large' 4 'step 10/' 'dml-train: cannot append to' "large/metrics.jsonl"
 
 begin --max-steps 4; until_step 1
 cp "$work/log" "$work/first"
