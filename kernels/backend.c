@@ -1,7 +1,7 @@
 /* kernels/backend.c - the backends of this program, and the module with the one it does not contain.
  *
- * CUDA lives in libdml_cuda.so, opened when it is asked for: beside the program first, then wherever
- * the loader looks.  One build so serves machines with and without a GPU.
+ * CUDA lives in libdml_cuda.so, opened when it is asked for.  One build so serves machines with and without
+ * a GPU, and another build of the module, such as the emulated one, needs no other program.
  */
 #include "kernels/backend.h"
 
@@ -12,6 +12,7 @@
 #include <dlfcn.h>
 #include <limits.h>
 #include <stdio.h>
+#include <stdlib.h>
 #include <string.h>
 #include <unistd.h>
 
@@ -19,6 +20,7 @@ static const char module_file[] = "libdml_cuda.so";
 
 static const dml_backend ref_backend = {
     .name = "ref",
+    .label = "ref",
     .doc = "naive loops, one thread: the oracle",
     .transport = "shm",
     .on_host = true,
@@ -28,6 +30,7 @@ static const dml_backend ref_backend = {
 
 static const dml_backend cpu_backend = {
     .name = "cpu",
+    .label = "cpu",
     .doc = "oneDNN and vectorised loops",
     .transport = "shm",
     .on_host = true,
@@ -35,26 +38,35 @@ static const dml_backend cpu_backend = {
     .kernels = &dml_cpu_kernels,
 };
 
-/* libdml_cuda.so in the directory of the running program. */
-static void path_beside_program(char *out, size_t bytes)
+/* Where to load from: the file the user names, that beside the program, or any that the loader finds. */
+static bool module_path(char *out, size_t bytes)
 {
+    const char *named = getenv("DML_CUDA_MODULE");
+    if (named && named[0]) {
+        snprintf(out, bytes, "%s", named);
+        return true;
+    }
     const ssize_t n = readlink("/proc/self/exe", out, bytes - 1);
     out[n > 0 ? n : 0] = '\0';
     char *slash = strrchr(out, '/');
     const size_t at = slash ? (size_t)(slash + 1 - out) : 0;
     snprintf(out + at, bytes - at, "%s", module_file);
+    if (access(out, F_OK) == 0) return true;
+    snprintf(out, bytes, "%s", module_file);
+    return false;
 }
 
 void *dml_module_symbol(const char *symbol, char *why, int64_t why_bytes)
 {
-    char path[PATH_MAX];
-    path_beside_program(path, sizeof path);
-    const bool beside = access(path, F_OK) == 0;
     snprintf(why, (size_t)why_bytes, "%s", "");
-    void *module = dlopen(beside ? path : module_file, RTLD_NOW | RTLD_LOCAL);
+    void *found = dlsym(RTLD_DEFAULT, symbol);
+    if (found) return found;
+    char path[PATH_MAX];
+    const bool is_here = module_path(path, sizeof path);
+    void *module = dlopen(path, RTLD_NOW | RTLD_LOCAL);
     if (!module) {
         const char *text = dlerror();
-        const bool absent = !beside && text && strstr(text, "cannot open shared object file") &&
+        const bool absent = !is_here && text && strstr(text, "cannot open shared object file") &&
                             strncmp(text, module_file, strlen(module_file)) == 0;
         if (absent)
             snprintf(why, (size_t)why_bytes, "%s was not built", module_file);
@@ -62,8 +74,8 @@ void *dml_module_symbol(const char *symbol, char *why, int64_t why_bytes)
             snprintf(why, (size_t)why_bytes, "%s", text ? text : "it cannot be loaded");
         return NULL;
     }
-    void *found = dlsym(module, symbol);
-    if (!found) snprintf(why, (size_t)why_bytes, "%s has no %s", module_file, symbol);
+    found = dlsym(module, symbol);
+    if (!found) snprintf(why, (size_t)why_bytes, "%s has no %s", path, symbol);
     return found;
 }
 

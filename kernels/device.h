@@ -23,6 +23,7 @@
 typedef struct dml_device dml_device;
 typedef struct dml_queue dml_queue;
 typedef struct dml_event dml_event;
+typedef struct dml_replay dml_replay; /* what a job enqueued, kept to be enqueued again */
 
 /* A job of a queue.  `arg` is borrowed until the job has run. */
 typedef dml_err (*dml_job)(void *arg);
@@ -65,6 +66,20 @@ typedef struct dml_device_api {
     void (*event_close)(dml_event *event); /* NULL is fine */
     dml_err (*record)(dml_queue *queue, dml_event *event);
     dml_err (*wait)(dml_queue *queue, dml_event *event);
+    /* The host waits until the event's newest record has passed; never recorded is no wait.  With a deadline
+     * in the past it only looks.  DML_ERR_PEER at the deadline or when the abort flag is raised; the queue's
+     * error when it failed before. */
+    dml_err (*await)(dml_event *event, int64_t deadline_ns);
+    /* Device time between the newest records of two events of one device.  DML_ERR_BUG  one was never recorded or
+     * has not passed, or, on CPU, its queue has been given queue_capacity commands since. */
+    dml_err (*elapsed)(dml_event *begin, dml_event *end, int64_t *ns);
+
+    /* Runs `job` so that what it enqueues on `queue` is kept and not run: CUDA's stream capture.  The job
+     * enqueues on no other queue, waits for nothing and records nothing.  NULL entries: not on this device,
+     * submit the job each time.  Allocates, so not inside a step; memory named in it must stay. */
+    dml_err (*capture)(dml_queue *queue, dml_job job, void *arg, dml_replay **out);
+    dml_err (*replay)(dml_queue *queue, dml_replay *replay);
+    void (*replay_close)(dml_replay *replay); /* after the queue is idle; NULL is fine */
 } dml_device_api;
 
 #endif

@@ -15,6 +15,13 @@
  *     shape; after `seal` a new shape is DML_ERR_BUG and nothing allocates.
  *   - A tensor of the wrong shape or type is our bug: DML_ERR_BUG naming the kernel.  So is a label
  *     that is no class, where the host can see it.
+ *   - Low precision.  Entries from linear_fwd to mse_onehot also take BF16 or F16 in the place of F32, all of
+ *     a call in one type, for the tensors that hold samples and for w and b of linear and conv2d.  The result is
+ *     that of the F32 entry on the widened values, rounded to nearest even once on the way out; sums run in F32
+ *     or wider.  Weight gradients, batch norm's vectors, losses and optimizer state keep the types written here;
+ *     but conv2d_bwd_weight may round dw to the samples' type and widen it again, as cuDNN leaves no choice.
+ *   - `tf32` in the context's config lets a product of F32 matrices round its factors to 10 bits (NVIDIA's
+ *     TF32); other backends ignore it.
  *   - A NaN comes through: the comparisons of relu and max_pool let it pass, so that a diverged run shows.
  */
 #ifndef DML_KERNELS_KERNELS_H
@@ -28,7 +35,34 @@ typedef struct dml_kctx dml_kctx; /* one per queue: caches plans; opaque */
 typedef struct dml_kctx_config {
     int32_t threads;    /* host threads a kernel may use, >= 1 */
     bool deterministic; /* see above; exact mode needs it */
+    bool tf32;          /* see above */
+    bool plan_only; /* entries make their plans and launch nothing: data pointers are never read */
 } dml_kctx_config;
+
+/* What changes from step to step and kernels read by themselves, so that a captured kernel need not change. */
+typedef struct dml_step_words {
+    int64_t step;     /* keys dropout */
+    float loss_scale; /* the gradient that a loss leaves is multiplied by it; a power of two */
+} dml_step_words;
+
+/* Activations that a product can apply on its way out.  `aux` is what backward needs of it, U8 [n, bytes]
+ * with dml_act_aux_bytes a row:
+ *   RELU       bit e % 8 of byte e / 8 says y[e] > 0; rows padded to 128 bits with anything
+ *   GELU_TANH  the value before the activation, in y's type; rows padded to 8 of them */
+typedef enum dml_act { DML_ACT_RELU, DML_ACT_GELU_TANH } dml_act;
+int64_t dml_act_aux_bytes(dml_act act, dml_dtype dtype, int64_t out);
+
+/* Running moments of batch norm after a step of all its micro-batches together, or of one
+ * after another when `per_micro_batch`; a micro-batch without samples moves nothing.  kernels/ref/moments.c has
+ * the formulas; the variance that enters is unbiased, n / (n - 1), as PyTorch's.
+ * Slots hold mean and biased variance of each micro-batch: [mbs][2][c].  Micro-batch i has
+ * clamp(samples - i mb_rows, 0, mb_rows) samples of `pixels` values. */
+typedef struct dml_moments {
+    int32_t mbs, mb_rows;
+    int64_t samples, pixels;
+    float momentum;
+    bool per_micro_batch;
+} dml_moments;
 
 /* Convolution [n, h, w, c_in] -> [n, oh, ow, c_out]; oh = (h + 2 pad - dilation (kernel - 1) - 1) / stride + 1. */
 typedef struct dml_conv2d {
@@ -44,13 +78,14 @@ typedef struct dml_pool2d {
 } dml_pool2d;
 
 /* Element e of the sample at position s of the step's global batch is kept when
- * unit(word e%4 of block(key, hi = step, lo = s << 32 | e/4)) >= rate, and then scaled by 1 / (1 - rate).
+ * unit(word e%4 of block(key, hi = step, lo = s << 32 | e/4)) >= rate, and then scaled by 1 / (1 - rate);
+ * step is that of dml_step_words.
  * key = dml_rng_key(seed, DML_RNG_DROPOUT, layer), the layer's number along the whole model (a residual
  * block counts body, shortcut, add).  Row i of the tensor is sample first_sample + i. */
 typedef struct dml_dropout {
     float rate;
     uint64_t key;
-    int64_t step, first_sample;
+    int64_t first_sample;
 } dml_dropout;
 
 /* One parameter under the optimizer: w, g and its state, n elements each.  Effective gradient is
@@ -89,6 +124,12 @@ typedef const dml_tensor *dml_out; /* written  */
     X(linear_bwd_input,   (dml_kctx *k, dml_out dx, dml_in dy, dml_in w))                                                  \
     /* dw[out,in] = dy^T x; db[out] = column sums of dy, may be NULL */                                                    \
     X(linear_bwd_weight,  (dml_kctx *k, dml_out dw, dml_out db, dml_in dy, dml_in x))                                      \
+    /* dw += dy^T x, db += column sums: for fast mode, where NULL falls back on linear_bwd_weight and accumulate */        \
+    X(linear_add_weight,  (dml_kctx *k, dml_out dw, dml_out db, dml_in dy, dml_in x))                                      \
+    /* y = act(x w^T + b), aux of y as dml_act says; dx = (dy w) act'(aux), aux of the layer below.                        \
+       NULL falls back on two entries */                                                                                   \
+    X(linear_act_fwd,     (dml_kctx *k, dml_act act, dml_out y, dml_out aux, dml_in x, dml_in w, dml_in b))                \
+    X(linear_act_bwd,     (dml_kctx *k, dml_act act, dml_out dx, dml_in dy, dml_in w, dml_in aux))                         \
     /* y[n,oh,ow,co], x[n,h,w,ci], w[co,ci/groups,kh,kw], b[co] may be NULL */                                             \
     X(conv2d_fwd,         (dml_kctx *k, const dml_conv2d *p, dml_out y, dml_in x, dml_in w, dml_in b))                     \
     X(conv2d_bwd_input,   (dml_kctx *k, const dml_conv2d *p, dml_out dx, dml_in dy, dml_in w))                             \
@@ -109,6 +150,9 @@ typedef const dml_tensor *dml_out; /* written  */
     X(relu_bwd,           (dml_kctx *k, dml_out dx, dml_in dy, dml_in y))                                                  \
     X(gelu_fwd,           (dml_kctx *k, dml_out y, dml_in x))                                                              \
     X(gelu_bwd,           (dml_kctx *k, dml_out dx, dml_in dy, dml_in x))                                                  \
+    /* 0.5 x (1 + tanh(sqrt(2/pi) (x + 0.044715 x^3))), PyTorch's approximate="tanh" */                                    \
+    X(gelu_tanh_fwd,      (dml_kctx *k, dml_out y, dml_in x))                                                              \
+    X(gelu_tanh_bwd,      (dml_kctx *k, dml_out dx, dml_in dy, dml_in x))                                                  \
     X(tanh_fwd,           (dml_kctx *k, dml_out y, dml_in x))                                                              \
     X(tanh_bwd,           (dml_kctx *k, dml_out dx, dml_in dy, dml_in y))                                                  \
     /* forward and backward are the same map */                                                                            \
@@ -118,22 +162,26 @@ typedef const dml_tensor *dml_out; /* written  */
     X(nhwc_to_nchw,       (dml_kctx *k, dml_out y, dml_in x))                                                              \
     X(nchw_to_nhwc,       (dml_kctx *k, dml_out y, dml_in x))                                                              \
     /* loss F64[1] = sum over rows of -log softmax(x)[label]; correct I32[1] = rows whose first maximum is the label;      \
-       dx = softmax(x) - onehot, unscaled, may be NULL (evaluation) or x; labels I32[n] */                                 \
+       dx = (softmax(x) - onehot) loss_scale, may be NULL (evaluation) or x; labels I32[n] */                              \
     X(softmax_xent,       (dml_kctx *k, dml_out loss, dml_out correct, dml_out dx, dml_in x, dml_in labels))               \
-    /* target onehot(label): loss F64[1] = sum over rows of mean_j (x - t)^2; dx = 2 (x - t) / c, may be NULL or x */      \
+    /* target onehot(label): loss F64[1] = sum over rows of mean_j (x - t)^2; dx = 2 (x - t) / c loss_scale, may be NULL or x */ \
     X(mse_onehot,         (dml_kctx *k, dml_out loss, dml_out correct, dml_out dx, dml_in x, dml_in labels))               \
+    /* y = x in another of the types F32, BF16, F16, rounded to nearest even; overflow to F16 is inf */                    \
+    X(convert,            (dml_kctx *k, dml_out y, dml_in x))                                                              \
+    /* mean[c] and var[c] move by the slots [mbs][2][c]; in double, micro-batch by micro-batch */                          \
+    X(move_moments,       (dml_kctx *k, const dml_moments *p, dml_out mean, dml_out var, dml_in slots))                    \
     /* acc = first ? g : acc + g, F32 */                                                                                   \
     X(accumulate,         (dml_kctx *k, dml_out acc, dml_in g, bool first))                                                \
-    /* acc I64 = (first ? 0 : acc) + rint_even(g 2^scale_log2), wrapping; max_bits U32[1] = max(max_bits, bits(g) & 0x7fffffff);\
+    /* acc I64 = (first ? 0 : acc) + rint_even(g 2^scale_log2), wrapping; max_bits U32[1] = max(max_bits, bits(g) & 0x7fffffff); \
        scale_log2 in -126..126; the integer of a product beyond int64, inf or NaN is arbitrary but fixed */                \
     X(accumulate_exact,   (dml_kctx *k, dml_out acc, dml_out max_bits, dml_in g, int32_t scale_log2, bool first))          \
     /* g F32 = float(acc) 2^-scale_log2, each step rounded to nearest even */                                              \
     X(finish_exact,       (dml_kctx *k, dml_out g, dml_in acc, int32_t scale_log2))                                        \
     /* Q = (first ? 0 : hi 2^56 + lo) + rint_even(g 2^84), as hi I64 = floor(Q 2^-56), wrapping, and lo I64 in 0 .. 2^56-1: \
-       one pair of words for a sum, whatever its order; max_bits as above; a |g| >= 2^35, inf or NaN adds the largest       \
+       one pair of words for a sum, whatever its order; max_bits as above; a |g| >= 2^35, inf or NaN adds the largest      \
        float below, with its sign */                                                                                       \
     X(accumulate_wide,    (dml_kctx *k, dml_out hi, dml_out lo, dml_out max_bits, dml_in g, bool first))                   \
-    /* g F32 = (hi 2^56 + lo) 2^-84 rounded once, to nearest even; |hi| <= 2^62, lo unsigned: sums of up to 256 pairs */    \
+    /* g F32 = (hi 2^56 + lo) 2^-84 rounded once, to nearest even; |hi| <= 2^62, lo unsigned: sums of up to 256 pairs */   \
     X(finish_wide,        (dml_kctx *k, dml_out g, dml_in hi, dml_in lo))                                                  \
     /* partial F64[ceil(n/4096)]: chunk by chunk, 8 lanes (element i on lane i%8) in double without fma,                   \
        then ((0+1)+(2+3))+((4+5)+(6+7)): the same bits on every backend */                                                 \
@@ -149,9 +197,17 @@ typedef struct dml_kernel_table {
     dml_err (*open)(dml_device *device, dml_queue *queue, const dml_kctx_config *config,
                     dml_kctx **out);
     void (*close)(dml_kctx *k); /* NULL is fine */
-    /* Weights have new values: packed copies are stale.  Called on the queue, once a step. */
+    /* Weights have new values: packed copies are stale.  Called on the queue. */
     void (*weights_changed)(dml_kctx *k);
     void (*seal)(dml_kctx *k);
+    /* On the queue, at the start of a step; a fresh context has {0, 1}. */
+    dml_err (*begin_step)(dml_kctx *k, const dml_step_words *words);
+    /* Choices of algorithms made so far, as opaque bytes, so that all workers compute with the same: *bytes is
+     * the room in `out` and becomes what is needed (nothing is written when that is more).  `choose` is called
+     * before the first kernel of a context; what it does not cover is chosen as without it.  Both NULL where a
+     * shape has but one algorithm.  DML_ERR_UNAVAILABLE  made by another library version or kind of GPU */
+    dml_err (*choices)(dml_kctx *k, void *out, int64_t *bytes);
+    dml_err (*choose)(dml_kctx *k, const void *choices, int64_t bytes);
 #define X(name, args) dml_err(*name) args;
     DML_KERNEL_LIST(X)
 #undef X

@@ -17,7 +17,9 @@
     X(I64,  8) /* exact accumulators                    */ \
     X(I32,  4) /* labels, counts, indices               */ \
     X(U32,  4) /* float bit patterns under max          */ \
-    X(U8,   1)
+    X(U8,   1)                                             \
+    X(BF16, 2) /* activations under precision bf16      */ \
+    X(F16,  2) /* activations under precision fp16      */
 /* clang-format on */
 typedef enum dml_dtype {
 #define X(name, bytes) DML_##name,

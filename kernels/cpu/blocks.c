@@ -86,12 +86,11 @@ dml_err dml_cpu_run_blocks(dml_kctx *k, const dml_dnn_shape *shape, int64_t coun
 {
     blocks s = {.k = k};
     DML_TRY(plan(&s, *shape, x, y, count));
-    const int64_t packed_bytes = s.few->reorder ? s.few->packed_bytes : 0;
-    DML_TRY(dml_cpu_scratch(k, k->threads * s.lane_bytes + packed_bytes + 64, (void **)&s.scratch));
-    void *packed = w->data;
-    if (s.few->reorder)
-        DML_TRY(dml_cpu_packed_weights(k, s.few, w->data, s.scratch + k->threads * s.lane_bytes,
-                                       &packed));
+    const int64_t copy_bytes = dml_cpu_copy_bytes(s.few, w);
+    DML_TRY(dml_cpu_buffer(k, DML_CPU_SCRATCH, k->threads * s.lane_bytes + copy_bytes + 64,
+                           (void **)&s.scratch));
+    void *packed;
+    DML_TRY(dml_cpu_packed_weights(k, s.few, w, s.scratch + k->threads * s.lane_bytes, &packed));
     s.w = packed;
     s.b = b ? b->data : NULL;
     return run(&s, shape->threads);
@@ -128,8 +127,9 @@ dml_err dml_cpu_sum_blocks(dml_kctx *k, const dml_dnn_shape *shape, int64_t coun
     DML_TRY(plan(&s, *shape, x, dy, count));
     s.w_bytes = dml_cpu_aligned(s.few->packed_bytes);
     s.b_bytes = dml_cpu_aligned(shape->out * (int64_t)sizeof(float));
-    DML_TRY(dml_cpu_scratch(k, s.count * (s.w_bytes + s.b_bytes) + k->threads * s.lane_bytes + 64,
-                            (void **)&s.w));
+    DML_TRY(dml_cpu_buffer(k, DML_CPU_SCRATCH,
+                           s.count * (s.w_bytes + s.b_bytes) + k->threads * s.lane_bytes + 64,
+                           (void **)&s.w));
     s.b = s.w + s.count * s.w_bytes;
     s.scratch = s.b + s.count * s.b_bytes;
     DML_TRY(run(&s, shape->threads));

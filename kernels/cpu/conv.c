@@ -1,7 +1,7 @@
 /* kernels/cpu/conv.c - convolution and its gradients by the library's direct algorithm; in
  * deterministic mode by blocks of samples (blocks.c). */
 #include "kernels/check.h"
-#include "kernels/cpu/cpu.h"
+#include "kernels/cpu/wide.h"
 
 enum { MAX_BLOCKS = 8 };
 
@@ -29,12 +29,6 @@ static int64_t summed_blocks_of(int64_t n)
     return n < 4 ? 1 : n < 64 ? 2 : 4;
 }
 
-static dml_err run(dml_kctx *k, const dml_dnn_shape *shape, dml_in x, dml_in w, dml_in b, dml_in y)
-{
-    if (k->deterministic) return dml_cpu_run_blocks(k, shape, MAX_BLOCKS, x, w, b, y);
-    return dml_cpu_run(k, shape, x, w, b, y);
-}
-
 dml_err dml_cpu_conv2d_fwd(dml_kctx *k, const dml_conv2d *p, dml_out y, dml_in x, dml_in w,
                            dml_in b)
 {
@@ -42,7 +36,7 @@ dml_err dml_cpu_conv2d_fwd(dml_kctx *k, const dml_conv2d *p, dml_out y, dml_in x
     DML_TRY(dml_check_conv2d("conv2d_fwd", &d, p, y, x, w, b));
     dml_dnn_shape shape = shape_of(k, DML_DNN_CONV_FWD, p, &d);
     shape.bias = b != NULL;
-    return run(k, &shape, x, w, b, y);
+    return dml_cpu_product(k, shape, MAX_BLOCKS, x, w, b, y);
 }
 
 dml_err dml_cpu_conv2d_bwd_input(dml_kctx *k, const dml_conv2d *p, dml_out dx, dml_in dy, dml_in w)
@@ -50,16 +44,26 @@ dml_err dml_cpu_conv2d_bwd_input(dml_kctx *k, const dml_conv2d *p, dml_out dx, d
     dml_dims d = {0};
     DML_TRY(dml_check_conv2d("conv2d_bwd_input", &d, p, dy, dx, w, NULL));
     const dml_dnn_shape shape = shape_of(k, DML_DNN_CONV_BWD_INPUT, p, &d);
-    return run(k, &shape, dx, w, NULL, dy);
+    return dml_cpu_product(k, shape, MAX_BLOCKS, dx, w, NULL, dy);
 }
 
 dml_err dml_cpu_conv2d_bwd_weight(dml_kctx *k, const dml_conv2d *p, dml_out dw, dml_out db,
                                   dml_in dy, dml_in x)
 {
     dml_dims d = {0};
-    DML_TRY(dml_check_conv2d("conv2d_bwd_weight", &d, p, dy, x, dw, db));
+    DML_TRY(dml_check_conv2d_grads("conv2d_bwd_weight", &d, p, dw, db, dy, x));
     dml_dnn_shape shape = shape_of(k, DML_DNN_CONV_BWD_WEIGHT, p, &d);
     shape.bias = db != NULL;
+    bool native;
+    shape.type = (int32_t)x->dtype;
+    DML_TRY(dml_cpu_native(k, &shape, &native));
+    dml_cpu_wide v;
+    DML_TRY(dml_cpu_widen(k, &v, 0, (dml_in[]){x, dy}, native ? 0 : 2));
+    if (!native) {
+        shape.type = DML_F32;
+        x = &v.t[0];
+        dy = &v.t[1];
+    }
     if (k->deterministic)
         return dml_cpu_sum_blocks(k, &shape, summed_blocks_of(shape.n), x, dw, db, dy);
     return dml_cpu_run(k, &shape, x, dw, db, dy);

@@ -3,6 +3,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/hash.h"
+#include "kernels/cpu/wide.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -16,20 +17,20 @@ static dml_err aligned_new(int64_t bytes, void **out)
     return DML_ERR_OK;
 }
 
-dml_err dml_cpu_scratch(dml_kctx *k, int64_t bytes, void **out)
+dml_err dml_cpu_buffer(dml_kctx *k, dml_cpu_buffer_id which, int64_t bytes, void **out)
 {
-    if (bytes > k->scratch_bytes) {
+    if (bytes > k->buffer_bytes[which]) {
         if (k->sealed)
             DML_FAIL(DML_ERR_BUG,
                      "a new shape after seal: it needs %lld bytes of scratch, not %lld",
-                     (long long)bytes, (long long)k->scratch_bytes);
+                     (long long)bytes, (long long)k->buffer_bytes[which]);
         void *larger;
         DML_TRY(aligned_new(bytes, &larger));
-        free(k->scratch);
-        k->scratch = larger;
-        k->scratch_bytes = dml_cpu_aligned(bytes);
+        free(k->buffer[which]);
+        k->buffer[which] = larger;
+        k->buffer_bytes[which] = dml_cpu_aligned(bytes);
     }
-    *out = k->scratch;
+    *out = k->buffer[which];
     return DML_ERR_OK;
 }
 
@@ -55,20 +56,51 @@ static dml_err grow_ops(dml_kctx *k)
     return DML_ERR_OK;
 }
 
-dml_err dml_cpu_op(dml_kctx *k, const dml_dnn_shape *shape, const dml_dnn_op *like,
-                   dml_dnn_op **out)
+/* The place of `shape` in the table; *found says whether something is there. */
+static dml_err find_op(dml_kctx *k, const dml_dnn_shape *shape, dml_dnn_op ***out, bool *found)
 {
     int64_t at = k->op_slots ? op_slot(k->op, k->op_slots, shape) : 0;
-    if (!k->op_slots || !k->op[at]) {
+    *found = k->op_slots && k->op[at];
+    if (!*found) {
         if (k->sealed)
             DML_FAIL(DML_ERR_BUG, "a new shape after seal: n %lld, %lld -> %lld",
                      (long long)shape->n, (long long)shape->in, (long long)shape->out);
         if (2 * (k->n_ops + 1) > k->op_slots) DML_TRY(grow_ops(k));
         at = op_slot(k->op, k->op_slots, shape);
-        DML_TRY(dml_dnn_op_new(&k->dnn, shape, like, &k->op[at]));
+    }
+    *out = &k->op[at];
+    return DML_ERR_OK;
+}
+
+dml_err dml_cpu_op(dml_kctx *k, const dml_dnn_shape *shape, const dml_dnn_op *like,
+                   dml_dnn_op **out)
+{
+    dml_dnn_op **slot;
+    bool found;
+    DML_TRY(find_op(k, shape, &slot, &found));
+    if (!found) {
+        DML_TRY(dml_dnn_op_new(&k->dnn, shape, like, slot));
         k->n_ops++;
     }
-    *out = k->op[at];
+    *out = *slot;
+    return DML_ERR_OK;
+}
+
+dml_err dml_cpu_native(dml_kctx *k, const dml_dnn_shape *shape, bool *out)
+{
+    *out = true;
+    if (shape->type == DML_F32) return DML_ERR_OK;
+    dml_dnn_shape question = *shape;
+    question.threads = 1;
+    question.lanes = 0; /* what no operation to be run has */
+    dml_dnn_op **slot;
+    bool found;
+    DML_TRY(find_op(k, &question, &slot, &found));
+    if (!found) {
+        DML_TRY(dml_dnn_ask(&k->dnn, &question, slot));
+        k->n_ops++;
+    }
+    *out = (*slot)->native;
     return DML_ERR_OK;
 }
 
@@ -97,51 +129,50 @@ static dml_err grow_packed(dml_kctx *k)
     return DML_ERR_OK;
 }
 
-dml_err dml_cpu_packed_weights(dml_kctx *k, dml_dnn_op *op, void *weights, void *spare, void **out)
+int64_t dml_cpu_copy_bytes(const dml_dnn_op *op, dml_in weights)
 {
-    int64_t at = k->packed_slots ? packed_slot(k->packed, k->packed_slots, op, weights) : 0;
+    return op->reorder || (int32_t)weights->dtype != op->shape.type ? op->packed_bytes : 0;
+}
+
+static dml_err pack(dml_kctx *k, dml_dnn_op *op, dml_in weights, void *to)
+{
+    if ((int32_t)weights->dtype == op->shape.type)
+        return dml_dnn_pack(&k->dnn, op, weights->data, to);
+    const int64_t n = dml_tensor_elems(weights);
+    if (!op->reorder) {
+        dml_cpu_load(to, weights->data, weights->dtype, n);
+        return DML_ERR_OK;
+    }
+    void *wide;
+    DML_TRY(dml_cpu_buffer(k, DML_CPU_WEIGHTS, n * (int64_t)sizeof(float), &wide));
+    dml_cpu_load(wide, weights->data, weights->dtype, n);
+    return dml_dnn_pack(&k->dnn, op, wide, to);
+}
+
+dml_err dml_cpu_packed_weights(dml_kctx *k, dml_dnn_op *op, dml_in weights, void *spare, void **out)
+{
+    *out = weights->data;
+    if (dml_cpu_copy_bytes(op, weights) == 0) return DML_ERR_OK;
+    const void *key = weights->data;
+    int64_t at = k->packed_slots ? packed_slot(k->packed, k->packed_slots, op, key) : 0;
     if (!k->packed_slots || !k->packed[at].op) {
         if (k->sealed) {
             *out = spare;
-            return dml_dnn_pack(&k->dnn, op, weights, spare);
+            return pack(k, op, weights, spare);
         }
         if (2 * (k->n_packed + 1) > k->packed_slots) DML_TRY(grow_packed(k));
-        at = packed_slot(k->packed, k->packed_slots, op, weights);
+        at = packed_slot(k->packed, k->packed_slots, op, key);
         void *copy;
         DML_TRY(aligned_new(op->packed_bytes, &copy));
-        k->packed[at] = (dml_cpu_packed){.op = op, .weights = weights, .copy = copy};
+        k->packed[at] = (dml_cpu_packed){.op = op, .weights = key, .copy = copy};
         k->n_packed++;
     }
     dml_cpu_packed *p = &k->packed[at];
     if (p->generation != k->generation) {
-        DML_TRY(dml_dnn_pack(&k->dnn, op, weights, p->copy));
+        DML_TRY(pack(k, op, weights, p->copy));
         p->generation = k->generation;
     }
     *out = p->copy;
-    return DML_ERR_OK;
-}
-
-dml_err dml_cpu_run(dml_kctx *k, const dml_dnn_shape *shape, dml_in x, dml_in w, dml_in b, dml_in y)
-{
-    dml_dnn_op *op;
-    DML_TRY(dml_cpu_op(k, shape, NULL, &op));
-    const bool writes_weights = op->shape.kind == DML_DNN_CONV_BWD_WEIGHT;
-    const int64_t packed_bytes = op->reorder ? op->packed_bytes : 0;
-    char *scratch;
-    DML_TRY(dml_cpu_scratch(k, dml_cpu_aligned(op->scratch_bytes) + packed_bytes + 64,
-                            (void **)&scratch));
-    void *at[DML_DNN_ROLES] = {[DML_DNN_X] = x->data,
-                               [DML_DNN_W] = w->data,
-                               [DML_DNN_B] = b ? b->data : NULL,
-                               [DML_DNN_Y] = y->data,
-                               [DML_DNN_SCRATCH] = scratch};
-    void *spare = scratch + dml_cpu_aligned(op->scratch_bytes);
-    if (op->reorder && writes_weights)
-        at[DML_DNN_W] = spare;
-    else if (op->reorder)
-        DML_TRY(dml_cpu_packed_weights(k, op, w->data, spare, &at[DML_DNN_W]));
-    DML_TRY(dml_dnn_run(&k->dnn, op, 0, at));
-    if (op->reorder && writes_weights) DML_TRY(dml_dnn_pack(&k->dnn, op, w->data, spare));
     return DML_ERR_OK;
 }
 
@@ -154,7 +185,8 @@ static void close_context(dml_kctx *k)
         dml_dnn_op_free(k->op[i]);
     free(k->packed);
     free(k->op);
-    free(k->scratch);
+    for (int32_t i = 0; i < DML_CPU_BUFFERS; i++)
+        free(k->buffer[i]);
     dml_dnn_free(&k->dnn);
     free(k);
 }
@@ -170,6 +202,7 @@ static dml_err open_context(dml_device *device, dml_queue *queue, const dml_kctx
     if (!k) DML_FAIL(DML_ERR_NOMEM, "no memory for a kernel context");
     k->threads = config->threads;
     k->deterministic = config->deterministic;
+    k->words.loss_scale = 1.0f;
     k->generation = 1;
     const dml_err err = dml_dnn_init(&k->dnn, config->threads);
     if (err != DML_ERR_OK) {
@@ -190,6 +223,12 @@ static void seal(dml_kctx *k)
     k->sealed = true;
 }
 
+static dml_err begin_step(dml_kctx *k, const dml_step_words *words)
+{
+    k->words = *words;
+    return DML_ERR_OK;
+}
+
 dml_err dml_cpu_delay(dml_kctx *k, int64_t ns)
 {
     (void)k;
@@ -201,6 +240,7 @@ const dml_kernel_table dml_cpu_kernels = {.open = open_context,
                                           .close = close_context,
                                           .weights_changed = weights_changed,
                                           .seal = seal,
+                                          .begin_step = begin_step,
 #define X(name, args) .name = dml_cpu_##name,
                                           DML_KERNEL_LIST(X)
 #undef X

@@ -7,12 +7,16 @@
  *
  * An event needs no thread and no word of its own: recording it notes (queue, commands submitted so
  * far), and waiting for it is waiting until that queue's `done` has reached the note.  As the note is
- * copied into the wait command, a wait means the newest record submitted before it.
+ * copied into the wait command, a wait means the newest record submitted before it.  When it passed is when
+ * the last command before it ended, which the queue thread notes in the ring, or when it was recorded if the
+ * queue had nothing left to do.
  *
  * A queue fails at one command, number `failed_at`; it keeps counting the later ones as done without
  * running them, so nobody waits for ever, and who waits for a note at or past failed_at fails too.
  */
 #include "kernels/cpu/device_cpu.h"
+
+#include "engine/base/clock.h"
 
 #include <pthread.h>
 #include <signal.h>
@@ -28,6 +32,7 @@ typedef enum command_kind { COMMAND_JOB, COMMAND_COPY, COMMAND_WAIT } command_ki
 
 typedef struct command {
     command_kind kind;
+    int64_t ended_ns; /* written by the queue thread before `done` counts it */
     union {
         struct {
             dml_job run;
@@ -72,6 +77,7 @@ struct dml_device {
 struct dml_event {
     dml_queue *queue; /* NULL: never recorded */
     uint64_t position;
+    int64_t recorded_ns;
 };
 
 /* ---- the queue thread ---- */
@@ -123,11 +129,13 @@ static void *queue_thread(void *arg)
     for (uint64_t number = 1;; number++) {
         dml_wait_reached(&q->posted, (uint32_t)number, INT64_MAX, NULL, "work");
         if (atomic_load_explicit(&q->closing, memory_order_acquire)) break;
+        command *c = &q->ring[(number - 1) % q->device->capacity];
         if (!failed) {
-            const dml_err err = run(q, &q->ring[(number - 1) % q->device->capacity]);
+            const dml_err err = run(q, c);
             failed = err != DML_ERR_OK;
             if (failed) fail(q, number, err);
         }
+        c->ended_ns = dml_clock_ns();
         dml_wait_advance(&q->done);
     }
     return NULL;
@@ -334,20 +342,64 @@ static dml_err event_record(dml_queue *q, dml_event *event)
 {
     event->queue = q;
     event->position = q->submitted;
+    event->recorded_ns = dml_clock_ns();
     return DML_ERR_OK;
+}
+
+/* `done` counts modulo 2^32, so an old record is waited for as the youngest that must be done: what no longer
+ * fits into the ring. */
+static uint64_t wait_position(const dml_event *event)
+{
+    const uint64_t capacity = event->queue->device->capacity, submitted = event->queue->submitted;
+    const uint64_t oldest = submitted > capacity ? submitted - capacity : 0;
+    return event->position > oldest ? event->position : oldest;
 }
 
 static dml_err event_wait(dml_queue *q, dml_event *event)
 {
     dml_queue *source = event->queue;
     if (!source || source == q) return DML_ERR_OK;
-    /* `done` counts modulo 2^32, so an old record is waited for as the youngest that must be done:
-     * what no longer fits into the ring. */
+    return post(q, (command){.kind = COMMAND_WAIT, .wait = {source, wait_position(event)}});
+}
+
+static dml_err event_await(dml_event *event, int64_t deadline_ns)
+{
+    dml_queue *source = event->queue;
+    if (!source) return DML_ERR_OK;
+    char what[64];
+    snprintf(what, sizeof what, "an event of queue '%s'", source->name);
+    const dml_err waited = dml_wait_reached(&source->done, (uint32_t)wait_position(event),
+                                            deadline_ns, source->device->abort, what);
+    DML_TRY(failure(source, event->position));
+    return waited;
+}
+
+/* When the newest record passed.  The ring remembers as many commands as it holds. */
+static dml_err passed_at(const dml_event *event, int64_t *ns)
+{
+    const dml_queue *q = event->queue;
+    if (!q) DML_FAIL(DML_ERR_BUG, "the time of an event that was never recorded");
+    *ns = event->recorded_ns;
+    if (event->position == 0) return DML_ERR_OK;
     const uint64_t capacity = q->device->capacity;
-    uint64_t position = event->position;
-    if (source->submitted > capacity && position < source->submitted - capacity)
-        position = source->submitted - capacity;
-    return post(q, (command){.kind = COMMAND_WAIT, .wait = {source, position}});
+    if (!q->ring || q->submitted - event->position >= capacity)
+        DML_FAIL(DML_ERR_BUG, "the time of an event of queue '%s' is asked for %llu commands late",
+                 q->name, (unsigned long long)(q->submitted - event->position));
+    if (!dml_seq_reached(atomic_load_explicit(&q->done, memory_order_acquire),
+                         (uint32_t)event->position))
+        DML_FAIL(DML_ERR_BUG, "the time of an event of queue '%s' that has not passed", q->name);
+    const int64_t ended_ns = q->ring[(event->position - 1) % capacity].ended_ns;
+    if (ended_ns > *ns) *ns = ended_ns;
+    return DML_ERR_OK;
+}
+
+static dml_err event_elapsed(dml_event *begin, dml_event *end, int64_t *ns)
+{
+    int64_t begin_ns = 0, end_ns = 0;
+    DML_TRY(passed_at(begin, &begin_ns));
+    DML_TRY(passed_at(end, &end_ns));
+    *ns = end_ns - begin_ns;
+    return DML_ERR_OK;
 }
 
 const dml_device_api dml_cpu_device = {
@@ -368,4 +420,6 @@ const dml_device_api dml_cpu_device = {
     .event_close = event_close,
     .record = event_record,
     .wait = event_wait,
+    .await = event_await,
+    .elapsed = event_elapsed,
 };

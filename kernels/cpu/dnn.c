@@ -6,6 +6,7 @@
 #include <omp.h>
 #include <oneapi/dnnl/dnnl_debug.h>
 #include <stdlib.h>
+#include <string.h>
 
 static const char *const kind_text[] = {
 #define X(kind, text, ...) text,
@@ -146,18 +147,38 @@ static dml_err make_parts(const dml_dnn *dnn, dml_dnn_op *op, const dml_dnn_desc
     return make_reorder(dnn, op, &desc[DML_DNN_W]);
 }
 
-static dml_err make(dml_dnn *dnn, dml_dnn_op *op, const dml_dnn_op *like)
+static dnnl_data_type_t library_type(int32_t dtype)
 {
-    const dml_dnn_shape *s = &op->shape;
-    dml_dnn_desc desc[DML_DNN_ROLES] = {0};
+    return dtype == DML_BF16 ? dnnl_bf16 : dtype == DML_F16 ? dnnl_f16 : dnnl_f32;
+}
+
+static void set_types(const dml_dnn_shape *s, dml_dnn_desc d[DML_DNN_ROLES])
+{
+    for (int role = 0; role < DML_DNN_ROLES; role++)
+        d[role].type = library_type(s->type);
+    if (s->kind == DML_DNN_LINEAR_BWD_WEIGHT || s->kind == DML_DNN_CONV_BWD_WEIGHT)
+        d[DML_DNN_W].type = d[DML_DNN_B].type = dnnl_f32;
+}
+
+static dnnl_status_t describe(const dml_dnn *dnn, const dml_dnn_shape *s,
+                              dml_dnn_desc desc[DML_DNN_ROLES], dnnl_memory_t w_like,
+                              dnnl_primitive_desc_t *out)
+{
     dml_dnn_window window = {0};
     if (s->kind <= DML_DNN_LINEAR_BWD_WEIGHT)
         describe_linear(s, desc);
     else
         describe_conv(s, desc, &window);
+    set_types(s, desc);
+    return dml_dnn_describe(dnn, s->kind, desc, &window, w_like, out);
+}
+
+static dml_err make(dml_dnn *dnn, dml_dnn_op *op, const dml_dnn_op *like)
+{
+    const dml_dnn_shape *s = &op->shape;
+    dml_dnn_desc desc[DML_DNN_ROLES] = {0};
     dnnl_primitive_desc_t pd;
-    DNN_TRY(dml_dnn_describe(dnn, s->kind, desc, &window,
-                             like ? like->lane[0].memory[DML_DNN_W] : NULL, &pd),
+    DNN_TRY(describe(dnn, s, desc, like ? like->lane[0].memory[DML_DNN_W] : NULL, &pd),
             kind_text[s->kind]);
     const dml_err err = make_parts(dnn, op, desc, pd);
     dnnl_primitive_desc_destroy(pd);
@@ -182,6 +203,30 @@ dml_err dml_dnn_op_new(dml_dnn *dnn, const dml_dnn_shape *shape, const dml_dnn_o
     if (err != DML_ERR_OK) {
         dml_dnn_op_free(op);
         return err;
+    }
+    *out = op;
+    return DML_ERR_OK;
+}
+
+/* The library's plain loops, for what it was not made for, are slower than ours around its float kernels. */
+static bool is_fast(const_dnnl_primitive_desc_t pd)
+{
+    const char *name = NULL;
+    return dnnl_primitive_desc_query(pd, dnnl_query_impl_info_str, 0, (void *)&name) ==
+               dnnl_success &&
+           name && !strstr(name, "ref");
+}
+
+dml_err dml_dnn_ask(dml_dnn *dnn, const dml_dnn_shape *shape, dml_dnn_op **out)
+{
+    dml_dnn_op *op = calloc(1, sizeof *op);
+    if (!op) DML_FAIL(DML_ERR_NOMEM, "no memory for %s", kind_text[shape->kind]);
+    op->shape = *shape;
+    dml_dnn_desc desc[DML_DNN_ROLES] = {0};
+    dnnl_primitive_desc_t pd;
+    if (describe(dnn, shape, desc, NULL, &pd) == dnnl_success) {
+        op->native = is_fast(pd);
+        dnnl_primitive_desc_destroy(pd);
     }
     *out = op;
     return DML_ERR_OK;

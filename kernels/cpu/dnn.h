@@ -44,7 +44,8 @@ typedef struct dml_dnn_shape {
     int64_t pitch; /* elements from row to row of y; linear only */
     int64_t h, w, oh, ow;
     dml_conv2d conv;
-    int32_t zero;   /* fills the struct up */
+    int32_t
+        type; /* dml_dtype of x and y, and of w and b where those are read; gradients of these are F32 */
     int64_t like_n; /* the n of the operation whose packed format it shares; 0: its own */
 } dml_dnn_shape;
 
@@ -64,6 +65,7 @@ typedef struct dml_dnn_op {
     int64_t packed_bytes;     /* of the weights in the primitive's format */
     int64_t scratch_bytes;    /* needed by each lane while it runs */
     dml_dnn_lane *lane;       /* [shape.lanes] owned */
+    bool native;              /* of a question: the answer */
 } dml_dnn_op;
 
 /* The library's engine and a stream for each thread. */
@@ -85,6 +87,9 @@ void dml_dnn_free(dml_dnn *dnn);
  */
 dml_err dml_dnn_op_new(dml_dnn *dnn, const dml_dnn_shape *shape, const dml_dnn_op *like,
                        dml_dnn_op **out);
+/* Asks whether there is a primitive for `shape`, and one made for this processor: *out is no operation to be
+ * run, but has `native`. */
+dml_err dml_dnn_ask(dml_dnn *dnn, const dml_dnn_shape *shape, dml_dnn_op **out);
 void dml_dnn_op_free(dml_dnn_op *op);
 
 /* Runs it on `lane`, with pointers by role: w in the packed format when there is a reorder. */

@@ -12,6 +12,7 @@
 typedef struct dml_dnn_desc {
     int ndims; /* 0: takes no part */
     dnnl_dims_t dims, strides;
+    dnnl_data_type_t type;
     bool any; /* the primitive chooses the format */
 } dml_dnn_desc;
 

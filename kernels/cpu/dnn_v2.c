@@ -10,8 +10,8 @@
 static dnnl_status_t init_md(dnnl_memory_desc_t *md, const dml_dnn_desc *d)
 {
     if (d->any)
-        return dnnl_memory_desc_init_by_tag(md, d->ndims, d->dims, dnnl_f32, dnnl_format_tag_any);
-    return dnnl_memory_desc_init_by_strides(md, d->ndims, d->dims, dnnl_f32, d->strides);
+        return dnnl_memory_desc_init_by_tag(md, d->ndims, d->dims, d->type, dnnl_format_tag_any);
+    return dnnl_memory_desc_init_by_strides(md, d->ndims, d->dims, d->type, d->strides);
 }
 
 /* The forward convolution: itself, or the hint that version 2 asks of a backward one. */
@@ -26,11 +26,27 @@ static dnnl_status_t describe_conv_fwd(const dml_dnn *dnn, const dnnl_memory_des
     return dnnl_primitive_desc_create(out, &conv, dnn->attr, dnn->engine, NULL);
 }
 
+/* The tensors of that hint: float weights beside bf16 samples are a gradient's, and forward has no such thing. */
+static dnnl_status_t init_hint(dnnl_memory_desc_t hint[], const dnnl_memory_desc_t md[],
+                               const dml_dnn_desc desc[])
+{
+    for (int role = 0; role < DML_DNN_ROLES; role++) {
+        dml_dnn_desc d = desc[role];
+        if (!d.ndims) continue;
+        hint[role] = md[role];
+        d.type = desc[DML_DNN_X].type;
+        if (d.type != desc[role].type) RETURN_UNLESS_OK(init_md(&hint[role], &d));
+    }
+    return dnnl_success;
+}
+
 static dnnl_status_t describe_conv_bwd(const dml_dnn *dnn, dml_dnn_kind kind,
-                                       const dnnl_memory_desc_t md[],
+                                       const dml_dnn_desc desc[], const dnnl_memory_desc_t md[],
                                        const dnnl_memory_desc_t *bias, const dml_dnn_window *win,
                                        dnnl_primitive_desc_t *out)
 {
+    dnnl_memory_desc_t hint[DML_DNN_ROLES];
+    RETURN_UNLESS_OK(init_hint(hint, md, desc));
     dnnl_convolution_desc_t conv;
     if (kind == DML_DNN_CONV_BWD_INPUT)
         RETURN_UNLESS_OK(dnnl_dilated_convolution_backward_data_desc_init(
@@ -41,7 +57,7 @@ static dnnl_status_t describe_conv_bwd(const dml_dnn *dnn, dml_dnn_kind kind,
             &conv, dnnl_convolution_direct, &md[DML_DNN_X], &md[DML_DNN_W], bias, &md[DML_DNN_Y],
             win->strides, win->dilates, win->pad, win->pad));
     dnnl_primitive_desc_t forward;
-    RETURN_UNLESS_OK(describe_conv_fwd(dnn, md, bias, win, &forward));
+    RETURN_UNLESS_OK(describe_conv_fwd(dnn, hint, bias ? &hint[DML_DNN_B] : NULL, win, &forward));
     const dnnl_status_t status =
         dnnl_primitive_desc_create(out, &conv, dnn->attr, dnn->engine, forward);
     dnnl_primitive_desc_destroy(forward);
@@ -79,7 +95,7 @@ dnnl_status_t dml_dnn_describe(const dml_dnn *dnn, dml_dnn_kind kind,
         return describe_matmul(dnn, &md[DML_DNN_Y], &md[DML_DNN_X], NULL, &md[DML_DNN_W], out);
     case DML_DNN_CONV_FWD: return describe_conv_fwd(dnn, md, bias, window, out);
     case DML_DNN_CONV_BWD_INPUT:
-    case DML_DNN_CONV_BWD_WEIGHT: return describe_conv_bwd(dnn, kind, md, bias, window, out);
+    case DML_DNN_CONV_BWD_WEIGHT: return describe_conv_bwd(dnn, kind, desc, md, bias, window, out);
     }
     return dnnl_invalid_arguments;
 }

@@ -10,20 +10,31 @@
 static dnnl_status_t new_md(dnnl_memory_desc_t *md, const dml_dnn_desc *d)
 {
     if (d->any)
-        return dnnl_memory_desc_create_with_tag(md, d->ndims, d->dims, dnnl_f32,
+        return dnnl_memory_desc_create_with_tag(md, d->ndims, d->dims, d->type,
                                                 dnnl_format_tag_any);
-    return dnnl_memory_desc_create_with_strides(md, d->ndims, d->dims, dnnl_f32, d->strides);
+    return dnnl_memory_desc_create_with_strides(md, d->ndims, d->dims, d->type, d->strides);
+}
+
+/* The forward convolution, itself or as a hint for a backward one, where `hint` takes the place of `md`. */
+static dnnl_status_t describe_conv_fwd(const dml_dnn *dnn, const dnnl_memory_desc_t md[],
+                                       const dnnl_memory_desc_t hint[], const dml_dnn_window *win,
+                                       dnnl_primitive_desc_t *out)
+{
+    dnnl_memory_desc_t d[DML_DNN_ROLES];
+    for (int role = 0; role < DML_DNN_ROLES; role++)
+        d[role] = hint[role] ? hint[role] : md[role];
+    return dnnl_convolution_forward_primitive_desc_create(
+        out, dnn->engine, dnnl_forward_training, dnnl_convolution_direct, d[DML_DNN_X],
+        d[DML_DNN_W], d[DML_DNN_B], d[DML_DNN_Y], win->strides, win->dilates, win->pad, win->pad,
+        dnn->attr);
 }
 
 static dnnl_status_t describe_conv(const dml_dnn *dnn, dml_dnn_kind kind,
-                                   const dnnl_memory_desc_t md[], const dml_dnn_window *win,
-                                   dnnl_primitive_desc_t *out)
+                                   const dnnl_memory_desc_t md[], const dnnl_memory_desc_t hint[],
+                                   const dml_dnn_window *win, dnnl_primitive_desc_t *out)
 {
     dnnl_primitive_desc_t forward;
-    RETURN_UNLESS_OK(dnnl_convolution_forward_primitive_desc_create(
-        &forward, dnn->engine, dnnl_forward_training, dnnl_convolution_direct, md[DML_DNN_X],
-        md[DML_DNN_W], md[DML_DNN_B], md[DML_DNN_Y], win->strides, win->dilates, win->pad, win->pad,
-        dnn->attr));
+    RETURN_UNLESS_OK(describe_conv_fwd(dnn, md, hint, win, &forward));
     if (kind == DML_DNN_CONV_FWD) {
         *out = forward;
         return dnnl_success;
@@ -42,7 +53,8 @@ static dnnl_status_t describe_conv(const dml_dnn *dnn, dml_dnn_kind kind,
 }
 
 static dnnl_status_t describe(const dml_dnn *dnn, dml_dnn_kind kind, const dnnl_memory_desc_t md[],
-                              const dml_dnn_window *window, dnnl_primitive_desc_t *out)
+                              const dnnl_memory_desc_t hint[], const dml_dnn_window *window,
+                              dnnl_primitive_desc_t *out)
 {
     switch (kind) {
     case DML_DNN_LINEAR_FWD:
@@ -56,7 +68,7 @@ static dnnl_status_t describe(const dml_dnn *dnn, dml_dnn_kind kind, const dnnl_
                                                  NULL, md[DML_DNN_W], dnn->attr);
     case DML_DNN_CONV_FWD:
     case DML_DNN_CONV_BWD_INPUT:
-    case DML_DNN_CONV_BWD_WEIGHT: return describe_conv(dnn, kind, md, window, out);
+    case DML_DNN_CONV_BWD_WEIGHT: return describe_conv(dnn, kind, md, hint, window, out);
     }
     return dnnl_invalid_arguments;
 }
@@ -65,7 +77,7 @@ dnnl_status_t dml_dnn_describe(const dml_dnn *dnn, dml_dnn_kind kind,
                                const dml_dnn_desc desc[DML_DNN_ROLES], const dml_dnn_window *window,
                                dnnl_memory_t w_like, dnnl_primitive_desc_t *out)
 {
-    dnnl_memory_desc_t md[DML_DNN_ROLES] = {0};
+    dnnl_memory_desc_t md[DML_DNN_ROLES] = {0}, hint[DML_DNN_ROLES] = {0};
     dnnl_status_t status = dnnl_success;
     for (int role = 0; role < DML_DNN_ROLES && status == dnnl_success; role++) {
         if (role == DML_DNN_W && w_like) {
@@ -75,10 +87,18 @@ dnnl_status_t dml_dnn_describe(const dml_dnn *dnn, dml_dnn_kind kind,
         } else if (desc[role].ndims) {
             status = new_md(&md[role], &desc[role]);
         }
+        /* float weights beside bf16 samples are a gradient's, and forward has no such thing */
+        dml_dnn_desc d = desc[role];
+        d.type = desc[DML_DNN_X].type;
+        if (status == dnnl_success && d.ndims && d.type != desc[role].type &&
+            kind == DML_DNN_CONV_BWD_WEIGHT)
+            status = new_md(&hint[role], &d);
     }
-    if (status == dnnl_success) status = describe(dnn, kind, md, window, out);
-    for (int role = 0; role < DML_DNN_ROLES; role++)
+    if (status == dnnl_success) status = describe(dnn, kind, md, hint, window, out);
+    for (int role = 0; role < DML_DNN_ROLES; role++) {
         if (md[role]) dnnl_memory_desc_destroy(md[role]);
+        if (hint[role]) dnnl_memory_desc_destroy(hint[role]);
+    }
     return status;
 }
 

@@ -2,8 +2,9 @@
  * that the compiler vectorises, cut among threads anywhere. */
 #include "kernels/check.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/cpu/curves.h"
 #include "kernels/cpu/par.h"
-#include "kernels/cpu/vmath.h"
+#include "kernels/cpu/wide.h"
 
 #include <string.h>
 
@@ -13,10 +14,42 @@ typedef struct map {
     const float *a, *b;
 } map;
 
-/* The input of gelu's gradient, Phi(x) + x phi(x). */
-static inline float gelu_slope(float x)
+/* The same map over elements of another type, a tile at a time. */
+typedef struct half_map {
+    dml_dtype type;
+    char *y;
+    const char *a, *b;
+    dml_par_range range; /* over floats */
+} half_map;
+
+enum { HALF_TILE = 256 };
+
+static void range_half(void *arg, int64_t begin, int64_t end)
 {
-    return dml_vnormal_cdf(x) + x * dml_vnormal_pdf(x);
+    const half_map h = *(const half_map *)arg;
+    const int64_t bytes = dml_dtype_bytes(h.type);
+    float y[HALF_TILE], a[HALF_TILE], b[HALF_TILE];
+    map tile = {.y = y, .a = a, .b = b};
+    for (int64_t i = begin; i < end; i += HALF_TILE) {
+        const int64_t n = end - i < HALF_TILE ? end - i : HALF_TILE;
+        dml_cpu_load(a, h.a + i * bytes, h.type, n);
+        if (h.b) dml_cpu_load(b, h.b + i * bytes, h.type, n);
+        h.range(&tile, 0, n);
+        dml_cpu_store(h.y + i * bytes, h.type, y, n);
+    }
+}
+
+/* y = range(a, b); b may be NULL. */
+static void run_map(dml_kctx *k, dml_out y, dml_in a, dml_in b, dml_par_range range)
+{
+    const int64_t n = dml_tensor_elems(y), cost = (b ? 3 : 2) * dml_dtype_bytes(y->dtype);
+    if (dml_cpu_is_half(y)) {
+        half_map h = {y->dtype, y->data, a->data, b ? b->data : NULL, range};
+        dml_par_ranges(k->threads, n, cost, range_half, &h);
+    } else {
+        map m = {.y = y->data, .a = a->data, .b = b ? b->data : NULL};
+        dml_par_ranges(k->threads, n, cost, range, &m);
+    }
 }
 
 /* clang-format off */
@@ -24,51 +57,51 @@ static inline float gelu_slope(float x)
 #define FORWARD_LIST(X)                                                                             \
     X(relu_fwd,             a <= 0.0f ? 0.0f : a)                                                   \
     X(gelu_fwd,             a * dml_vnormal_cdf(a))                                                 \
+    X(gelu_tanh_fwd,        dml_vgelu_tanh(a))                                                      \
     X(tanh_fwd,             dml_vtanh(a))
 #define BACKWARD_LIST(X)                                                                            \
     X(relu_bwd,  y,         b <= 0.0f ? 0.0f : a)                                                   \
-    X(gelu_bwd,  x,         a * gelu_slope(b))                                                      \
+    X(gelu_bwd,  x,         a * dml_vgelu_slope(b))                                                 \
+    X(gelu_tanh_bwd, x,     a * dml_vgelu_tanh_slope(b))                                            \
     X(tanh_bwd,  y,         a * (1.0f - b * b))
 /* clang-format on */
 
-#define X(entry, result)                                                       \
+#define X(entry, result)                                             \
+    static void range_##entry(void *arg, int64_t begin, int64_t end) \
+    {                                                                \
+        const map m = *(const map *)arg;                             \
+        _Pragma("omp simd") for (int64_t i = begin; i < end; i++)    \
+        {                                                            \
+            const float a = m.a[i];                                  \
+            m.y[i] = result;                                         \
+        }                                                            \
+    }                                                                \
+    dml_err dml_cpu_##entry(dml_kctx *k, dml_out y, dml_in x)        \
+    {                                                                \
+        dml_dims d = {0};                                            \
+        DML_TRY(dml_check_same(#entry, &d, y, x, NULL));             \
+        run_map(k, y, x, NULL, range_##entry);                       \
+        return DML_ERR_OK;                                           \
+    }
+FORWARD_LIST(X)
+#undef X
+
+#define X(entry, second, result)                                               \
     static void range_##entry(void *arg, int64_t begin, int64_t end)           \
     {                                                                          \
         const map m = *(const map *)arg;                                       \
         _Pragma("omp simd") for (int64_t i = begin; i < end; i++)              \
         {                                                                      \
-            const float a = m.a[i];                                            \
+            const float a = m.a[i], b = m.b[i];                                \
             m.y[i] = result;                                                   \
         }                                                                      \
     }                                                                          \
-    dml_err dml_cpu_##entry(dml_kctx *k, dml_out y, dml_in x)                  \
+    dml_err dml_cpu_##entry(dml_kctx *k, dml_out dx, dml_in dy, dml_in second) \
     {                                                                          \
         dml_dims d = {0};                                                      \
-        DML_TRY(dml_check_same(#entry, &d, y, x, NULL));                       \
-        map m = {.y = y->data, .a = x->data};                                  \
-        dml_par_ranges(k->threads, dml_tensor_elems(y), 8, range_##entry, &m); \
+        DML_TRY(dml_check_same(#entry, &d, dx, dy, second));                   \
+        run_map(k, dx, dy, second, range_##entry);                             \
         return DML_ERR_OK;                                                     \
-    }
-FORWARD_LIST(X)
-#undef X
-
-#define X(entry, second, result)                                                 \
-    static void range_##entry(void *arg, int64_t begin, int64_t end)             \
-    {                                                                            \
-        const map m = *(const map *)arg;                                         \
-        _Pragma("omp simd") for (int64_t i = begin; i < end; i++)                \
-        {                                                                        \
-            const float a = m.a[i], b = m.b[i];                                  \
-            m.y[i] = result;                                                     \
-        }                                                                        \
-    }                                                                            \
-    dml_err dml_cpu_##entry(dml_kctx *k, dml_out dx, dml_in dy, dml_in second)   \
-    {                                                                            \
-        dml_dims d = {0};                                                        \
-        DML_TRY(dml_check_same(#entry, &d, dx, dy, second));                     \
-        map m = {.y = dx->data, .a = dy->data, .b = second->data};               \
-        dml_par_ranges(k->threads, dml_tensor_elems(dx), 12, range_##entry, &m); \
-        return DML_ERR_OK;                                                       \
     }
 BACKWARD_LIST(X)
 #undef X
@@ -85,8 +118,7 @@ dml_err dml_cpu_add(dml_kctx *k, dml_out y, dml_in a, dml_in b)
 {
     dml_dims d = {0};
     DML_TRY(dml_check_same("add", &d, y, a, b));
-    map m = {.y = y->data, .a = a->data, .b = b->data};
-    dml_par_ranges(k->threads, dml_tensor_elems(y), 12, range_add, &m);
+    run_map(k, y, a, b, range_add);
     return DML_ERR_OK;
 }
 
@@ -98,8 +130,7 @@ static void range_copy(void *arg, int64_t begin, int64_t end)
 
 dml_err dml_cpu_accumulate(dml_kctx *k, dml_out acc, dml_in g, bool first)
 {
-    dml_dims d = {0};
-    DML_TRY(dml_check_same("accumulate", &d, acc, g, NULL));
+    DML_TRY(dml_check_accumulate(acc, g));
     map m = {.y = acc->data, .a = first ? g->data : acc->data, .b = g->data};
     dml_par_ranges(k->threads, dml_tensor_elems(g), 12, first ? range_copy : range_add, &m);
     return DML_ERR_OK;
@@ -133,8 +164,10 @@ dml_err dml_cpu_fill(dml_kctx *k, dml_out y, float value)
 /* Dropout: one Philox block of four words masks four elements of a sample. */
 typedef struct masking {
     const dml_dropout *p;
-    float *y;
-    const float *x;
+    int64_t step;
+    dml_dtype type;
+    char *y;
+    const char *x;
     int64_t per_sample, tiles; /* elements, and tiles, of a sample */
 } masking;
 
@@ -142,14 +175,14 @@ enum { TILE_BLOCKS = 64, TILE = 4 * TILE_BLOCKS, PHILOX_ROUNDS = 10 };
 
 /* Philox4x32-10 of blocks first .. first + n-1 of a sample, one word of each at a time: the same
  * numbers as dml_rng_block, in a form that vectorises. */
-static void philox_tile(const dml_dropout *p, uint32_t sample, uint32_t first, uint32_t n,
+static void philox_tile(const masking *m, uint32_t sample, uint32_t first, uint32_t n,
                         uint32_t word[TILE])
 {
 #pragma omp simd
     for (uint32_t b = 0; b < n; b++) {
         uint32_t c0 = first + b, c1 = sample;
-        uint32_t c2 = (uint32_t)p->step, c3 = (uint32_t)((uint64_t)p->step >> 32);
-        uint32_t k0 = (uint32_t)p->key, k1 = (uint32_t)(p->key >> 32);
+        uint32_t c2 = (uint32_t)m->step, c3 = (uint32_t)((uint64_t)m->step >> 32);
+        uint32_t k0 = (uint32_t)m->p->key, k1 = (uint32_t)(m->p->key >> 32);
         for (int round = 0; round < PHILOX_ROUNDS; round++) {
             const uint64_t m0 = (uint64_t)UINT32_C(0xD2511F53) * c0;
             const uint64_t m1 = (uint64_t)UINT32_C(0xCD9E8D57) * c2;
@@ -174,16 +207,18 @@ static void mask_tile(void *arg, int64_t item, int32_t thread)
     const int64_t row = item / m->tiles, first = item % m->tiles * TILE;
     const int64_t left = m->per_sample - first, n = left < TILE ? left : TILE;
     uint32_t word[TILE];
-    philox_tile(m->p, (uint32_t)(m->p->first_sample + row), (uint32_t)(first / 4),
+    philox_tile(m, (uint32_t)(m->p->first_sample + row), (uint32_t)(first / 4),
                 (uint32_t)(n + 3) / 4, word);
     const float rate = m->p->rate, scale = 1.0f / (1.0f - rate);
-    const float *x = m->x + row * m->per_sample + first;
-    float *y = m->y + row * m->per_sample + first;
+    const int64_t at = (row * m->per_sample + first) * dml_dtype_bytes(m->type);
+    float x[TILE];
+    dml_cpu_load(x, m->x + at, m->type, n);
 #pragma omp simd
     for (int64_t i = 0; i < n; i++) {
         const float unit = (float)(int32_t)(word[i] >> 8) * 0x1p-24f; /* dml_rng_unit */
-        y[i] = unit >= rate ? x[i] * scale : 0.0f;
+        x[i] = unit >= rate ? x[i] * scale : 0.0f;
     }
+    dml_cpu_store(m->y + at, m->type, x, n);
 }
 
 dml_err dml_cpu_dropout(dml_kctx *k, const dml_dropout *p, dml_out y, dml_in x)
@@ -191,7 +226,12 @@ dml_err dml_cpu_dropout(dml_kctx *k, const dml_dropout *p, dml_out y, dml_in x)
     dml_dims d = {0};
     DML_TRY(dml_check_dropout(p));
     DML_TRY(dml_check_same("dropout", &d, y, x, NULL));
-    masking m = {.p = p, .y = y->data, .x = x->data, .per_sample = dml_tensor_row_elems(x)};
+    masking m = {.p = p,
+                 .step = k->words.step,
+                 .type = x->dtype,
+                 .y = y->data,
+                 .x = x->data,
+                 .per_sample = dml_tensor_row_elems(x)};
     m.tiles = (m.per_sample + TILE - 1) / TILE;
     const int64_t items = x->dim[0] * m.tiles;
     dml_par_items(items < 64 ? 1 : k->threads, items, mask_tile, &m);

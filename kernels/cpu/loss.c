@@ -1,15 +1,16 @@
 /* kernels/cpu/loss.c - losses over rows of class scores.  Rows go to threads; each leaves its loss and
  * its hit in the scratch, and these are added in row order. */
 #include "kernels/check.h"
-#include "kernels/cpu/cpu.h"
 #include "kernels/cpu/par.h"
 #include "kernels/cpu/vmath.h"
+#include "kernels/cpu/wide.h"
 
 typedef struct rows {
     const float *x;
     float *dx; /* may be NULL or x */
     const int32_t *label;
     int64_t classes;
+    float scale;  /* of dx */
     double *loss; /* [n] */
     int32_t *hit; /* [n] */
 } rows;
@@ -58,6 +59,8 @@ static void xent_row(void *arg, int64_t r, int32_t thread)
     for (int64_t j = 0; j < f->classes; j++)
         dx[j] = dml_vexp(x[j] - max) * over;
     dx[label] -= 1.0f;
+    for (int64_t j = 0; j < f->classes && f->scale != 1.0f; j++)
+        dx[j] *= f->scale;
 }
 
 /* mean over classes of (x - onehot)^2 */
@@ -67,7 +70,7 @@ static void mse_row(void *arg, int64_t r, int32_t thread)
     const rows *f = arg;
     const float *x = f->x + r * f->classes;
     const int32_t label = f->label[r];
-    const float scale = 2.0f / (float)f->classes;
+    const float scale = f->scale * (2.0f / (float)f->classes);
     double sum = 0.0;
     f->hit[r] = first_maximum(x, f->classes) == label;
     for (int64_t j = 0; j < f->classes; j++) {
@@ -84,14 +87,18 @@ static dml_err over_rows(dml_kctx *k, const char *kernel, dml_par_item row, dml_
     dml_dims d = {0};
     DML_TRY(dml_check_loss(kernel, &d, loss, correct, dx, x, labels));
     const int64_t n = DML_DIM(d, 'n');
-    rows f = {.x = x->data,
-              .dx = dx ? dx->data : NULL,
+    dml_cpu_wide v;
+    DML_TRY(dml_cpu_widen(k, &v, 1, (dml_in[]){dx, x}, 2));
+    rows f = {.x = v.t[1].data,
+              .dx = v.t[0].data,
               .label = labels->data,
-              .classes = DML_DIM(d, 'c')};
+              .classes = DML_DIM(d, 'c'),
+              .scale = k->words.loss_scale};
     for (int64_t r = 0; r < n; r++)
         DML_TRY(dml_check_label(kernel, r, f.label[r], f.classes));
     void *memory;
-    DML_TRY(dml_cpu_scratch(k, n * (int64_t)(sizeof(double) + sizeof(int32_t)), &memory));
+    DML_TRY(dml_cpu_buffer(k, DML_CPU_SCRATCH, n * (int64_t)(sizeof(double) + sizeof(int32_t)),
+                           &memory));
     f.loss = memory;
     f.hit = (int32_t *)(void *)(f.loss + n);
     dml_par_items(n * f.classes < 16384 ? 1 : k->threads, n, row, &f);
@@ -103,7 +110,7 @@ static dml_err over_rows(dml_kctx *k, const char *kernel, dml_par_item row, dml_
     }
     *(double *)loss->data = sum;
     *(int32_t *)correct->data = hits;
-    return DML_ERR_OK;
+    return dml_cpu_narrow(&v);
 }
 
 dml_err dml_cpu_softmax_xent(dml_kctx *k, dml_out loss, dml_out correct, dml_out dx, dml_in x,

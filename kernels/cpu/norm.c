@@ -8,8 +8,9 @@
  * then doubles, whatever the threads; blocks are added in order.
  */
 #include "kernels/check.h"
-#include "kernels/cpu/cpu.h"
 #include "kernels/cpu/par.h"
+#include "kernels/cpu/wide.h"
+#include "kernels/ref/ref.h"
 
 #include <math.h>
 
@@ -156,7 +157,8 @@ static dml_err space_of(dml_kctx *k, int64_t blocks, int64_t c, space *out)
 {
     void *memory;
     const int64_t sum_bytes = dml_cpu_aligned(blocks * 2 * c * (int64_t)sizeof(double));
-    DML_TRY(dml_cpu_scratch(k, sum_bytes + 3 * c * (int64_t)sizeof(float), &memory));
+    DML_TRY(
+        dml_cpu_buffer(k, DML_CPU_SCRATCH, sum_bytes + 3 * c * (int64_t)sizeof(float), &memory));
     out->sum = memory;
     out->scale = (float *)(void *)((char *)memory + sum_bytes);
     out->shift = out->scale + c;
@@ -174,11 +176,13 @@ dml_err dml_cpu_batch_norm_eval(dml_kctx *k, float eps, dml_out y, dml_in x, dml
     DML_TRY(space_of(k, 0, c, &s));
     for (int64_t j = 0; j < c; j++)
         s.scale[j] = ((const float *)gamma->data)[j] / sqrtf(((const float *)var->data)[j] + eps);
-    affine f = {.x = x->data, .mean = mean->data, .scale = s.scale, .shift = beta->data};
-    f.y = y->data;
+    dml_cpu_wide v;
+    DML_TRY(dml_cpu_widen(k, &v, 1, (dml_in[]){y, x}, 2));
+    affine f = {.x = v.t[1].data, .mean = mean->data, .scale = s.scale, .shift = beta->data};
+    f.y = v.t[0].data;
     f.c = c;
     dml_par_ranges(k->threads, dml_tensor_elems(x) / c, 8 * c, rows_forward, &f);
-    return DML_ERR_OK;
+    return dml_cpu_narrow(&v);
 }
 
 dml_err dml_cpu_batch_norm_fwd(dml_kctx *k, float eps, dml_out y, dml_out mean, dml_out var,
@@ -190,17 +194,20 @@ dml_err dml_cpu_batch_norm_fwd(dml_kctx *k, float eps, dml_out y, dml_out mean, 
     const int64_t block_rows = block_rows_of(rows), blocks = (rows + block_rows - 1) / block_rows;
     space s = {0};
     DML_TRY(space_of(k, blocks, c, &s));
-    const float *first = x->data; /* the first row is the pivot */
+    dml_cpu_wide v;
+    DML_TRY(dml_cpu_widen(k, &v, 1, (dml_in[]){y, x}, 2));
+    const float *first = v.t[1].data; /* the first row is the pivot */
     sums f = {.x = first, .pivot = first, .rows = rows, .c = c, .block_rows = block_rows};
     f.sum = s.sum;
     run_sums(k, &f, blocks);
     for (int64_t j = 0; j < c; j++) {
         const double shift = s.sum[j] / (double)rows;
-        const double v = s.sum[c + j] / (double)rows - shift * shift;
+        const double biased = s.sum[c + j] / (double)rows - shift * shift;
         ((float *)mean->data)[j] = (float)((double)first[j] + shift);
-        ((float *)var->data)[j] = v > 0.0 || isnan(v) ? (float)v : 0.0f;
+        ((float *)var->data)[j] = biased > 0.0 || isnan(biased) ? (float)biased : 0.0f;
     }
-    return dml_cpu_batch_norm_eval(k, eps, y, x, mean, var, gamma, beta);
+    DML_TRY(dml_cpu_batch_norm_eval(k, eps, &v.t[0], &v.t[1], mean, var, gamma, beta));
+    return dml_cpu_narrow(&v);
 }
 
 dml_err dml_cpu_batch_norm_bwd(dml_kctx *k, float eps, dml_out dx, dml_out dgamma, dml_out dbeta,
@@ -213,7 +220,10 @@ dml_err dml_cpu_batch_norm_bwd(dml_kctx *k, float eps, dml_out dx, dml_out dgamm
     const int64_t block_rows = block_rows_of(rows), blocks = (rows + block_rows - 1) / block_rows;
     space s = {0};
     DML_TRY(space_of(k, blocks, c, &s));
-    sums f = {.x = x->data, .dy = dy->data, .pivot = mean->data, .rows = rows, .c = c};
+    dml_cpu_wide v;
+    DML_TRY(dml_cpu_widen(k, &v, 1, (dml_in[]){dx, dy, x}, 3));
+    const float *const x_at = v.t[2].data, *const dy_at = v.t[1].data;
+    sums f = {.x = x_at, .dy = dy_at, .pivot = mean->data, .rows = rows, .c = c};
     f.block_rows = block_rows;
     f.sum = s.sum;
     run_sums(k, &f, blocks);
@@ -225,11 +235,19 @@ dml_err dml_cpu_batch_norm_bwd(dml_kctx *k, float eps, dml_out dx, dml_out dgamm
         ((float *)dgamma->data)[j] = (float)(s.sum[c + j] * over);
         ((float *)dbeta->data)[j] = (float)s.sum[j];
     }
-    affine g = {.x = x->data, .dy = dy->data, .mean = mean->data, .scale = s.scale};
+    affine g = {.x = x_at, .dy = dy_at, .mean = mean->data, .scale = s.scale};
     g.shift = s.shift;
     g.slope = s.slope;
-    g.y = dx->data;
+    g.y = v.t[0].data;
     g.c = c;
     dml_par_ranges(k->threads, rows, 12 * c, rows_backward, &g);
-    return DML_ERR_OK;
+    return dml_cpu_narrow(&v);
+}
+
+/* A few operations on a few channels, once a step. */
+dml_err dml_cpu_move_moments(dml_kctx *k, const dml_moments *p, dml_out mean, dml_out var,
+                             dml_in slots)
+{
+    (void)k;
+    return dml_ref_move_moments(NULL, p, mean, var, slots);
 }

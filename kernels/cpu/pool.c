@@ -4,8 +4,8 @@
  * rows of a sample) are independent and go to threads; within one, windows are visited in order.
  */
 #include "kernels/check.h"
-#include "kernels/cpu/cpu.h"
 #include "kernels/cpu/par.h"
+#include "kernels/cpu/wide.h"
 
 #include <math.h>
 #include <string.h>
@@ -149,17 +149,19 @@ static dml_err pool(dml_kctx *k, const char *kernel, const dml_pool2d *p, dml_in
 {
     dml_dims d = {0};
     DML_TRY(dml_check_pool2d(kernel, &d, p, y, x, which));
+    dml_cpu_wide v;
+    DML_TRY(dml_cpu_widen(k, &v, 1, (dml_in[]){backward ? x : y, backward ? y : x}, 2));
     pooling f = {.p = p,
                  .h = DML_DIM(d, 'h'),
                  .w = DML_DIM(d, 'w'),
                  .c = DML_DIM(d, 'c'),
                  .oh = DML_DIM(d, 'p'),
                  .ow = DML_DIM(d, 'q'),
-                 .in = backward ? y->data : x->data,
-                 .out = backward ? x->data : y->data,
+                 .in = v.t[1].data,
+                 .out = v.t[0].data,
                  .which = which ? which->data : NULL};
     dml_par_items(k->threads, DML_DIM(d, 'n') * (backward ? 1 : f.oh), item, &f);
-    return DML_ERR_OK;
+    return dml_cpu_narrow(&v);
 }
 
 dml_err dml_cpu_max_pool_fwd(dml_kctx *k, const dml_pool2d *p, dml_out y, dml_out which, dml_in x)

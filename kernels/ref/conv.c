@@ -80,7 +80,7 @@ dml_err dml_ref_conv2d_bwd_weight(dml_kctx *k, const dml_conv2d *p, dml_out dw, 
 {
     (void)k;
     dml_dims d = {.real64 = true};
-    DML_TRY(dml_check_conv2d("conv2d_bwd_weight", &d, p, dy, x, dw, db));
+    DML_TRY(dml_check_conv2d_grads("conv2d_bwd_weight", &d, p, dw, db, dy, x));
     const int64_t out_per_group = dy->dim[3] / p->groups;
     for (int64_t e = 0; e < dml_tensor_elems(dw); e++) {
         const int64_t kw = e % dw->dim[3], kh = e / dw->dim[3] % dw->dim[2];

@@ -1,34 +1,25 @@
 /* kernels/ref/elementwise.c - maps of one element, sums, dropout, layouts, fill. */
 #include "kernels/check.h"
+#include "kernels/ref/curves.h"
 #include "kernels/ref/real.h"
 #include "kernels/ref/ref.h"
 
 #include "engine/base/rng.h"
 
-#include <math.h>
 #include <string.h>
-
-/* Standard normal distribution and density at x. */
-static double normal_cdf(double x)
-{
-    return 0.5 * erfc(-x * 0.70710678118654752440);
-}
-
-static double normal_pdf(double x)
-{
-    return 0.39894228040143267794 * exp(-0.5 * x * x);
-}
 
 /* clang-format off */
 /*    entry      second argument    a: the first argument's element, b: the second's (backward).  A NaN
                                     goes through the comparisons of relu: a diverged run must show it */
 #define FORWARD_LIST(X)                                                                         \
     X(relu_fwd,                     a <= 0.0 ? 0.0 : a)                                         \
-    X(gelu_fwd,                     a * normal_cdf(a))                                          \
+    X(gelu_fwd,                     a * dml_normal_cdf(a))                                      \
+    X(gelu_tanh_fwd,                dml_gelu_tanh(a))                                           \
     X(tanh_fwd,                     tanh(a))
 #define BACKWARD_LIST(X)                                                                        \
     X(relu_bwd,  y,                 b <= 0.0 ? 0.0 : a)                                         \
-    X(gelu_bwd,  x,                 a * (normal_cdf(b) + b * normal_pdf(b)))                    \
+    X(gelu_bwd,  x,                 a * (dml_normal_cdf(b) + b * dml_normal_pdf(b)))            \
+    X(gelu_tanh_bwd, x,             a * dml_gelu_tanh_slope(b))                                 \
     X(tanh_bwd,  y,                 a * (1.0 - b * b))
 /* clang-format on */
 
@@ -75,8 +66,7 @@ dml_err dml_ref_add(dml_kctx *k, dml_out y, dml_in a, dml_in b)
 dml_err dml_ref_accumulate(dml_kctx *k, dml_out acc, dml_in g, bool first)
 {
     (void)k;
-    dml_dims d = {0};
-    DML_TRY(dml_check_same("accumulate", &d, acc, g, NULL));
+    DML_TRY(dml_check_accumulate(acc, g));
     float *to = acc->data;
     const float *from = g->data;
     for (int64_t i = 0; i < dml_tensor_elems(g); i++)
@@ -84,9 +74,18 @@ dml_err dml_ref_accumulate(dml_kctx *k, dml_out acc, dml_in g, bool first)
     return DML_ERR_OK;
 }
 
-dml_err dml_ref_dropout(dml_kctx *k, const dml_dropout *p, dml_out y, dml_in x)
+dml_err dml_ref_convert(dml_kctx *k, dml_out y, dml_in x)
 {
     (void)k;
+    DML_TRY(dml_check_convert(y, x));
+    for (int64_t i = 0; i < dml_tensor_elems(x); i++)
+        dml_real_put(y, i, dml_real_get(x, i));
+    return DML_ERR_OK;
+}
+
+dml_err dml_ref_dropout(dml_kctx *k, const dml_dropout *p, dml_out y, dml_in x)
+{
+    const int64_t step = dml_ref_step(k).step;
     dml_dims d = {0};
     DML_TRY(dml_check_dropout(p));
     DML_TRY(dml_check_same("dropout", &d, y, x, NULL));
@@ -96,9 +95,10 @@ dml_err dml_ref_dropout(dml_kctx *k, const dml_dropout *p, dml_out y, dml_in x)
         const uint64_t sample = (uint64_t)(p->first_sample + i / per_sample);
         const uint64_t e = (uint64_t)(i % per_sample);
         uint32_t word[4];
-        dml_rng_block(p->key, (uint64_t)p->step, sample << 32 | e / 4, word);
+        dml_rng_block(p->key, (uint64_t)step, sample << 32 | e / 4, word);
         const bool kept = dml_rng_unit(word[e % 4]) >= p->rate;
-        ((float *)y->data)[i] = kept ? ((const float *)x->data)[i] * scale : 0.0f;
+        const float value = (float)dml_real_get(x, i) * scale; /* rounded here, too */
+        dml_real_put(y, i, kept ? (double)value : 0.0);
     }
     return DML_ERR_OK;
 }

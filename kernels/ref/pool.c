@@ -48,21 +48,38 @@ dml_err dml_ref_max_pool_fwd(dml_kctx *k, const dml_pool2d *p, dml_out y, dml_ou
     return DML_ERR_OK;
 }
 
+/* The output rows (or columns) whose windows cover input row `i`: [first, last]. */
+static int64_t first_over(const dml_pool2d *p, int axis, int64_t i)
+{
+    const int64_t beyond =
+        i + p->pad[axis] - p->kernel[axis]; /* starts at or before this: ends before i */
+    return beyond < 0 ? 0 : beyond / p->stride[axis] + 1;
+}
+
+static int64_t last_over(const dml_pool2d *p, int axis, int64_t i, int64_t out)
+{
+    const int64_t last = (i + p->pad[axis]) / p->stride[axis];
+    return last < out ? last : out - 1;
+}
+
 dml_err dml_ref_max_pool_bwd(dml_kctx *k, const dml_pool2d *p, dml_out dx, dml_in dy, dml_in which)
 {
     (void)k;
     dml_dims d = {.real64 = true};
     DML_TRY(dml_check_pool2d("max_pool_bwd", &d, p, dy, dx, which));
-    for (int64_t e = 0; e < dml_tensor_elems(dx); e++)
-        dml_real_put(dx, e, 0.0);
-    for (int64_t e = 0; e < dml_tensor_elems(dy); e++) {
-        const int64_t c = e % dy->dim[3], oq = e / dy->dim[3] % dy->dim[2];
-        const int64_t op = e / dy->dim[3] / dy->dim[2] % dy->dim[1];
-        const int64_t tap = ((const int32_t *)which->data)[e];
-        const int64_t h = op * p->stride[0] - p->pad[0] + tap / p->kernel[1];
-        const int64_t w = oq * p->stride[1] - p->pad[1] + tap % p->kernel[1];
-        const int64_t at = dml_real_at(dx, e / dml_tensor_row_elems(dy), h, w, c);
-        dml_real_put(dx, at, dml_real_get(dx, at) + dml_real_get(dy, e));
+    for (int64_t e = 0; e < dml_tensor_elems(dx); e++) {
+        const int64_t c = e % dx->dim[3], w = e / dx->dim[3] % dx->dim[2];
+        const int64_t h = e / dx->dim[3] / dx->dim[2] % dx->dim[1];
+        const int64_t n = e / dml_tensor_row_elems(dx);
+        double sum = 0.0;
+        for (int64_t op = first_over(p, 0, h); op <= last_over(p, 0, h, dy->dim[1]); op++)
+            for (int64_t oq = first_over(p, 1, w); oq <= last_over(p, 1, w, dy->dim[2]); oq++) {
+                const int64_t at = dml_real_at(dy, n, op, oq, c);
+                const int64_t tap = (h - op * p->stride[0] + p->pad[0]) * p->kernel[1] + w -
+                                    oq * p->stride[1] + p->pad[1];
+                if (((const int32_t *)which->data)[at] == tap) sum += dml_real_get(dy, at);
+            }
+        dml_real_put(dx, e, sum);
     }
     return DML_ERR_OK;
 }
@@ -96,18 +113,17 @@ dml_err dml_ref_avg_pool_bwd(dml_kctx *k, const dml_pool2d *p, dml_out dx, dml_i
     (void)k;
     dml_dims d = {.real64 = true};
     DML_TRY(dml_check_pool2d("avg_pool_bwd", &d, p, dy, dx, NULL));
-    for (int64_t e = 0; e < dml_tensor_elems(dx); e++)
-        dml_real_put(dx, e, 0.0);
-    for (int64_t e = 0; e < dml_tensor_elems(dy); e++) {
-        const int64_t c = e % dy->dim[3], oq = e / dy->dim[3] % dy->dim[2];
-        const int64_t op = e / dy->dim[3] / dy->dim[2] % dy->dim[1];
-        const int64_t n = e / dml_tensor_row_elems(dy);
-        const window win = window_of(p, op, oq, dx->dim[1], dx->dim[2]);
-        for (int64_t h = win.top; h < win.bottom; h++)
-            for (int64_t w = win.left; w < win.right; w++) {
-                const int64_t at = dml_real_at(dx, n, h, w, c);
-                dml_real_put(dx, at, dml_real_get(dx, at) + dml_real_get(dy, e) / divisor(p, &win));
+    for (int64_t e = 0; e < dml_tensor_elems(dx); e++) {
+        const int64_t c = e % dx->dim[3], w = e / dx->dim[3] % dx->dim[2];
+        const int64_t h = e / dx->dim[3] / dx->dim[2] % dx->dim[1];
+        const int64_t n = e / dml_tensor_row_elems(dx);
+        double sum = 0.0;
+        for (int64_t op = first_over(p, 0, h); op <= last_over(p, 0, h, dy->dim[1]); op++)
+            for (int64_t oq = first_over(p, 1, w); oq <= last_over(p, 1, w, dy->dim[2]); oq++) {
+                const window win = window_of(p, op, oq, dx->dim[1], dx->dim[2]);
+                sum += dml_real_get(dy, dml_real_at(dy, n, op, oq, c)) / divisor(p, &win);
             }
+        dml_real_put(dx, e, sum);
     }
     return DML_ERR_OK;
 }

@@ -28,8 +28,14 @@ void dml_conform_fail(dml_conform_env *env, const dml_problem *p, const char *fm
 dml_err dml_conform_open(dml_conform_env *env, const dml_backend *b, int32_t threads,
                          bool deterministic)
 {
+    return dml_conform_open_at(env, b, 0, threads, deterministic);
+}
+
+dml_err dml_conform_open_at(dml_conform_env *env, const dml_backend *b, int32_t index,
+                            int32_t threads, bool deterministic)
+{
     *env = (dml_conform_env){.backend = b};
-    const dml_device_config device = {.threads = threads, .queue_capacity = 64};
+    const dml_device_config device = {.index = index, .threads = threads, .queue_capacity = 64};
     const dml_kctx_config config = {.threads = threads, .deterministic = deterministic};
     DML_TRY(b->device->open(&device, &env->device));
     dml_err err = b->device->queue_open(env->device, "conform", &env->queue);
@@ -96,6 +102,7 @@ static dml_err run_job(void *arg)
     const placed *s = arg;
     const dml_kernel_table *table = s->env->backend->kernels;
     table->weights_changed(s->env->k); /* other weights may lie where the last problem's were */
+    DML_TRY(table->begin_step(s->env->k, &s->p->words));
     return s->p->call(table, s->env->k, s->p, s->tensor);
 }
 
@@ -157,21 +164,52 @@ dml_err dml_conform_execute(dml_conform_env *env, dml_problem *p, bool in_place)
 
 /* --- comparing --------------------------------------------------------------------------------- */
 
-static double element(const dml_tensor *t, int64_t i)
-{
-    return t->dtype == DML_F64 ? ((const double *)t->data)[i] : (double)((const float *)t->data)[i];
-}
-
 /* The scale of an element's error; 0: it must be equal. */
 static double scale_of(const dml_problem_arg *a, const dml_tensor *terms, double want, int64_t i)
 {
     switch (a->scale) {
+    case DML_UNCHECKED:
     case DML_BITWISE: return 0.0;
     case DML_BY_ELEMENT: return fabs(want);
     case DML_BY_UNIT: return 1.0 + fabs(want);
-    case DML_BY_TERMS: return fabs(element(terms, i));
+    case DML_BY_TERMS: return fabs(dml_problem_element(terms, i));
     }
     return 0.0;
+}
+
+static bool is_real(dml_dtype dtype)
+{
+    return dtype == DML_F32 || dtype == DML_F64 || dtype == DML_BF16 || dtype == DML_F16;
+}
+
+/* Both sides are rounded to the type, so a value near the middle between two may go either way: one unit in
+ * the last place, that of subnormals for F16. */
+static double rounding(dml_dtype dtype, double want)
+{
+    if (dtype == DML_BF16) return fabs(want) * 0x1.02p-7;
+    if (dtype == DML_F16) return fabs(want) * 0x1.01p-10 + 0x1p-24;
+    return 0.0;
+}
+
+/* The same bits, but one NaN is as good as another. */
+static bool same_element(const dml_tensor *a, const dml_tensor *b, int64_t i)
+{
+    const int64_t bytes = dml_dtype_bytes(a->dtype);
+    const char *x = (const char *)a->data + i * bytes, *y = (const char *)b->data + i * bytes;
+    return memcmp(x, y, (size_t)bytes) == 0 ||
+           (is_real(a->dtype) && isnan(dml_problem_element(a, i)) &&
+            isnan(dml_problem_element(b, i)));
+}
+
+static void compare_bits(dml_conform_env *env, const dml_problem *got, const dml_problem *want,
+                         int32_t i)
+{
+    const dml_tensor *g = &got->arg[i].host, *w = &want->arg[i].host;
+    for (int64_t e = 0; e < dml_tensor_elems(w); e++) {
+        if (same_element(g, w, e)) continue;
+        dml_conform_fail(env, got, "%s[%" PRId64 "] differs in bits", got->arg[i].name, e);
+        return;
+    }
 }
 
 static void compare(dml_conform_env *env, const dml_problem *got, const dml_problem *want,
@@ -179,18 +217,19 @@ static void compare(dml_conform_env *env, const dml_problem *got, const dml_prob
 {
     const dml_problem_arg *a = &want->arg[i];
     const dml_tensor *g = &got->arg[i].host, *w = &a->host;
-    if (a->use == DML_IN || a->absent) return;
+    if (a->use == DML_IN || a->absent || a->scale == DML_UNCHECKED) return;
     if (a->scale == DML_BITWISE) {
-        if (memcmp(g->data, w->data, (size_t)dml_tensor_bytes(w)) != 0)
-            dml_conform_fail(env, got, "%s differs in bits", a->name);
+        compare_bits(env, got, want, i);
         return;
     }
+    const dml_dtype type = a->loose ? want->type : w->dtype;
     for (int64_t e = 0; e < dml_tensor_elems(w); e++) {
-        const double x = element(g, e), y = element(w, e);
+        const double x = dml_problem_element(g, e), y = dml_problem_element(w, e);
         const double scale = scale_of(a, &terms->arg[i].host, y, e);
-        if (fabs(x - y) <= a->tolerance * scale * 0x1p-24 + 0x1p-120) continue; /* false for NaN */
-        dml_conform_fail(env, got, "%s[%" PRId64 "] is %.9g, not %.9g: error %.1f of %.1f allowed",
-                         a->name, e, x, y, fabs(x - y) / scale * 0x1p24, a->tolerance);
+        const double allowed = a->tolerance * scale * 0x1p-24 + rounding(type, y) + 0x1p-120;
+        if (fabs(x - y) <= allowed) continue; /* false for NaN */
+        dml_conform_fail(env, got, "%s[%" PRId64 "] is %.9g, not %.9g: error %.3g of %.3g allowed",
+                         a->name, e, x, y, fabs(x - y), allowed);
         return;
     }
 }
@@ -207,9 +246,14 @@ static void check_same_bits(dml_conform_env *env, const dml_problem *a, const dm
 
 static bool reference(dml_conform_env *env, dml_problem *p)
 {
-    if (dml_problem_run(p, &dml_ref_kernels, NULL) == DML_ERR_OK) return true;
-    dml_conform_fail(env, p, "the reference fails: %s", dml_err_trail());
-    return false;
+    dml_kctx *k;
+    dml_err err = dml_ref_kernels.open(NULL, NULL, NULL, &k);
+    if (err == DML_ERR_OK) {
+        err = dml_problem_run(p, &dml_ref_kernels, k);
+        dml_ref_kernels.close(k);
+    }
+    if (err != DML_ERR_OK) dml_conform_fail(env, p, "the reference fails: %s", dml_err_trail());
+    return err == DML_ERR_OK;
 }
 
 /* The inputs' magnitudes, for the sums of |terms|. */
@@ -217,8 +261,10 @@ static void take_magnitudes(dml_problem *p)
 {
     for (int32_t i = 0; i < p->n_args; i++) {
         const dml_tensor *t = &p->arg[i].host;
-        for (int64_t e = 0; t->dtype == DML_F32 && e < dml_tensor_elems(t); e++)
-            ((float *)t->data)[e] = fabsf(((float *)t->data)[e]);
+        for (int64_t e = 0; e < dml_tensor_elems(t); e++) {
+            if (t->dtype == DML_F32) ((float *)t->data)[e] = fabsf(((float *)t->data)[e]);
+            if (t->dtype == DML_BF16 || t->dtype == DML_F16) ((uint16_t *)t->data)[e] &= 0x7fff;
+        }
     }
 }
 
@@ -229,12 +275,12 @@ static bool has_alias(const dml_problem *p)
     return false;
 }
 
-static void check_problem(dml_conform_env *env, int32_t kernel, uint64_t key)
+static void check_problem(dml_conform_env *env, int32_t kernel, uint64_t key, dml_dtype type)
 {
     enum { FIRST, AGAIN, REFERENCE, TERMS, PROBLEMS };
     dml_problem p[PROBLEMS];
     for (int i = 0; i < PROBLEMS; i++)
-        dml_problem_make(&p[i], kernel, key);
+        dml_problem_make_as(&p[i], kernel, key, type);
     take_magnitudes(&p[TERMS]);
     const bool in_place = has_alias(&p[AGAIN]);
     if (dml_conform_execute(env, &p[FIRST], false) != DML_ERR_OK ||
@@ -244,15 +290,26 @@ static void check_problem(dml_conform_env *env, int32_t kernel, uint64_t key)
         for (int32_t i = 0; i < p[FIRST].n_args; i++)
             compare(env, &p[FIRST], &p[REFERENCE], &p[TERMS], i);
         check_same_bits(env, &p[FIRST], &p[AGAIN], in_place ? "in place" : "a second run");
+        const char *wrong = p[FIRST].check ? p[FIRST].check(&p[FIRST]) : NULL;
+        if (wrong) dml_conform_fail(env, &p[FIRST], "%s", wrong);
     }
     for (int i = 0; i < PROBLEMS; i++)
         dml_problem_free(&p[i]);
 }
 
+static void check_types(dml_conform_env *env, int32_t kernel, uint64_t key)
+{
+    check_problem(env, kernel, key, DML_F32);
+    if (!dml_problem_has_samples(kernel)) return;
+    check_problem(env, kernel, key, DML_BF16);
+    check_problem(env, kernel, key, DML_F16);
+}
+
 int dml_conform_run_with(const dml_backend *b, const dml_conform_config *config)
 {
     dml_conform_env env;
-    if (dml_conform_open(&env, b, config->threads, config->deterministic) != DML_ERR_OK) {
+    if (dml_conform_open_at(&env, b, config->device, config->threads, config->deterministic) !=
+        DML_ERR_OK) {
         printf("%s: %s\n", b->name, dml_err_trail());
         return 1;
     }
@@ -266,9 +323,8 @@ int dml_conform_run_with(const dml_backend *b, const dml_conform_config *config)
             continue;
         }
         for (int32_t round = 0; round < config->rounds; round++)
-            check_problem(
-                &env, kernel,
-                dml_rng_key(config->seed, DML_RNG_TEST, (uint64_t)(kernel << 16 | round)));
+            check_types(&env, kernel,
+                        dml_rng_key(config->seed, DML_RNG_TEST, (uint64_t)(kernel << 16 | round)));
         run++;
     }
     dml_conform_gradients(&env, config);

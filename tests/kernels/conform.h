@@ -14,6 +14,7 @@
 
 typedef struct dml_conform_config {
     const char *filter; /* kernels whose name contains it; NULL: all */
+    int32_t device;     /* among the backend's */
     int32_t threads;
     bool deterministic;
     int32_t rounds; /* problems for each kernel */
@@ -37,6 +38,9 @@ typedef struct dml_conform_env {
 
 dml_err dml_conform_open(dml_conform_env *env, const dml_backend *b, int32_t threads,
                          bool deterministic);
+/* The same on device `index`. */
+dml_err dml_conform_open_at(dml_conform_env *env, const dml_backend *b, int32_t index,
+                            int32_t threads, bool deterministic);
 void dml_conform_close(dml_conform_env *env);
 
 /* Runs `p` on the device, with guards; outputs come back into the host memory of p's arguments.

@@ -2,6 +2,7 @@
 #include "tests/kernels/problem.h"
 
 #include "engine/base/rng.h"
+#include "kernels/ref/real.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -66,10 +67,44 @@ void dml_problem_spread(dml_problem_arg *a, double factor, double offset)
     }
 }
 
+/* Drawn as float, an argument takes the type of samples. */
+static void narrow(dml_problem *p, dml_problem_arg *a)
+{
+    const float *from = a->host.data;
+    a->host.dtype = p->type;
+    uint16_t *to = dml_arena_alloc(&p->arena, dml_tensor_bytes(&a->host));
+    for (int64_t i = 0; i < dml_tensor_elems(&a->host); i++)
+        to[i] = p->type == DML_BF16 ? dml_bf16_of_float(from[i]) : dml_f16_of_float(from[i]);
+    a->host.data = to;
+}
+
+void dml_problem_make_as(dml_problem *p, int32_t kernel, uint64_t key, dml_dtype type)
+{
+    *p = (dml_problem){.kernel = kernel, .key = key, .type = type, .words.loss_scale = 1.0f};
+    dml_problem_case(p);
+    for (int32_t i = 0; i < p->n_args && type != DML_F32; i++)
+        if (p->arg[i].sample) narrow(p, &p->arg[i]);
+}
+
 void dml_problem_make(dml_problem *p, int32_t kernel, uint64_t key)
 {
-    *p = (dml_problem){.kernel = kernel, .key = key};
-    dml_problem_case(p);
+    dml_problem_make_as(p, kernel, key, DML_F32);
+}
+
+bool dml_problem_has_samples(int32_t kernel)
+{
+    dml_problem p;
+    dml_problem_make(&p, kernel, 1);
+    bool has = false;
+    for (int32_t i = 0; i < p.n_args; i++)
+        has = has || p.arg[i].sample;
+    dml_problem_free(&p);
+    return has;
+}
+
+double dml_problem_element(const dml_tensor *t, int64_t i)
+{
+    return dml_real_get(t, i);
 }
 
 void dml_problem_free(dml_problem *p)
@@ -83,6 +118,7 @@ dml_err dml_problem_run(dml_problem *p, const dml_kernel_table *table, dml_kctx 
     dml_tensor tensor[DML_PROBLEM_ARGS];
     for (int32_t i = 0; i < p->n_args; i++)
         tensor[i] = p->arg[i].host;
+    if (k) DML_TRY(table->begin_step(k, &p->words));
     return p->call(table, k, p, tensor);
 }
 
@@ -110,7 +146,8 @@ dml_problem_arg *dml_problem_find(dml_problem *p, const char *name)
 const char *dml_problem_text(const dml_problem *p)
 {
     static char text[512];
-    int at = snprintf(text, sizeof text, "%s", dml_kernel_name(p->kernel));
+    int at =
+        snprintf(text, sizeof text, "%s %s", dml_kernel_name(p->kernel), dml_dtype_name(p->type));
     for (int32_t i = 0; i < p->n_args && at < (int)sizeof text; i++) {
         const dml_problem_arg *a = &p->arg[i];
         at += snprintf(text + at, sizeof text - (size_t)at, " %s", a->name);

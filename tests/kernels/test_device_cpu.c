@@ -3,6 +3,7 @@
 
 #include "engine/base/clock.h"
 #include "kernels/cpu/device_cpu.h"
+#include "tests/kernels/device_contract.h"
 
 #include <pthread.h>
 #include <stdlib.h>
@@ -341,6 +342,60 @@ static void two_devices_of_one_process_do_not_meet(void **state)
     bench_free(y);
 }
 
+static void it_keeps_the_contract_of_a_device(void **state)
+{
+    (void)state;
+    device_contract(api);
+}
+
+static void await_ends_at_its_deadline_and_at_the_abort_flag(void **state)
+{
+    (void)state;
+    bench *b = bench_new();
+    gate shut = {.abort = NULL};
+    DML_CHECK_OK(api->submit(b->queue[0], wait_for_gate, &shut));
+    DML_CHECK_OK(api->record(b->queue[0], b->event));
+    DML_CHECK_FAILS(DML_ERR_PEER, "an event of queue 'a'",
+                    api->await(b->event, dml_clock_ns() + 2 * DML_NS_PER_MS));
+    int64_t ns;
+    DML_CHECK_FAILS(DML_ERR_BUG, "has not passed", api->elapsed(b->event, b->event, &ns));
+    atomic_store(&b->abort.raised, 1);
+    DML_CHECK_FAILS(DML_ERR_PEER, "being stopped", api->await(b->event, soon()));
+    atomic_store(&b->abort.raised, 0);
+    dml_wait_set(&shut.open, 1);
+    DML_CHECK_OK(api->await(b->event, soon()));
+    bench_free(b);
+}
+
+/* The stamps are those of the work between the records, however late the host asks. */
+static void elapsed_is_the_time_of_what_lies_between_two_records(void **state)
+{
+    (void)state;
+    bench *b = bench_new();
+    dml_event *end, *after;
+    DML_CHECK_OK(api->event_open(b->device, &end));
+    DML_CHECK_OK(api->event_open(b->device, &after));
+    int32_t list[4], n = 0;
+    note late = {list, &n, 0};
+    DML_CHECK_OK(api->record(b->queue[0], b->event));
+    DML_CHECK_OK(api->submit(b->queue[0], write_note_late, &late)); /* 5 ms */
+    DML_CHECK_OK(api->record(b->queue[0], end));
+    DML_CHECK_OK(api->submit(b->queue[0], write_note, &late));
+    DML_CHECK_OK(api->record(b->queue[0], after));
+    DML_CHECK_OK(api->sync(b->queue[0], soon()));
+    int64_t job_ns, both_ns;
+    DML_CHECK_OK(api->elapsed(b->event, end, &job_ns));
+    DML_CHECK_OK(api->elapsed(b->event, after, &both_ns));
+    DML_CHECK(job_ns >= 5 * DML_NS_PER_MS && both_ns >= job_ns);
+    for (int i = 0; i < CAPACITY; i++) /* the ring forgets */
+        DML_CHECK_OK(api->copy(b->queue[0], list, list + 1, 4));
+    DML_CHECK_OK(api->sync(b->queue[0], soon()));
+    DML_CHECK_FAILS(DML_ERR_BUG, "commands late", api->elapsed(b->event, end, &job_ns));
+    api->event_close(end);
+    api->event_close(after);
+    bench_free(b);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -357,6 +412,9 @@ int main(void)
         cmocka_unit_test(abort_ends_a_wait_a_full_ring_and_a_sync),
         cmocka_unit_test(closing_a_queue_skips_the_rest_and_fails_who_waits_for_it),
         cmocka_unit_test(two_devices_of_one_process_do_not_meet),
+        cmocka_unit_test(it_keeps_the_contract_of_a_device),
+        cmocka_unit_test(await_ends_at_its_deadline_and_at_the_abort_flag),
+        cmocka_unit_test(elapsed_is_the_time_of_what_lies_between_two_records),
     };
     return cmocka_run_group_tests_name("device_cpu", tests, NULL, NULL);
 }

@@ -51,13 +51,37 @@ static void dropout_keeps_what_the_stream_says_and_scales_it(void **state)
     for (int i = 0; i < 10; i++)
         x[i] = (float)(i + 1);
     const dml_tensor tx = reals(x, 2, DIM(2, 5)), ty = reals(y, 2, DIM(2, 5));
-    const dml_dropout p = {.rate = 0.25f, .key = 42, .step = 9, .first_sample = 6};
-    DML_CHECK_OK(dml_ref_dropout(NULL, &p, &ty, &tx));
+    const dml_dropout p = {.rate = 0.25f, .key = 42, .first_sample = 6};
+    const dml_step_words words = {.step = 9, .loss_scale = 1.0f};
+    dml_kctx *k;
+    DML_CHECK_OK(dml_ref_kernels.open(NULL, NULL, NULL, &k));
+    DML_CHECK_OK(dml_ref_kernels.begin_step(k, &words));
+    DML_CHECK_OK(dml_ref_dropout(k, &p, &ty, &tx));
+    dml_ref_kernels.close(k);
     for (uint64_t i = 0; i < 10; i++) {
         uint32_t word[4];
         dml_rng_block(42, 9, (6 + i / 5) << 32 | (i % 5) / 4, word);
         const bool kept = (double)(word[i % 5 % 4] >> 8) / 16777216.0 >= 0.25;
         DML_CHECK(y[i] == (kept ? x[i] * (1.0f / 0.75f) : 0.0f));
+    }
+}
+
+/* torch.nn.functional.gelu(x, approximate="tanh") and its derivative, to float's digits. */
+static void gelu_has_a_tanh_form(void **state)
+{
+    (void)state;
+    float x[] = {-2.0f, -1.0f, 0.0f, 0.5f, 1.0f, 2.0f}, one[] = {1, 1, 1, 1, 1, 1}, y[6], dx[6];
+    const double value[] = {-0.0454023, -0.158808, 0.0, 0.345714, 0.841192, 1.9545977};
+    const double slope[] = {-0.0860994, -0.0829641, 0.5, 0.867370, 1.0829641, 1.0860994};
+    const dml_tensor tx = reals(x, 1, DIM(6)), t1 = reals(one, 1, DIM(6));
+    const dml_tensor ty = reals(y, 1, DIM(6)), tdx = reals(dx, 1, DIM(6));
+    DML_CHECK_OK(dml_ref_gelu_tanh_fwd(NULL, &ty, &tx));
+    DML_CHECK_OK(dml_ref_gelu_tanh_bwd(NULL, &tdx, &t1, &tx));
+    for (int i = 0; i < 6; i++) {
+        if (!(fabs((double)y[i] - value[i]) < 2e-6))
+            fail_msg("%g at %g", (double)y[i], (double)x[i]);
+        if (!(fabs((double)dx[i] - slope[i]) < 2e-6))
+            fail_msg("slope %g at %g", (double)dx[i], (double)x[i]);
     }
 }
 
@@ -286,6 +310,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_gives_random123s_known_answers),
         cmocka_unit_test(dropout_keeps_what_the_stream_says_and_scales_it),
+        cmocka_unit_test(gelu_has_a_tanh_form),
         cmocka_unit_test(a_convolution_slides_its_window),
         cmocka_unit_test(pools_take_the_first_maximum_and_both_averages),
         cmocka_unit_test(batch_norm_centres_and_scales_each_channel),

@@ -7,24 +7,32 @@
 
 #include "engine/base/rng.h"
 #include "kernels/cpu/cpu.h"
+#include "kernels/half.h"
 #include "tests/kernels/problem.h"
 
 #include <stdlib.h>
 
 enum { MAX_THREADS = 4 };
 
-static int32_t rounds = 8;
+static int32_t rounds = 9;
 static uint64_t seed = 1;
 
 /* Runs problem (kernel, key) in a context of its own, so that nothing is left of another run. */
-static void run(dml_problem *p, int32_t kernel, uint64_t key, int32_t threads)
+static void run(dml_problem *p, int32_t kernel, uint64_t key, dml_dtype type, int32_t threads)
 {
     const dml_kctx_config config = {.threads = threads, .deterministic = true};
     dml_kctx *k;
-    dml_problem_make(p, kernel, key);
+    dml_problem_make_as(p, kernel, key, type);
     DML_CHECK_OK(dml_cpu_kernels.open(NULL, NULL, &config, &k));
     DML_CHECK_OK(dml_problem_run(p, &dml_cpu_kernels, k));
     dml_cpu_kernels.close(k);
+}
+
+/* Samples of a round: each type in its turn. */
+static dml_dtype type_of(int32_t round)
+{
+    static const dml_dtype types[] = {DML_F32, DML_BF16, DML_F16};
+    return types[round % 3];
 }
 
 static void check_same(const dml_problem *a, const dml_problem *b, const char *what)
@@ -40,12 +48,13 @@ static void every_kernel_gives_the_same_bits_with_1_to_4_threads(void **state)
     (void)state;
     static const char *const names[] = {"", "", "2 threads", "3 threads", "4 threads"};
     for (int32_t kernel = 0; kernel < DML_KERNELS; kernel++)
-        for (int32_t round = 0; round < rounds; round++) {
+        for (int32_t round = 0; round < rounds && dml_kernel_here(&dml_cpu_kernels, kernel);
+             round++) {
             const uint64_t key = dml_rng_key(seed, DML_RNG_TEST, (uint64_t)(kernel << 16 | round));
             dml_problem one, several;
-            run(&one, kernel, key, 1);
+            run(&one, kernel, key, type_of(round), 1);
             for (int32_t threads = 2; threads <= MAX_THREADS; threads++) {
-                run(&several, kernel, key, threads);
+                run(&several, kernel, key, type_of(round), threads);
                 check_same(&one, &several, names[threads]);
                 dml_problem_free(&several);
             }
@@ -72,12 +81,13 @@ static void every_kernel_gives_the_same_bits_wherever_its_tensors_lie(void **sta
     const dml_kctx_config config = {.threads = 1, .deterministic = true};
     char *memory[2] = {aligned_alloc(64, BYTES), aligned_alloc(64, BYTES)};
     for (int32_t kernel = 0; kernel < DML_KERNELS; kernel++)
-        for (int32_t round = 0; round < rounds; round++) {
+        for (int32_t round = 0; round < rounds && dml_kernel_here(&dml_cpu_kernels, kernel);
+             round++) {
             const uint64_t key = dml_rng_key(seed, DML_RNG_TEST, (uint64_t)(kernel << 16 | round));
             dml_problem p[2];
             for (int i = 0; i < 2; i++) {
                 dml_kctx *k;
-                dml_problem_make(&p[i], kernel, key);
+                dml_problem_make_as(&p[i], kernel, key, type_of(round));
                 move(&p[i], memory[i], i * (1 + round % 15));
                 DML_CHECK_OK(dml_cpu_kernels.open(NULL, NULL, &config, &k));
                 DML_CHECK_OK(dml_problem_run(&p[i], &dml_cpu_kernels, k));
@@ -135,18 +145,20 @@ typedef struct size {
     int64_t n, hw, in, out; /* hw 0: linear */
 } size;
 
-static dml_err run_layer(dml_kctx *k, const size *s, const float *data, float *result)
+static dml_err run_layer(dml_kctx *k, const size *s, dml_dtype type, const void *data,
+                         float *result)
 {
     const int64_t x_dim[] = {s->n, s->hw, s->hw, s->in}, y_dim[] = {s->n, s->hw, s->hw, s->out};
     const int64_t w_dim[] = {s->out, s->in, 3, 3};
     const int64_t lx[] = {s->n, s->in}, ly[] = {s->n, s->out}, lw[] = {s->out, s->in};
     const bool conv = s->hw > 0;
     void *const from = (void *)(uintptr_t)data;
-    const dml_tensor x = dml_tensor_of(from, DML_F32, conv ? 4 : 2, conv ? x_dim : lx);
-    const dml_tensor dy = dml_tensor_of(from, DML_F32, conv ? 4 : 2, conv ? y_dim : ly);
-    const dml_tensor w = dml_tensor_of(from, DML_F32, conv ? 4 : 2, conv ? w_dim : lw);
+    const dml_tensor x = dml_tensor_of(from, type, conv ? 4 : 2, conv ? x_dim : lx);
+    const dml_tensor dy = dml_tensor_of(from, type, conv ? 4 : 2, conv ? y_dim : ly);
+    const dml_tensor w = dml_tensor_of(from, type, conv ? 4 : 2, conv ? w_dim : lw);
     const dml_conv2d p = {{3, 3}, {1, 1}, {1, 1}, {1, 1}, 1};
     dml_tensor y = dy, dx = x, dw = w;
+    dw.dtype = DML_F32;
     y.data = result;
     dx.data = result + dml_tensor_elems(&y);
     dw.data = (float *)dx.data + dml_tensor_elems(&dx);
@@ -158,6 +170,23 @@ static dml_err run_layer(dml_kctx *k, const size *s, const float *data, float *r
     DML_TRY(dml_cpu_linear_fwd(k, &y, &x, &w, NULL));
     DML_TRY(dml_cpu_linear_bwd_input(k, &dx, &dy, &w));
     return dml_cpu_linear_bwd_weight(k, &dw, NULL, &dy, &x);
+}
+
+static void check_layer(const size *s, dml_dtype type, const void *data, float *const result[2],
+                        int64_t elems)
+{
+    for (int32_t threads = 1; threads <= MAX_THREADS; threads++) {
+        const dml_kctx_config config = {.threads = threads, .deterministic = true};
+        float *to = result[threads > 1];
+        dml_kctx *k;
+        memset(to, 0, (size_t)elems * sizeof *to);
+        DML_CHECK_OK(dml_cpu_kernels.open(NULL, NULL, &config, &k));
+        DML_CHECK_OK(run_layer(k, s, type, data, to));
+        dml_cpu_kernels.close(k);
+        if (threads > 1 && memcmp(result[0], to, (size_t)elems * sizeof *to) != 0)
+            fail_msg("%lld -> %lld in %s differs between 1 and %d threads", (long long)s->in,
+                     (long long)s->out, dml_dtype_name(type), threads);
+    }
 }
 
 static void layers_of_real_size_give_the_same_bits_with_1_to_4_threads(void **state)
@@ -172,18 +201,14 @@ static void layers_of_real_size_give_the_same_bits_with_1_to_4_threads(void **st
         result[i] = malloc(ELEMS * sizeof **result);
     for (uint32_t i = 0; i < ELEMS; i++)
         data[i] = (float)(int32_t)(i * UINT32_C(2654435761)) * 0x1p-31f;
-    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++)
-        for (int32_t threads = 1; threads <= MAX_THREADS; threads++) {
-            const dml_kctx_config config = {.threads = threads, .deterministic = true};
-            float *to = result[threads > 1];
-            dml_kctx *k;
-            memset(to, 0, ELEMS * sizeof *to);
-            DML_CHECK_OK(dml_cpu_kernels.open(NULL, NULL, &config, &k));
-            DML_CHECK_OK(run_layer(k, &sizes[i], data, to));
-            dml_cpu_kernels.close(k);
-            if (threads > 1 && memcmp(result[0], to, ELEMS * sizeof *to) != 0)
-                fail_msg("size %zu differs between 1 and %d threads", i, threads);
-        }
+    dml_bf16 *narrow = malloc(ELEMS * sizeof *narrow);
+    for (int32_t i = 0; i < ELEMS; i++)
+        narrow[i] = dml_bf16_of_float(data[i]);
+    for (size_t i = 0; i < sizeof sizes / sizeof *sizes; i++) {
+        check_layer(&sizes[i], DML_F32, data, result, ELEMS);
+        check_layer(&sizes[i], DML_BF16, narrow, result, ELEMS);
+    }
+    free(narrow);
     free(data);
     free(result[0]);
     free(result[1]);
