@@ -96,6 +96,24 @@ dml_err dml_rule_owned(dml_checking *k)
                  offsetof(dml_chunk_span, param_end));
 }
 
+static dml_err check_buckets(dml_checking *k)
+{
+    int64_t all = 0;
+    for (int32_t c = 0; c < k->p->chunks; c++) {
+        const int32_t n = k->p->buckets[c];
+        if (n < 1 || n > DML_MAX_BUCKETS)
+            return dml_check_fail(k, -1, -1, "chunk %d has %d buckets, not 1 to %d", c, n,
+                                  DML_MAX_BUCKETS);
+        if (n > 1 && k->p->forward_only)
+            return dml_check_fail(k, -1, -1, "chunk %d has %d buckets and nothing to reduce", c, n);
+        all += n;
+    }
+    if (all > DML_MAX_TABLE)
+        return dml_check_fail(k, -1, -1, "%lld buckets are more than %d", (long long)all,
+                              DML_MAX_TABLE);
+    return DML_ERR_OK;
+}
+
 static dml_err check_routes(dml_checking *k)
 {
     const dml_program *p = k->p;
@@ -120,6 +138,22 @@ static bool belongs(const dml_program *p, const dml_op *op)
     return p->lowered || (info->lane == DML_LANE_COMPUTE && info->has_mb);
 }
 
+/* A weight gradient may be whole or a part; a reduction is of one bucket, if there are several. */
+static dml_err check_edge(dml_checking *k, int32_t w, int32_t i)
+{
+    const dml_program *p = k->p;
+    const dml_op *op = &p->list[w].op[i];
+    const int32_t n = p->buckets[op->chunk];
+    const bool reduces = op->kind == DML_OP_REDUCE;
+    if (n > 1 && reduces && op->edge == 0)
+        return dml_check_fail(k, w, i, "does not say which of %d buckets", n);
+    if (op->edge == 0) return DML_ERR_OK;
+    if (!p->lowered || !(reduces || dml_op_is_weight_grad(op)))
+        return dml_check_fail(k, w, i, "unknown edge %d", op->edge);
+    if (n == 1 || op->edge > n) return dml_check_fail(k, w, i, "part %d of %d", op->edge, n);
+    return DML_ERR_OK;
+}
+
 static dml_err check_fields(dml_checking *k, int32_t w, int32_t i)
 {
     const dml_program *p = k->p;
@@ -135,7 +169,7 @@ static dml_err check_fields(dml_checking *k, int32_t w, int32_t i)
         return dml_check_fail(k, w, i, "micro-batch %d of %d", op->mb, p->mbs);
     if (op->kind == DML_OP_VOTE && op->chunk != 0)
         return dml_check_fail(k, w, i, "a vote is not about a chunk");
-    if (op->edge != 0) return dml_check_fail(k, w, i, "unknown edge %d", op->edge);
+    DML_TRY(check_edge(k, w, i));
     if (!p->lowered &&
         (op->slot != DML_NO_SLOT || op->wait[0] != DML_NO_WAIT || op->wait[1] != DML_NO_WAIT))
         return dml_check_fail(k, w, i, "an order has no slots and no waits");
@@ -165,6 +199,7 @@ static dml_err check_place(dml_checking *k, int32_t w, int32_t i)
 
 dml_err dml_rule_routed(dml_checking *k)
 {
+    DML_TRY(check_buckets(k));
     DML_TRY(check_routes(k));
     for (int32_t w = 0; w < k->p->workers; w++)
         for (int32_t i = 0; i < k->p->list[w].n; i++) {
@@ -188,17 +223,46 @@ static dml_err check_complete(dml_checking *k, int32_t c, int32_t mb)
         c, b ? " B" : "", i ? " I" : "", w ? " W" : "", b || i || w ? "" : " no backward");
 }
 
+/* Part k follows part k - 1 of the same op, the last thing computed; `before` -1: nothing was. */
+static dml_err check_part(dml_checking *k, int32_t w, int32_t i, int32_t before)
+{
+    const dml_op *op = &k->p->list[w].op[i];
+    const dml_op *prev = before >= 0 ? &k->p->list[w].op[before] : NULL;
+    if (op->edge > 1 && (!prev || prev->kind != op->kind || prev->chunk != op->chunk ||
+                         prev->mb != op->mb || prev->edge != op->edge - 1))
+        return dml_check_fail(k, w, i, "does not follow the part before it");
+    return DML_ERR_OK;
+}
+
+/* What is cut is all there. */
+static dml_err check_last_part(dml_checking *k, int32_t w, int32_t i)
+{
+    const dml_program *p = k->p;
+    const dml_op *op = &p->list[w].op[i];
+    if (!dml_op_is_part(op)) return DML_ERR_OK;
+    const int32_t at = dml_index_at(&k->ix, (dml_op_kind)op->kind, op->chunk, op->mb);
+    if (!dml_op_is_last(p, &p->list[w].op[at]))
+        return dml_check_fail(k, w, i, "is cut into %d parts, of which only %d are there",
+                              p->buckets[op->chunk], p->list[w].op[at].edge);
+    return DML_ERR_OK;
+}
+
 dml_err dml_rule_once(dml_checking *k)
 {
     const dml_program *p = k->p;
     dml_index_init(&k->ix, p, &k->arena);
     for (int32_t w = 0; w < p->workers; w++)
-        for (int32_t i = 0; i < p->list[w].n; i++) {
+        for (int32_t i = 0, before = -1; i < p->list[w].n; i++) {
             const dml_op *op = &p->list[w].op[i];
+            if (dml_op_is_part(op)) DML_TRY(check_part(k, w, i, before));
+            if (dml_op_lane(op) == DML_LANE_COMPUTE) before = i;
             if (op->mb == DML_NO_MB || dml_index_add(&k->ix, op, i)) continue;
             return dml_check_fail(k, w, i, "is there already, as op %d",
                                   dml_index_at(&k->ix, (dml_op_kind)op->kind, op->chunk, op->mb));
         }
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++)
+            DML_TRY(check_last_part(k, w, i));
     for (int32_t c = 0; c < p->chunks; c++)
         for (int32_t mb = 0; mb < p->mbs; mb++)
             DML_TRY(check_complete(k, c, mb));

@@ -13,14 +13,15 @@
     X(placed,    ORDER)   /* the chunks' layer ranges follow each other from layer 0: none lost or twice */ \
     X(owned,     ORDER)   /* the same for parameters                                                     */ \
     X(routed,    ORDER)   /* every (chunk, mb) has a worker, ops are well-formed and on it, peers agree  */ \
-    X(once,      ORDER)   /* one F and either one B or one I and one W for each (chunk, mb)              */ \
+    X(once,      ORDER)   /* one F and either one B or one I and one W for each (chunk, mb); a B or W    \
+                           * in parts: each bucket's once, ascending, nothing else computed between      */ \
     X(order,     ORDER)   /* F before B or I, I before W                                                 */ \
     X(versions,  ORDER)   /* a backward reads the weights its forward read; here the newest, always      */ \
     X(fed,       ORDER)   /* every input is produced on the worker, or received, earlier in its list     */ \
     X(paired,    PROGRAM) /* for each ordered pair of workers: sends and receives are one sequence       */ \
-    X(replicas,  PROGRAM) /* one REDUCE per chunk and holder, after its last weight gradient, in orders \
-                           * that agree                                                                  */ \
-    X(stepped,   PROGRAM) /* one VOTE after the reductions, then one STEP per chunk held                 */ \
+    X(replicas,  PROGRAM) /* one REDUCE per bucket and holder of its chunk, after the last op that adds  \
+                           * to it, in orders that agree                                                 */ \
+    X(stepped,   PROGRAM) /* one VOTE after all reductions, then one STEP per chunk held                 */ \
     X(slots,     PROGRAM) /* a slot holds, whenever it is read, what the reader wants                    */ \
     X(waits,     PROGRAM) /* waits point backward to other lanes and cover every dependency across lanes */ \
     X(flows,     ORDER)   /* finishes on the strictest machine (schedule/play.h)                         */

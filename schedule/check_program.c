@@ -32,6 +32,12 @@ dml_err dml_rule_fed(dml_checking *k)
     return DML_ERR_OK;
 }
 
+/* Which of its chunk's buckets, from 0, the op is about; of a whole op the first. */
+static int32_t bucket_of(const dml_op *op)
+{
+    return op->edge > 0 ? op->edge - 1 : 0;
+}
+
 /* A transfer as both ends see it. */
 typedef struct transfer {
     int32_t from, to;
@@ -92,80 +98,104 @@ dml_err dml_rule_paired(dml_checking *k)
     return DML_ERR_OK;
 }
 
-/* Kahn's algorithm over "some worker reduces a before b": a cycle means two workers that wait for
- * each other, directly or through more. */
-static dml_err reductions_agree(dml_checking *k)
+/* Kahn's algorithm over "some worker reduces bucket a before b": a cycle means two workers that wait
+ * for each other, directly or through more.  Bucket k of chunk c has number base[c] + k - 1. */
+static dml_err reductions_agree(dml_checking *k, const int32_t *base)
 {
     const dml_program *p = k->p;
     const int64_t ops = dml_program_ops(p);
+    const int32_t buckets = base[p->chunks];
     struct {
         int32_t to, next;
     } *edge = dml_arena_alloc(&k->arena, (int64_t)sizeof *edge * ops);
-    int32_t *edges = DML_NEW_N(&k->arena, int32_t, p->chunks), n_edges = 0;
-    int32_t *pending = DML_NEW_N(&k->arena, int32_t, p->chunks);
-    int32_t *todo = DML_NEW_N(&k->arena, int32_t, p->chunks), n_todo = 0;
-    for (int32_t c = 0; c < p->chunks; c++)
-        edges[c] = -1;
+    int32_t *edges = DML_NEW_N(&k->arena, int32_t, buckets), n_edges = 0;
+    int32_t *pending = DML_NEW_N(&k->arena, int32_t, buckets);
+    int32_t *todo = DML_NEW_N(&k->arena, int32_t, buckets), n_todo = 0;
+    for (int32_t b = 0; b < buckets; b++)
+        edges[b] = -1;
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0, last = -1; i < p->list[w].n; i++) {
             const dml_op *op = &p->list[w].op[i];
             if (op->kind != DML_OP_REDUCE) continue;
+            const int32_t b = base[op->chunk] + bucket_of(op);
             if (last >= 0) {
-                edge[n_edges].to = op->chunk;
+                edge[n_edges].to = b;
                 edge[n_edges].next = edges[last];
                 edges[last] = n_edges++;
-                pending[op->chunk]++;
+                pending[b]++;
             }
-            last = op->chunk;
+            last = b;
         }
-    for (int32_t c = 0; c < p->chunks; c++)
-        if (pending[c] == 0) todo[n_todo++] = c;
+    for (int32_t b = 0; b < buckets; b++)
+        if (pending[b] == 0) todo[n_todo++] = b;
     for (int32_t t = 0; t < n_todo; t++)
         for (int32_t e = edges[todo[t]]; e >= 0; e = edge[e].next)
             if (--pending[edge[e].to] == 0) todo[n_todo++] = edge[e].to;
     for (int32_t c = 0; c < p->chunks; c++)
-        if (pending[c] > 0)
-            return dml_check_fail(k, -1, -1, "the workers do not agree when to reduce chunk %d", c);
+        for (int32_t b = base[c]; b < base[c + 1]; b++)
+            if (pending[b] > 0)
+                return dml_check_fail(k, -1, -1,
+                                      "the workers do not agree when to reduce chunk %d, bucket %d",
+                                      c, b - base[c] + 1);
     return DML_ERR_OK;
 }
 
 /* What worker w does once per step for each chunk: where in its list, -1 not (yet). */
 typedef struct chunk_end {
-    int32_t weight_grad, reduce, step;
+    int32_t weight_grad, reduce, step; /* weight_grad, reduce: the last one */
+    int32_t reduced;                   /* buckets that are */
 } chunk_end;
 
 static void clear_ends(const dml_program *p, chunk_end *end)
 {
     for (int32_t c = 0; c < p->chunks; c++)
-        end[c] = (chunk_end){-1, -1, -1};
+        end[c] = (chunk_end){-1, -1, -1, 0};
+}
+
+/* `end` of the op's chunk, `reduce` of its bucket or, for a whole op, of all its chunk's buckets. */
+static dml_err check_reduce(dml_checking *k, int32_t w, int32_t i, chunk_end *end, int32_t *reduce)
+{
+    const dml_program *p = k->p;
+    const dml_op *op = &p->list[w].op[i];
+    int32_t *own = &reduce[bucket_of(op)];
+    if (dml_op_is_weight_grad(op)) {
+        /* A whole one adds to every bucket. */
+        const int32_t early = op->edge == 0 ? end->reduce : *own;
+        if (early >= 0)
+            return dml_check_fail(k, w, i, "comes after the reduction of what it adds to, op %d",
+                                  early);
+        end->weight_grad = i;
+    }
+    if (op->kind != DML_OP_REDUCE) return DML_ERR_OK;
+    if (end->weight_grad < 0) return dml_check_fail(k, w, i, "no gradient of the chunk before it");
+    if (*own >= 0) return dml_check_fail(k, w, i, "is there already, as op %d", *own);
+    *own = end->reduce = i;
+    end->reduced++;
+    return DML_ERR_OK;
 }
 
 dml_err dml_rule_replicas(dml_checking *k)
 {
     const dml_program *p = k->p;
     if (p->forward_only) return DML_ERR_OK;
+    int32_t *base = DML_NEW_N(&k->arena, int32_t, p->chunks + 1);
+    dml_program_number_buckets(p, base);
     chunk_end *end = DML_NEW_N(&k->arena, chunk_end, p->chunks);
+    int32_t *reduce = DML_NEW_N(&k->arena, int32_t, base[p->chunks]);
     for (int32_t w = 0; w < p->workers; w++) {
         clear_ends(p, end);
+        for (int32_t b = 0; b < base[p->chunks]; b++)
+            reduce[b] = -1;
         for (int32_t i = 0; i < p->list[w].n; i++) {
-            const dml_op *op = &p->list[w].op[i];
-            chunk_end *e = &end[op->chunk];
-            if (dml_op_is_weight_grad(op)) e->weight_grad = i;
-            if (dml_op_is_weight_grad(op) && e->reduce >= 0)
-                return dml_check_fail(k, w, i, "comes after the chunk's reduction, op %d",
-                                      e->reduce);
-            if (op->kind != DML_OP_REDUCE) continue;
-            if (e->weight_grad < 0)
-                return dml_check_fail(k, w, i, "no gradient of the chunk before it");
-            if (e->reduce >= 0)
-                return dml_check_fail(k, w, i, "is there already, as op %d", e->reduce);
-            e->reduce = i;
+            const int32_t c = p->list[w].op[i].chunk;
+            DML_TRY(check_reduce(k, w, i, &end[c], &reduce[base[c]]));
         }
         for (int32_t c = 0; c < p->chunks; c++)
-            if (end[c].weight_grad >= 0 && end[c].reduce < 0)
-                return dml_check_fail(k, w, -1, "holds chunk %d but does not reduce it", c);
+            if (end[c].weight_grad >= 0 && end[c].reduced < p->buckets[c])
+                return dml_check_fail(k, w, -1, "holds chunk %d but reduces %d of its %d buckets",
+                                      c, end[c].reduced, p->buckets[c]);
     }
-    return reductions_agree(k);
+    return reductions_agree(k, base);
 }
 
 dml_err dml_rule_stepped(dml_checking *k)
@@ -207,8 +237,9 @@ static dml_err check_slot_field(dml_checking *k, int32_t w, int32_t i)
 {
     const dml_op *op = &k->p->list[w].op[i];
     const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
-    const bool no_gradient_below = info->pool == DML_POOL_DX && op->chunk == 0;
-    if (info->pool == DML_POOL_NONE || no_gradient_below)
+    const bool none_made =
+        info->pool == DML_POOL_DX && (op->chunk == 0 || !dml_op_is_last(k->p, op));
+    if (info->pool == DML_POOL_NONE || none_made)
         return op->slot == DML_NO_SLOT ? DML_ERR_OK
                                        : dml_check_fail(k, w, i, "names slot %d", op->slot);
     const int32_t slots = *dml_program_slots(k->p, w, op->chunk, info->pool);

@@ -2,6 +2,7 @@
 #include "schedule/cost.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 dml_err dml_cost_init(dml_cost *cost, int32_t chunks)
 {
@@ -15,6 +16,8 @@ dml_err dml_cost_init(dml_cost *cost, int32_t chunks)
 
 void dml_cost_free(dml_cost *cost)
 {
+    for (int32_t c = 0; c < cost->chunks; c++)
+        free(cost->chunk[c].bucket);
     free(cost->chunk);
     *cost = (dml_cost){0};
 }
@@ -29,12 +32,70 @@ dml_err dml_cost_uniform(dml_cost *cost, int32_t chunks, int64_t fwd_ns, int64_t
     return DML_ERR_OK;
 }
 
+dml_err dml_cost_buckets(dml_cost *cost, int32_t chunk, int32_t n)
+{
+    dml_chunk_cost *c = &cost->chunk[chunk];
+    DML_ASSERT_OP(n, >=, 1);
+    dml_bucket_cost *bucket = calloc((size_t)n, sizeof *bucket);
+    if (!bucket) DML_FAIL(DML_ERR_NOMEM, "no memory for the costs of %d buckets", n);
+    for (int32_t k = 0; k < n; k++)
+        bucket[k].bwd = bucket[k].bwd_weight = bucket[k].reduce = (double)(k + 1) / n;
+    free(c->bucket);
+    c->bucket = bucket;
+    c->buckets = n;
+    return DML_ERR_OK;
+}
+
+dml_err dml_cost_buckets_of(dml_cost *cost, const dml_cost *from)
+{
+    DML_ASSERT_OP(cost->chunks, ==, from->chunks);
+    for (int32_t c = 0; c < cost->chunks; c++) {
+        const dml_chunk_cost *f = &from->chunk[c];
+        if (!f->bucket) continue;
+        DML_TRY(dml_cost_buckets(cost, c, f->buckets));
+        memcpy(cost->chunk[c].bucket, f->bucket, (size_t)f->buckets * sizeof *f->bucket);
+    }
+    return DML_ERR_OK;
+}
+
+static int64_t bytes_ns(const dml_cost *cost, double bytes)
+{
+    if (cost->link_bytes_per_s == 0) return 0;
+    return (int64_t)(bytes / (double)cost->link_bytes_per_s * 1e9);
+}
+
+int64_t dml_all_reduce_ns(const dml_cost *cost, int32_t n, int64_t bytes)
+{
+    const int64_t steps = 2 * ((int64_t)n - 1);
+    return bytes_ns(cost, (double)bytes * (double)steps / n) + steps * cost->link_latency_ns;
+}
+
 /* Across the boundary above `chunk`, in either direction. */
 static int64_t transfer_ns(const dml_cost *cost, int32_t chunk)
 {
-    if (cost->link_bytes_per_s == 0) return cost->link_latency_ns;
-    const double s = (double)cost->chunk[chunk].out_bytes / (double)cost->link_bytes_per_s;
-    return cost->link_latency_ns + (int64_t)(s * 1e9);
+    return cost->link_latency_ns + bytes_ns(cost, (double)cost->chunk[chunk].out_bytes);
+}
+
+/* What a whole backward takes. */
+static int64_t backward_ns(const dml_chunk_cost *c)
+{
+    return c->bwd_ns ? c->bwd_ns : c->bwd_input_ns + c->bwd_weight_ns;
+}
+
+/* The share of a B, W or REDUCE in its chunk's time for all buckets, `of` them, up to bucket k. */
+static double share(const dml_bucket_cost *b, dml_op_kind of)
+{
+    return of == DML_OP_BWD ? b->bwd : of == DML_OP_BWD_WEIGHT ? b->bwd_weight : b->reduce;
+}
+
+static int64_t part_ns(const dml_chunk_cost *c, const dml_op *op, int64_t whole_ns)
+{
+    if (op->edge == 0) return whole_ns;
+    DML_ASSERT_OP(op->edge, <=, c->buckets);
+    const dml_op_kind kind = (dml_op_kind)op->kind;
+    const double ns = (double)whole_ns, end = share(&c->bucket[op->edge - 1], kind),
+                 begin = op->edge > 1 ? share(&c->bucket[op->edge - 2], kind) : 0.0;
+    return (int64_t)(ns * end + 0.5) - (int64_t)(ns * begin + 0.5);
 }
 
 int64_t dml_op_ns(const dml_cost *cost, const dml_op *op)
@@ -43,14 +104,14 @@ int64_t dml_op_ns(const dml_cost *cost, const dml_op *op)
     const dml_chunk_cost *c = &cost->chunk[op->chunk];
     switch ((dml_op_kind)op->kind) {
     case DML_OP_FWD: return c->fwd_ns;
-    case DML_OP_BWD: return c->bwd_ns ? c->bwd_ns : c->bwd_input_ns + c->bwd_weight_ns;
+    case DML_OP_BWD: return part_ns(c, op, backward_ns(c));
     case DML_OP_BWD_INPUT: return c->bwd_input_ns;
-    case DML_OP_BWD_WEIGHT: return c->bwd_weight_ns;
+    case DML_OP_BWD_WEIGHT: return part_ns(c, op, c->bwd_weight_ns);
     case DML_OP_SEND_ACT:
     case DML_OP_RECV_GRAD: return transfer_ns(cost, op->chunk);
     case DML_OP_RECV_ACT:
     case DML_OP_SEND_GRAD: return transfer_ns(cost, op->chunk - 1);
-    case DML_OP_REDUCE: return c->reduce_ns;
+    case DML_OP_REDUCE: return part_ns(c, op, c->reduce_ns);
     case DML_OP_VOTE: return cost->vote_ns;
     case DML_OP_STEP: return c->step_ns;
     }

@@ -5,14 +5,24 @@
 #include "engine/base/err.h"
 #include "schedule/op.h"
 
+/* What one bucket of a chunk takes of three times, as the share of it and all buckets before it:
+ * ascending, 1 for the last.  Part k of a time ns is round(ns share[k]) - round(ns share[k - 1]):
+ * parts add up to the whole exactly. */
+typedef struct dml_bucket_cost {
+    double bwd, bwd_weight; /* of a whole backward, of the weight gradient alone */
+    double reduce;          /* of reduce_ns */
+} dml_bucket_cost;
+
 /* One chunk, one micro-batch where that applies. */
 typedef struct dml_chunk_cost {
     int64_t fwd_ns;
     int64_t bwd_ns; /* whole backward; 0: bwd_input_ns + bwd_weight_ns */
     int64_t bwd_input_ns, bwd_weight_ns;
-    int64_t reduce_ns; /* all-reduce of the chunk's gradients, once per step */
-    int64_t step_ns;   /* optimizer, once per step                           */
-    int64_t out_bytes; /* the chunk's output: crosses to the next chunk, its gradient back */
+    int64_t reduce_ns;       /* all-reduces of the chunk's gradients, once per step */
+    int64_t step_ns;         /* optimizer, once per step                            */
+    int64_t out_bytes;       /* the chunk's output: crosses to the next chunk, its gradient back */
+    int32_t buckets;         /* of the program it is for; 0 as 1 */
+    dml_bucket_cost *bucket; /* [buckets] owned; NULL: one */
 } dml_chunk_cost;
 
 typedef struct dml_cost {
@@ -31,7 +41,17 @@ void dml_cost_free(dml_cost *cost); /* back to {0} */
 dml_err dml_cost_uniform(dml_cost *cost, int32_t chunks, int64_t fwd_ns, int64_t bwd_input_ns,
                          int64_t bwd_weight_ns);
 
-/* Time the op holds its lane: a compute op its chunk's time, a transfer
+/* Gives the chunk n >= 1 buckets with equal shares, to be overwritten where they are not.
+ * DML_ERR_NOMEM  no room for them */
+dml_err dml_cost_buckets(dml_cost *cost, int32_t chunk, int32_t n);
+/* The buckets and shares of `from`, which has as many chunks, for `cost`. */
+dml_err dml_cost_buckets_of(dml_cost *cost, const dml_cost *from);
+
+/* An all-reduce of n members over the links of `cost`, as a ring takes (Patarasuk and Yuan 2009):
+ * 2 (n - 1) / n bytes / link_bytes_per_s + 2 (n - 1) link_latency_ns. */
+int64_t dml_all_reduce_ns(const dml_cost *cost, int32_t n, int64_t bytes);
+
+/* Time the op holds its lane: a compute op its chunk's time or its part's share of that, a transfer
  * link_latency_ns + out_bytes / link_bytes_per_s of the boundary it crosses. */
 int64_t dml_op_ns(const dml_cost *cost, const dml_op *op);
 

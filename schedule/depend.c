@@ -53,7 +53,8 @@ int32_t dml_op_touches(const dml_program *p, const dml_op *op, dml_touch out[DML
         read_input(&t, p, c, mb);
         read_output_grad(&t, p, c, mb);
         add(&t, DML_POOL_STASH, c, mb, false);
-        if (c > 0 && op->kind != DML_OP_BWD_WEIGHT) add(&t, DML_POOL_DX, c, mb, true);
+        if (c > 0 && op->kind != DML_OP_BWD_WEIGHT && dml_op_is_last(p, op))
+            add(&t, DML_POOL_DX, c, mb, true);
         break;
     case DML_OP_SEND_ACT: add(&t, DML_POOL_STASH, c, mb, false); break;
     case DML_OP_RECV_ACT: add(&t, DML_POOL_IN, c, mb, true); break;
@@ -86,7 +87,10 @@ void dml_depend_begin(dml_depend *d, const dml_program *p, const dml_index *ix, 
         (dml_depend){.p = p, .ix = ix, .list = &p->list[worker], .worker = worker, .last_vote = -1};
     d->after = DML_NEW_N(arena, dml_clock, d->list->n);
     d->slot_base = DML_NEW_N(arena, int32_t, pools);
-    d->last_weight_grad = DML_NEW_N(arena, int32_t, p->chunks);
+    d->last_whole = DML_NEW_N(arena, int32_t, p->chunks);
+    d->bucket_base = DML_NEW_N(arena, int32_t, p->chunks + 1);
+    dml_program_number_buckets(p, d->bucket_base);
+    d->last_part = DML_NEW_N(arena, int32_t, d->bucket_base[p->chunks]);
     int32_t slots = 0;
     for (int32_t i = 0; i < pools; i++) {
         d->slot_base[i] = slots;
@@ -97,7 +101,9 @@ void dml_depend_begin(dml_depend *d, const dml_program *p, const dml_index *ix, 
     for (int32_t s = 0; s < slots; s++)
         d->last_use[s] = nothing;
     for (int32_t c = 0; c < p->chunks; c++)
-        d->last_weight_grad[c] = -1;
+        d->last_whole[c] = -1;
+    for (int32_t b = 0; b < d->bucket_base[p->chunks]; b++)
+        d->last_part[b] = -1;
     for (int32_t l = 0; l < DML_LANES; l++)
         d->last_in[l] = -1;
 }
@@ -113,6 +119,12 @@ static void join(dml_clock *into, const dml_clock *other)
 {
     for (int32_t l = 0; l < DML_LANES; l++)
         into->done[l] = MAX2(into->done[l], other->done[l]);
+}
+
+/* Where the last part that adds to the op's bucket is kept; of a whole op, to the first. */
+static int32_t *part_of(const dml_depend *d, const dml_op *op)
+{
+    return &d->last_part[d->bucket_base[op->chunk] + (op->edge > 0 ? op->edge - 1 : 0)];
 }
 
 void dml_depend_needs(dml_depend *d, int32_t i, int32_t need[DML_LANES])
@@ -134,8 +146,9 @@ void dml_depend_needs(dml_depend *d, int32_t i, int32_t need[DML_LANES])
         }
         use->done[lane] = i;
     }
-    if (dml_op_is_weight_grad(op)) d->last_weight_grad[op->chunk] = i;
-    if (op->kind == DML_OP_REDUCE) all.done[DML_LANE_COMPUTE] = d->last_weight_grad[op->chunk];
+    if (dml_op_is_weight_grad(op)) *(op->edge > 0 ? part_of(d, op) : &d->last_whole[op->chunk]) = i;
+    if (op->kind == DML_OP_REDUCE)
+        all.done[DML_LANE_COMPUTE] = MAX2(d->last_whole[op->chunk], *part_of(d, op));
     if (op->kind == DML_OP_VOTE) d->last_vote = i;
     if (op->kind == DML_OP_STEP) all.done[DML_LANE_REDUCE] = d->last_vote;
     all.done[lane] = -1;

@@ -4,11 +4,13 @@
  * named (pool, chunk, micro-batch).  Two ops of one worker depend on each other when
  *     one reads what the other wrote,                                (data)
  *     one writes a slot that the other's buffer held before,         (hazard)
- * or by the end of the step: REDUCE after the chunk's last weight gradient, STEP after VOTE.
+ * or by the end of the step: REDUCE after the last op that adds to its bucket, STEP after VOTE.
+ * Of an op in parts each reads what the op reads, and the last writes what it writes.
  *
  * Ops of one lane follow each other anyway; across lanes a dependency needs a `wait`.  Two suffice:
  *     F, B, I        at most one on RECV (their input) and one on SEND (who sent from the slot);
  *     W              none: its I waited for the same gradient
+ *     a part of B    as B, the RECV with the first and the SEND with the last
  *     every transfer one on COMPUTE (who makes the value, or who used the slot last)
  *     REDUCE         one on COMPUTE;   VOTE none (REDUCE is on its lane);   STEP one on REDUCE
  * and since lanes are in order, of several on one lane the latest stands for all.
@@ -53,7 +55,9 @@ typedef struct dml_depend {
     dml_clock *last_use;        /* [slots of the worker] last op of each lane that used the slot
                                  * since its buffer was written                          */
     int32_t *slot_base;         /* [chunks][DML_POOLS] into last_use                     */
-    int32_t *last_weight_grad;  /* [chunks] so far, -1 none                              */
+    int32_t *last_whole;        /* [chunks] last whole weight gradient so far, -1 none   */
+    int32_t *last_part;         /* [buckets] last part that adds to the bucket, -1 none  */
+    int32_t *bucket_base;       /* [chunks + 1] into last_part                           */
     int32_t last_in[DML_LANES]; /* op before this one on the lane, -1 none               */
     int32_t last_vote;
 } dml_depend;

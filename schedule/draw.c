@@ -44,17 +44,19 @@ static int32_t column(const dml_sim *sim, int32_t cols, int64_t ns)
     return (int32_t)((double)ns / (double)sim->makespan_ns * cols + 0.5);
 }
 
-static void put_op(char *cell, int32_t n, const dml_op *op, bool small)
+/* The op over n > 0 columns; `goes_on`: a part of what is drawn before it. */
+static void put_op(char *cell, int32_t n, const dml_op *op, bool small, bool goes_on)
 {
-    if (n <= 0) return;
+    const bool reduces = op->kind == DML_OP_REDUCE;
     memset(cell, '=', (size_t)n);
     const char letter = *dml_op_info_of((dml_op_kind)op->kind)->text;
     cell[0] = small ? (char)tolower((unsigned char)letter) : letter;
-    if (op->mb == DML_NO_MB) return;
-    char mb[16];
-    const int32_t digits = snprintf(mb, sizeof mb, "%d", op->mb);
+    if (goes_on) cell[0] = '+';
+    if ((op->mb == DML_NO_MB && !reduces) || goes_on) return;
+    char number[16];
+    const int32_t digits = snprintf(number, sizeof number, "%d", reduces ? op->edge : op->mb);
     const int32_t fit = MIN2(digits, n - 1);
-    memcpy(cell + 1, mb + digits - fit, (size_t)fit);
+    memcpy(cell + 1, number + digits - fit, (size_t)fit);
 }
 
 /* small[c]: chunk c is the 2nd, 4th, ... of those that the worker computes. */
@@ -71,19 +73,34 @@ static void find_small(const dml_program *p, int32_t w, bool *small)
     }
 }
 
-static void draw_row(const dml_program *p, const dml_sim *sim, int32_t w, int32_t cols, char *row,
-                     bool *small)
+static void draw_lane(const dml_program *p, const dml_sim *sim, int32_t w, dml_lane lane,
+                      int32_t cols, char *row, const bool *small)
 {
     const dml_op_list *list = &p->list[w];
-    memset(row, '.', (size_t)cols);
-    find_small(p, w, small);
+    bool drawn = false; /* something of the op that is in parts */
+    memset(row, lane == DML_LANE_COMPUTE ? '.' : ' ', (size_t)cols);
     for (int32_t i = 0; i < list->n; i++) {
-        if (dml_op_lane(&list->op[i]) != DML_LANE_COMPUTE) continue;
+        if (dml_op_lane(&list->op[i]) != lane) continue;
         const int32_t k = sim->first[w] + i;
         const int32_t from = column(sim, cols, sim->start_ns[k]);
         const int32_t to = MIN2(cols, column(sim, cols, sim->end_ns[k]));
-        put_op(row + from, to - from, &list->op[i], small[list->op[i].chunk]);
+        const dml_op *op = &list->op[i];
+        if (!dml_op_is_part(op) || op->edge == 1) drawn = false;
+        if (to > from) put_op(row + from, to - from, op, small[op->chunk], drawn);
+        drawn = dml_op_is_part(op) && (drawn || to > from);
     }
+}
+
+/* Whether some reduction of some worker takes time. */
+static bool reduces(const dml_program *p, const dml_sim *sim)
+{
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const int32_t k = sim->first[w] + i;
+            if (p->list[w].op[i].kind == DML_OP_REDUCE && sim->end_ns[k] > sim->start_ns[k])
+                return true;
+        }
+    return false;
 }
 
 void dml_draw_text(const dml_program *p, const dml_sim *sim, int32_t width, dml_str *out)
@@ -93,14 +110,25 @@ void dml_draw_text(const dml_program *p, const dml_sim *sim, int32_t width, dml_
     char *row = dml_arena_alloc(&arena, cols);
     bool *small = DML_NEW_N(&arena, bool, p->chunks);
     const int32_t label = snprintf(NULL, 0, "%d", p->workers - 1);
+    const bool both = reduces(p, sim);
     for (int32_t w = 0; w < p->workers; w++) {
-        draw_row(p, sim, w, cols, row, small);
+        find_small(p, w, small);
+        draw_lane(p, sim, w, DML_LANE_COMPUTE, cols, row, small);
         dml_str_printf(out, "%*d: %.*s %6.1f%% %3d\n", label, w, cols, row,
                        100.0 * dml_sim_bubble(sim, w), sim->peak_stash[w]);
+        if (!both) continue;
+        draw_lane(p, sim, w, DML_LANE_REDUCE, cols, row, small);
+        int32_t end = cols;
+        while (end > 0 && row[end - 1] == ' ')
+            end--;
+        dml_str_printf(out, "%*s: %.*s\n", label, "", end, row);
     }
     dml_str_printf(out, "%*s  0%*.3f ms   idle held\n", label, "", cols - 4,
                    (double)sim->makespan_ns / 1e6);
     dml_str_printf(out, "F forward, B backward, I input gradient, W weight gradient, U optimizer; "
                         "number: micro-batch\n");
+    if (both)
+        dml_str_printf(out,
+                       "+ next part of a backward, R reduction of gradients; number: bucket\n");
     dml_arena_free(&arena);
 }

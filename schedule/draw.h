@@ -4,11 +4,15 @@
  *     1: ..F0F1....B0==F2B1==F3B2==..B3==....   33.3%   2
  *     2: ....F0B0==F1B1==F2B2==F3B3==........   33.3%   1
  *
+ *     0: F0====B0==============F2====B2====+===========+=====.........U==   12.5%   1
+ *      :                                   R1=         R2=======R3====
+ *
  * A row for each worker, a column for each equal part of the makespan, idle dots.  An op shows its
  * letter (F, B, I, W, or U for the optimizer), its micro-batch as far as it fits, the last digits
  * if not all of them do, and a filler.  The letters of a worker's second, fourth, ... chunk are
- * small.  At the right edge: the part of the time the worker computes nothing, and the most
- * activations it keeps.
+ * small.  The second, third, ... part of a backward begins with a plus.  Where reductions take time
+ * they have a row of their own below: an R and the bucket.  At the right edge: the part of the time
+ * the worker computes nothing, and the most activations it keeps.
  */
 #ifndef DML_SCHEDULE_DRAW_H
 #define DML_SCHEDULE_DRAW_H

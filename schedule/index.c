@@ -17,7 +17,7 @@ void dml_index_init(dml_index *ix, const dml_program *p, dml_arena *arena)
 bool dml_index_add(dml_index *ix, const dml_op *op, int32_t i)
 {
     int32_t *at = &ix->at[op->kind][(int64_t)op->chunk * ix->mbs + op->mb];
-    if (*at >= 0) return false;
+    if (*at >= 0 && (op->edge <= 1 || !dml_op_is_part(op))) return false;
     *at = i;
     return true;
 }

@@ -1,6 +1,7 @@
 /* schedule/index.h - finds an op by (kind, chunk, micro-batch).
  *
- * The worker is not part of the key: the route table says which list the index points into.
+ * The worker is not part of the key: the route table says which list the index points into.  Of an
+ * op in parts the index is that of the last: there its result is.
  */
 #ifndef DML_SCHEDULE_INDEX_H
 #define DML_SCHEDULE_INDEX_H
@@ -19,7 +20,8 @@ typedef struct dml_index {
 void dml_index_init(dml_index *ix, const dml_program *p, dml_arena *arena);
 
 /* Enters op i of its list; false when an op of the same kind, chunk and micro-batch is there
- * already. The op has a micro-batch, and chunk and micro-batch are in range. */
+ * already, and this is not a further part of it.  The op has a micro-batch, and chunk and
+ * micro-batch are in range. */
 bool dml_index_add(dml_index *ix, const dml_op *op, int32_t i);
 
 /* init and add of every op with a micro-batch; of duplicates the first stays. */

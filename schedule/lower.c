@@ -1,10 +1,11 @@
-/* schedule/lower.c - order to program, in four passes.
+/* schedule/lower.c - order to program, in five passes.
  *
- *   1. time     play the order with eager transfers: when each op runs, when each value is ready
- *   2. events   every compute op at its start, every transfer when its value is ready, every
+ *   1. parts    cut the last backward of each worker and chunk at the borders of buckets
+ *   2. time     play the order with eager transfers: when each op runs, when each value is ready
+ *   3. events   every compute op at its start, every transfer when its value is ready, every
  *               reduction when its last replica is; sorted into one list, dealt out to the workers
- *   3. slots    per pool, an interval from the write to the predicted end of the last use
- *   4. waits    what depend.h asks for and the clocks do not already know
+ *   4. slots    per pool, an interval from the write to the predicted end of the last use
+ *   5. waits    what depend.h asks for and the clocks do not already know
  *
  * 1F1B, worker 1 of 2, as (time: event), F = 10, B = 20, transfer 5:
  *
@@ -41,7 +42,7 @@ typedef struct event {
 } event;
 
 typedef struct lowering {
-    const dml_program *order;
+    const dml_program *order; /* cut */
     const dml_cost *cost;
     dml_program *out;
     dml_arena arena;
@@ -59,24 +60,66 @@ static int by_key(const void *a, const void *b)
     if (x->need_ns != y->need_ns) return x->need_ns < y->need_ns ? -1 : 1;
     if (x->op.chunk != y->op.chunk) return x->op.chunk < y->op.chunk ? -1 : 1;
     if (x->op.mb != y->op.mb) return x->op.mb < y->op.mb ? -1 : 1;
-    return (x->op.kind > y->op.kind) - (x->op.kind < y->op.kind);
+    if (x->op.kind != y->op.kind) return x->op.kind < y->op.kind ? -1 : 1;
+    return (x->op.edge > y->op.edge) - (x->op.edge < y->op.edge);
 }
+
+/* ---- parts ---- */
+
+/* For each op of the worker's list whether it is the last weight gradient of its chunk there. */
+static void find_last(const dml_program *p, const dml_op_list *list, bool *seen, bool *last)
+{
+    memset(seen, 0, (size_t)p->chunks * sizeof *seen);
+    for (int32_t i = list->n - 1; i >= 0; i--) {
+        last[i] = dml_op_is_weight_grad(&list->op[i]) && !seen[list->op[i].chunk];
+        if (last[i]) seen[list->op[i].chunk] = true;
+    }
+}
+
+/* The order with its last backwards in parts. */
+static dml_err cut_last(const dml_program *order, dml_arena *arena, dml_program *out)
+{
+    DML_TRY(dml_program_copy(order, out));
+    bool *seen = DML_NEW_N(arena, bool, order->chunks);
+    for (int32_t w = 0; w < order->workers; w++) {
+        const dml_op_list *list = &order->list[w];
+        bool *last = DML_NEW_N(arena, bool, list->n);
+        find_last(order, list, seen, last);
+        out->list[w].n = 0;
+        for (int32_t i = 0; i < list->n; i++) {
+            const dml_op *op = &list->op[i];
+            const int32_t parts = last[i] ? order->buckets[op->chunk] : 1;
+            for (int32_t k = 1; k <= parts; k++) {
+                const int32_t at =
+                    dml_program_push(out, w, (dml_op_kind)op->kind, op->chunk, op->mb);
+                out->list[w].op[at].version = op->version;
+                out->list[w].op[at].edge = (uint16_t)(parts > 1 ? k : 0);
+            }
+        }
+    }
+    return DML_ERR_OK;
+}
+
+/* ---- events ---- */
 
 /* The transfer of the value that compute event `e` makes, if it leaves the worker. */
 static void add_transfer(lowering *lw, const dml_play *play, const dml_index *ix, const event *e)
 {
     const bool up = e->op.kind == DML_OP_FWD;
     const int32_t next = e->op.chunk + (up ? 1 : -1);
-    if ((!up && !dml_op_is_input_grad(&e->op)) || next < 0 || next >= lw->order->chunks) return;
+    const bool makes = up || (dml_op_is_input_grad(&e->op) && dml_op_is_last(lw->order, &e->op));
+    if (!makes || next < 0 || next >= lw->order->chunks) return;
     const int32_t to = *dml_program_route(lw->order, next, e->op.mb);
     if (to == e->worker) return;
-    const int32_t reader = up ? dml_index_at(ix, DML_OP_FWD, next, e->op.mb)
-                              : dml_index_input_grad(ix, next, e->op.mb);
+    const int32_t reader =
+        up ? dml_index_at(ix, DML_OP_FWD, next, e->op.mb)
+           : dml_first_part(&lw->order->list[to], dml_index_input_grad(ix, next, e->op.mb));
     event *t = &lw->event[lw->n_events++];
     *t = *e;
     t->phase = PHASE_TRANSFER;
     t->peer = to;
     t->op.kind = up ? DML_OP_SEND_ACT : DML_OP_SEND_GRAD;
+    t->op.edge = 0;
     t->ns = e->end_ns;
     t->end_ns = e->end_ns + dml_play_lag_ns(lw->order, lw->cost, &e->op);
     t->need_ns = play->start_ns[play->first[to] + reader];
@@ -101,30 +144,46 @@ static void add_computes_and_transfers(lowering *lw, const dml_play *play)
         }
 }
 
-/* One event per (worker, chunk), all of a chunk at the time its last replica is ready. */
-static void add_reductions(lowering *lw, const dml_play *play)
+/* When the last op that adds to it has ended on every worker, for each bucket of each chunk: those
+ * of chunk c from base[c] on. */
+static int64_t *ready_times(lowering *lw, const dml_play *play, int32_t *base)
 {
     const dml_program *p = lw->order;
-    int64_t *ready_ns = DML_NEW_N(&lw->arena, int64_t, p->chunks);
+    dml_program_number_buckets(p, base);
+    int64_t *ready_ns = DML_NEW_N(&lw->arena, int64_t, base[p->chunks]);
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++) {
             const dml_op *op = &p->list[w].op[i];
             if (!dml_op_is_weight_grad(op)) continue;
-            ready_ns[op->chunk] = MAX2(ready_ns[op->chunk], play->end_ns[play->first[w] + i]);
+            int64_t *ready = &ready_ns[base[op->chunk] + (op->edge > 0 ? op->edge - 1 : 0)];
+            *ready = MAX2(*ready, play->end_ns[play->first[w] + i]);
         }
+    return ready_ns;
+}
+
+/* One event per worker, chunk held and bucket; all of a bucket when its last replica is ready. */
+static void add_reductions(lowering *lw, const dml_play *play)
+{
+    const dml_program *p = lw->order;
+    int32_t *base = DML_NEW_N(&lw->arena, int32_t, p->chunks + 1);
+    const int64_t *ready_ns = ready_times(lw, play, base);
     int32_t *seen_by = DML_NEW_N(&lw->arena, int32_t, p->chunks); /* worker + 1 */
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++) {
-            const int32_t c = p->list[w].op[i].chunk;
+            const int32_t c = p->list[w].op[i].chunk, n = p->buckets[c];
             if (seen_by[c] == w + 1) continue;
             seen_by[c] = w + 1;
-            lw->event[lw->n_events++] =
-                (event){.ns = ready_ns[c],
-                        .end_ns = ready_ns[c],
-                        .depth = INT32_MAX, /* after everything else of that time */
-                        .worker = w,
-                        .phase = PHASE_REDUCE,
-                        .op = {.kind = DML_OP_REDUCE, .chunk = c, .mb = DML_NO_MB}};
+            for (int32_t k = 0; k < n; k++)
+                lw->event[lw->n_events++] =
+                    (event){.ns = ready_ns[base[c] + k],
+                            .end_ns = ready_ns[base[c] + k],
+                            .depth = INT32_MAX, /* after everything else of that time */
+                            .worker = w,
+                            .phase = PHASE_REDUCE,
+                            .op = {.kind = DML_OP_REDUCE,
+                                   .edge = (uint16_t)(n > 1 ? k + 1 : 0),
+                                   .chunk = c,
+                                   .mb = DML_NO_MB}};
         }
 }
 
@@ -148,6 +207,7 @@ static void push(lowering *lw, int32_t w, const event *e, dml_op_kind kind, int3
     const int32_t i = dml_program_push(lw->out, w, kind, chunk, e->op.mb);
     dml_op *op = &lw->out->list[w].op[i];
     if (e->phase == PHASE_COMPUTE) op->version = e->op.version;
+    op->edge = e->op.edge;
     op->peer = (int16_t)peer;
     lw->times[w].start_ns[i] = e->ns;
     lw->times[w].end_ns[i] = e->end_ns;
@@ -227,7 +287,7 @@ static dml_err run_passes(lowering *lw)
     dml_play play;
     DML_TRY(dml_play_run(order, lw->cost, DML_MACHINE_LANES, &lw->arena, &play));
 
-    /* A compute op makes at most one transfer, and is the first of at most one chunk. */
+    /* A compute op makes at most one transfer, and is the first of its chunk or of a bucket. */
     lw->event = DML_NEW_N(&lw->arena, event, 3 * (int64_t)play.ops);
     add_computes_and_transfers(lw, &play);
     if (!order->forward_only) add_reductions(lw, &play);
@@ -252,13 +312,15 @@ dml_err dml_lower(const dml_program *order, const dml_cost *cost, dml_program *o
     out->lowered = true;
     out->forward_only = order->forward_only;
     memcpy(out->span, order->span, (size_t)order->chunks * sizeof *order->span);
+    memcpy(out->buckets, order->buckets, (size_t)order->chunks * sizeof *order->buckets);
     memcpy(out->route, order->route,
            (size_t)order->chunks * (size_t)order->mbs * sizeof *order->route);
 
-    lowering lw = {.order = order, .cost = cost, .out = out};
+    dml_program cut = {0};
     dml_cost balanced = {0};
-    dml_err err = DML_ERR_OK;
-    if (order->forward_only) {
+    lowering lw = {.order = &cut, .cost = cost, .out = out};
+    dml_err err = cut_last(order, &lw.arena, &cut);
+    if (err == DML_ERR_OK && order->forward_only) {
         err = balanced_cost(order, &lw.arena, &balanced);
         lw.cost = &balanced;
     }
@@ -268,6 +330,7 @@ dml_err dml_lower(const dml_program *order, const dml_cost *cost, dml_program *o
         dml_program_free(out);
     }
     dml_cost_free(&balanced);
+    dml_program_free(&cut);
     dml_arena_free(&lw.arena);
     return err;
 }

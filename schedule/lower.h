@@ -5,10 +5,12 @@
 #include "schedule/cost.h"
 #include "schedule/program.h"
 
-/* Adds to the compute ops of `order`, which stay as they are, in their order:
+/* Adds to the compute ops of `order`, which stay in their order:
  *   - a SEND and a RECV wherever the route changes between neighbouring chunks;
- *   - REDUCE of each chunk on each worker that holds it, after its last weight gradient, one VOTE
- *     per worker, then STEP of each of its chunks, ascending (none of these when forward_only);
+ *   - parts: each worker's last weight gradient of a chunk with n > 1 buckets becomes n ops;
+ *   - REDUCE of each bucket on each worker that holds its chunk, after the last op that adds to it
+ *     on any of them, so that replicas reduce in one order; one VOTE per worker, then STEP of each
+ *     of its chunks, ascending (none of these when forward_only);
  *   - slots: the fewest with which no op waits for a slot in the predicted timeline;
  *   - waits: exactly those that lanes and other waits do not imply (schedule/depend.h).
  *
@@ -17,14 +19,14 @@
  * queues can stall, however wrong the predicted times are; a worker may even run its list one op
  * at a time.
  *
- *   order  passes dml_check; routes, spans, ops
- *   cost   of order->chunks chunks; decides the order of transfers and the slots, never
- *          correctness.  A forward-only order is timed by balanced costs instead: with the real
- *          ones a slow chunk's inputs would pile up before it, in slots that win no time
+ *   order  passes dml_check; routes, spans, buckets, ops
+ *   cost   of the chunks and buckets of `order`; decides the order of transfers and the slots,
+ *          never correctness.  A forward-only order is timed by balanced costs instead: with the
+ *          real ones a slow chunk's inputs would pile up before it, in slots that win no time
  *   out    uninitialised before; owned by the caller, {0} on failure
  *
- * DML_ERR_SPEC  `order` breaks a rule of the checker, or it is a program already, or it needs more
- *               than 32767 slots in one pool */
+ * DML_ERR_SPEC  `order` breaks a rule of the checker, or it is a program already, `cost` is not for
+ *               it, or it needs more than 32767 slots in one pool */
 dml_err dml_lower(const dml_program *order, const dml_cost *cost, dml_program *out);
 
 #endif

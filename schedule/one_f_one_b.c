@@ -8,27 +8,14 @@
  *   wall              (m + p - 1)(F + B), as gpipe
  *   bubble            (p - 1) / (m + p - 1) of the wall
  *   activations held  min(m, p - worker): what it is for
+ *
+ * Eager (Zhuang et al., "On optimizing the communication of model parallelism", 2023: Alpa's
+ * 1f1b_overlap_friendly) warms up twice as far: wherever a value must travel there is an op to run
+ * meanwhile, so a link's latency costs nothing as long as it is below F and below B.
+ *
+ *   activations held  min(m, 2 (p - 1 - worker) + 1)
  */
-#include "schedule/schedule.h"
-
-#define MIN2(a, b) ((a) < (b) ? (a) : (b))
-
-static dml_err build(const dml_schedule_args *args, dml_program *order)
-{
-    for (int32_t s = 0; s < args->stages; s++) {
-        const int32_t warm_up = MIN2(args->stages - 1 - s, args->mbs);
-        int32_t f = 0, b = 0;
-        while (f < warm_up)
-            dml_program_push(order, s, DML_OP_FWD, s, f++);
-        while (f < args->mbs) {
-            dml_program_push(order, s, DML_OP_FWD, s, f++);
-            dml_program_push(order, s, DML_OP_BWD, s, b++);
-        }
-        while (b < args->mbs)
-            dml_program_push(order, s, DML_OP_BWD, s, b++);
-    }
-    return DML_ERR_OK;
-}
+#include "schedule/alternate.h"
 
 static int64_t wall_ns(const dml_schedule_args *args, const dml_schedule_times *t)
 {
@@ -36,9 +23,38 @@ static int64_t wall_ns(const dml_schedule_args *args, const dml_schedule_times *
            (t->fwd_ns + t->bwd_input_ns + t->bwd_weight_ns);
 }
 
+static dml_alternate lazy_rule(const dml_schedule_args *args, int32_t rank)
+{
+    return (dml_alternate){.warm_up = args->stages - 1 - rank, .lag = -1};
+}
+
+static dml_alternate eager_rule(const dml_schedule_args *args, int32_t rank)
+{
+    return (dml_alternate){.warm_up = 2 * (args->stages - 1 - rank), .lag = -1};
+}
+
+static dml_err build(const dml_schedule_args *args, dml_program *order)
+{
+    for (int32_t r = 0; r < args->stages; r++)
+        dml_alternate_push(args, order, r, lazy_rule(args, r));
+    return DML_ERR_OK;
+}
+
+static dml_err build_eager(const dml_schedule_args *args, dml_program *order)
+{
+    for (int32_t r = 0; r < args->stages; r++)
+        dml_alternate_push(args, order, r, eager_rule(args, r));
+    return DML_ERR_OK;
+}
+
 static int32_t peak_stash(const dml_schedule_args *args, int32_t stage)
 {
-    return MIN2(args->mbs, args->stages - stage);
+    return dml_alternate_peak(args, lazy_rule(args, stage));
+}
+
+static int32_t peak_stash_eager(const dml_schedule_args *args, int32_t stage)
+{
+    return dml_alternate_peak(args, eager_rule(args, stage));
 }
 
 const dml_schedule dml_schedule_one_f_one_b = {
@@ -49,4 +65,14 @@ const dml_schedule dml_schedule_one_f_one_b = {
     .build = build,
     .wall_ns = wall_ns,
     .peak_stash = peak_stash,
+};
+
+const dml_schedule dml_schedule_eager_one_f_one_b = {
+    .name = "eager_1f1b",
+    .aliases = "1f1b_overlap_friendly overlap_friendly_1f1b",
+    .doc = "1f1b with twice the warm-up, which hides the links' latency; holds twice as much",
+    .needs = "",
+    .build = build_eager,
+    .wall_ns = wall_ns,
+    .peak_stash = peak_stash_eager,
 };

@@ -10,6 +10,17 @@
  * The chunk of an op is always one that its own worker holds.  So the transfers of one boundary
  * carry two numbers: SEND_ACT of chunk c meets RECV_ACT of chunk c + 1, SEND_GRAD of c meets
  * RECV_GRAD of c - 1.
+ *
+ * A chunk's gradients are reduced in *buckets*, 1 .. n in the order in which a backward finishes
+ * them: its last layers first.  So that bucket k can go while the layers below are still at work,
+ * `dml_lower` cuts the worker's last backward of the chunk into n *parts*, ops of their own:
+ *
+ *     compute   B0.6 | B0.7 part 1 | part 2 | part 3 | U0
+ *     reduce                         R0 1     R0 2     R0 3 V
+ *
+ * The parts of an op follow each other on the compute lane with nothing between them.  Each reads
+ * what the op reads; what the op leaves behind (the input gradient, the freed stash) is there when
+ * the last part is done.
  */
 #ifndef DML_SCHEDULE_OP_H
 #define DML_SCHEDULE_OP_H
@@ -66,7 +77,7 @@ typedef enum dml_pool {
     X(RECV_ACT,   "RECV_F", RECV,    true,  true,  IN)    /* input of F from `peer`; writes it       */ \
     X(SEND_GRAD,  "SEND_B", SEND,    true,  true,  DX)    /* input gradient to `peer`; reads it      */ \
     X(RECV_GRAD,  "RECV_B", RECV,    true,  true,  DY)    /* output gradient from `peer`; writes it  */ \
-    X(REDUCE,     "R",      REDUCE,  false, false, NONE)  /* chunk's gradients among its replicas    */ \
+    X(REDUCE,     "R",      REDUCE,  false, false, NONE)  /* a bucket's gradients among the replicas */ \
     X(VOTE,       "V",      REDUCE,  false, false, NONE)  /* all workers: norm, non-finite, overflow */ \
     X(STEP,       "U",      COMPUTE, false, false, NONE)  /* optimizer step of the chunk             */
 /* clang-format on */
@@ -82,13 +93,14 @@ enum { DML_OP_KINDS = 0 DML_OP_LIST(X) };
 enum { DML_NO_PEER = -1, DML_NO_SLOT = -1, DML_NO_WAIT = -1, DML_NO_MB = -1, DML_OP_WAITS = 2 };
 
 typedef struct dml_op {
-    uint8_t kind;    /* dml_op_kind; decides the lane                                    */
-    uint8_t edge;    /* which tensor of the chunk boundary (0: the main one) or bucket   */
-    int16_t version; /* weight version read, relative to the newest; 0 in synchronous    */
-    int16_t peer;    /* worker at the other end, DML_NO_PEER                             */
-    int16_t slot;    /* slot in the pool named above, DML_NO_SLOT                        */
-    int32_t chunk;   /* model chunk; 0 for VOTE                                          */
-    int32_t mb;      /* global micro-batch of the step, DML_NO_MB                        */
+    uint8_t kind;   /* dml_op_kind; decides the lane                                    */
+    int8_t version; /* weight version read, relative to the newest; 0 in synchronous    */
+    uint16_t edge;  /* B, W, REDUCE: 0 the whole chunk, k its bucket k.  Transfers: which
+                     * tensor of the boundary; 0, the main one, is all there is yet     */
+    int16_t peer;   /* worker at the other end, DML_NO_PEER                             */
+    int16_t slot;   /* slot in the pool named above, DML_NO_SLOT                        */
+    int32_t chunk;  /* model chunk; 0 for VOTE                                          */
+    int32_t mb;     /* global micro-batch of the step, DML_NO_MB                        */
     int32_t wait[DML_OP_WAITS]; /* earlier ops of this worker's list, on other lanes; DML_NO_WAIT
                                  * fills the rest.  Two are enough: see schedule/depend.h */
 } dml_op;
@@ -114,7 +126,8 @@ static inline dml_lane dml_op_lane(const dml_op *op)
 const char *dml_pool_text(dml_pool pool);
 const char *dml_lane_text(dml_lane lane); /* "compute", ... */
 
-/* The op that ends the life of a stash of its (chunk, mb): B, W. */
+/* The op that adds to weight gradients, all of them or those of bucket `edge`: B, W.  Its last part
+ * ends the life of the stash of its (chunk, mb): dml_op_is_last in schedule/program.h. */
 static inline bool dml_op_is_weight_grad(const dml_op *op)
 {
     return op->kind == DML_OP_BWD || op->kind == DML_OP_BWD_WEIGHT;
@@ -130,7 +143,7 @@ static inline bool dml_op_is_input_grad(const dml_op *op)
  * unset. */
 dml_op dml_op_other_end(const dml_op *op);
 
-/* Kind, chunk and micro-batch as text: "SEND_F2.7", "R1", "V". */
+/* Kind, chunk, micro-batch and part as text: "SEND_F2.7", "B2.7/3", "R1", "R1/3", "V". */
 enum { DML_OP_NAME_BYTES = 40 };
 typedef struct dml_op_name {
     char text[DML_OP_NAME_BYTES];

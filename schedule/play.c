@@ -121,14 +121,17 @@ static void link_transfers(graph *g, const dml_index *ix)
 static void link_collectives(graph *g, dml_arena *arena)
 {
     const dml_program *p = g->p;
-    int32_t *reduce = DML_NEW_N(arena, int32_t, p->chunks), vote = -1;
-    for (int32_t c = 0; c < p->chunks; c++)
-        reduce[c] = -1;
+    int32_t *base = DML_NEW_N(arena, int32_t, p->chunks + 1), vote = -1;
+    dml_program_number_buckets(p, base);
+    int32_t *reduce = DML_NEW_N(arena, int32_t, base[p->chunks]);
+    for (int32_t b = 0; b < base[p->chunks]; b++)
+        reduce[b] = -1;
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++) {
             const dml_op *op = &p->list[w].op[i];
             if (op->kind != DML_OP_REDUCE && op->kind != DML_OP_VOTE) continue;
-            int32_t *leader = op->kind == DML_OP_VOTE ? &vote : &reduce[op->chunk];
+            const int32_t bucket = base[op->chunk] + (op->edge > 0 ? op->edge - 1 : 0);
+            int32_t *leader = op->kind == DML_OP_VOTE ? &vote : &reduce[bucket];
             const int32_t number = g->play->first[w] + i;
             if (*leader < 0) {
                 *leader = number;
@@ -149,7 +152,7 @@ int64_t dml_play_lag_ns(const dml_program *p, const dml_cost *cost, const dml_op
     return dml_op_ns(cost, &send);
 }
 
-/* In an order the values travel along edges instead. */
+/* In an order the values travel along edges instead, from a last part to a first one. */
 static void link_values(graph *g, const dml_index *ix)
 {
     const dml_program *p = g->p;
@@ -159,12 +162,13 @@ static void link_values(graph *g, const dml_index *ix)
             int32_t to = -1, next = op->chunk;
             if (op->kind == DML_OP_FWD && op->chunk + 1 < p->chunks)
                 to = dml_index_at(ix, DML_OP_FWD, ++next, op->mb);
-            else if (dml_op_is_input_grad(op) && op->chunk > 0)
+            else if (dml_op_is_input_grad(op) && dml_op_is_last(p, op) && op->chunk > 0)
                 to = dml_index_input_grad(ix, --next, op->mb);
-            if (to >= 0)
-                add_edge(g, g->play->first[w] + i,
-                         g->play->first[*dml_program_route(p, next, op->mb)] + to,
-                         dml_play_lag_ns(p, g->cost, op));
+            if (to < 0) continue;
+            const int32_t home = *dml_program_route(p, next, op->mb);
+            add_edge(g, g->play->first[w] + i,
+                     g->play->first[home] + dml_first_part(&p->list[home], to),
+                     dml_play_lag_ns(p, g->cost, op));
         }
 }
 
@@ -249,13 +253,23 @@ static dml_err report_stall(const graph *g)
     return err;
 }
 
+static dml_err check_cost(const dml_program *p, const dml_cost *cost)
+{
+    if (cost->chunks != p->chunks)
+        DML_FAIL(DML_ERR_SPEC, "costs of %d chunks for a program of %d", cost->chunks, p->chunks);
+    for (int32_t c = 0; c < p->chunks; c++)
+        if (p->buckets[c] > 1 && cost->chunk[c].buckets != p->buckets[c])
+            DML_FAIL(DML_ERR_SPEC, "costs of %d buckets of chunk %d for a program of %d",
+                     cost->chunk[c].buckets, c, p->buckets[c]);
+    return DML_ERR_OK;
+}
+
 dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine machine,
                      dml_arena *arena, dml_play *out)
 {
     const int64_t ops = dml_program_ops(p);
     if (ops > INT32_MAX / 2) DML_FAIL(DML_ERR_SPEC, "%lld ops are too many", (long long)ops);
-    if (cost && cost->chunks != p->chunks)
-        DML_FAIL(DML_ERR_SPEC, "costs of %d chunks for a program of %d", cost->chunks, p->chunks);
+    if (cost) DML_TRY(check_cost(p, cost));
     *out = (dml_play){.ops = (int32_t)ops,
                       .first = DML_NEW_N(arena, int32_t, p->workers + 1),
                       .start_ns = DML_NEW_N(arena, int64_t, ops),

@@ -1,7 +1,7 @@
 /* schedule/play.h - plays an order or a program on a machine of in-order queues.
  *
  * An op starts when it heads its queue, its waits are done, and everyone it meets has come: a send
- * meets its receive (rendezvous), a REDUCE the chunk's other replicas, a VOTE all workers.  In an
+ * meets its receive (rendezvous), a REDUCE those of the other replicas, a VOTE all workers.  In an
  * order, which has no transfers yet, a value reaches another worker its transfer time after it is
  * made ("eager": links are never busy).  All of it is one acyclic graph, so one pass over it gives
  * the times: O(ops).
@@ -29,12 +29,12 @@ typedef struct dml_play {
                         * (start_ns, depth) ascending every op comes after those it needs    */
 } dml_play;         /* owned by the arena given to dml_play_run */
 
-/* `p` is well-formed (rules `routed` and `once` of schedule/check.h); `cost` NULL: nothing takes
- * time.
+/* `p` is well-formed (rules `routed` and `once` of schedule/check.h), or an order whose backwards
+ * dml_lower has cut; `cost` NULL: nothing takes time.
  *
  * Fails when nothing can move any more; the text starts with "flows:" and names the head of every
  * queue.
- * DML_ERR_SPEC  of an order
+ * DML_ERR_SPEC  of an order; or `cost` has other chunks or buckets
  * DML_ERR_BUG   of a program */
 dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine machine,
                      dml_arena *arena, dml_play *out);

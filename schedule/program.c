@@ -44,13 +44,16 @@ dml_err dml_program_init(dml_program *p, int32_t workers, int32_t chunks, int32_
     p->list = calloc((size_t)workers, sizeof *p->list);
     p->route = malloc((size_t)route_entries(p) * sizeof *p->route);
     p->span = calloc((size_t)chunks, sizeof *p->span);
+    p->buckets = malloc((size_t)chunks * sizeof *p->buckets);
     p->pool_slots = calloc((size_t)pool_entries(p), sizeof *p->pool_slots);
-    if (!p->list || !p->route || !p->span || !p->pool_slots) {
+    if (!p->list || !p->route || !p->span || !p->buckets || !p->pool_slots) {
         dml_program_free(p);
         DML_FAIL(DML_ERR_NOMEM, "no memory for %d workers, %d chunks, %d micro-batches", workers,
                  chunks, mbs);
     }
     memset(p->route, 0xff, (size_t)route_entries(p) * sizeof *p->route); /* every entry -1 */
+    for (int32_t c = 0; c < chunks; c++)
+        p->buckets[c] = 1;
     return DML_ERR_OK;
 }
 
@@ -61,6 +64,7 @@ void dml_program_free(dml_program *p)
     free(p->list);
     free(p->route);
     free(p->span);
+    free(p->buckets);
     free(p->pool_slots);
     *p = (dml_program){0};
 }
@@ -100,6 +104,7 @@ dml_err dml_program_copy(const dml_program *p, dml_program *out)
     out->lowered = p->lowered;
     memcpy(out->route, p->route, (size_t)route_entries(p) * sizeof *p->route);
     memcpy(out->span, p->span, (size_t)p->chunks * sizeof *p->span);
+    memcpy(out->buckets, p->buckets, (size_t)p->chunks * sizeof *p->buckets);
     memcpy(out->pool_slots, p->pool_slots, (size_t)pool_entries(p) * sizeof *p->pool_slots);
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++)
@@ -114,6 +119,7 @@ bool dml_program_equal(const dml_program *a, const dml_program *b)
         return false;
     if (memcmp(a->route, b->route, (size_t)route_entries(a) * sizeof *a->route) != 0 ||
         memcmp(a->span, b->span, (size_t)a->chunks * sizeof *a->span) != 0 ||
+        memcmp(a->buckets, b->buckets, (size_t)a->chunks * sizeof *a->buckets) != 0 ||
         memcmp(a->pool_slots, b->pool_slots, (size_t)pool_entries(a) * sizeof *a->pool_slots) != 0)
         return false;
     for (int32_t w = 0; w < a->workers; w++) {
@@ -133,10 +139,25 @@ void dml_program_route_by_ops(dml_program *p)
         }
 }
 
+void dml_program_number_buckets(const dml_program *p, int32_t *in)
+{
+    in[0] = 0;
+    for (int32_t c = 0; c < p->chunks; c++)
+        in[c + 1] = in[c] + p->buckets[c];
+}
+
 int64_t dml_program_ops(const dml_program *p)
 {
     int64_t n = 0;
     for (int32_t w = 0; w < p->workers; w++)
         n += p->list[w].n;
     return n;
+}
+
+bool dml_program_splits_backward(const dml_program *p)
+{
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++)
+            if (p->list[w].op[i].kind == DML_OP_BWD_WEIGHT) return true;
+    return false;
 }

@@ -31,6 +31,8 @@ typedef struct dml_program {
     dml_op_list *list;    /* [workers] owned                                             */
     int32_t *route;       /* [chunks][mbs] worker, -1 unset; owned                       */
     dml_chunk_span *span; /* [chunks] owned                                              */
+    int32_t *buckets;     /* [chunks] parts in which the chunk's gradients are reduced, 1
+                           * where they go at once; owned                                */
     int32_t *pool_slots;  /* [workers][chunks][DML_POOLS] slots, set by dml_lower; owned */
 } dml_program;
 
@@ -38,11 +40,13 @@ enum {
     DML_MAX_WORKERS = 32767, /* a peer is an int16_t                                              */
     DML_MAX_CHUNKS = 32767,
     DML_MAX_MBS = 1 << 20,
+    DML_MAX_BUCKETS =
+        UINT16_MAX, /* of a chunk: an edge is a uint16_t                              */
     DML_MAX_TABLE =
         1 << 26, /* entries of chunks x mbs and of workers x chunks: 1 GiB at the worst */
 };
 
-/* An empty order with every route unset (-1), every span and pool empty.
+/* An empty order with every route unset (-1), every span and pool empty, one bucket a chunk.
  * DML_ERR_SPEC   a count is below 1 or above its limit
  * DML_ERR_NOMEM  the tables do not fit */
 dml_err dml_program_init(dml_program *p, int32_t workers, int32_t chunks, int32_t mbs);
@@ -71,6 +75,31 @@ static inline int32_t *dml_program_slots(const dml_program *p, int32_t worker, i
 {
     return &p->pool_slots[((int64_t)worker * p->chunks + chunk) * DML_POOLS + (int32_t)pool];
 }
+
+/* Whether the op is whole, or the last part of one that is cut: what it makes is there after it. */
+static inline bool dml_op_is_last(const dml_program *p, const dml_op *op)
+{
+    return op->edge == 0 || op->edge == p->buckets[op->chunk];
+}
+
+/* Whether the op is a part of a cut backward. */
+static inline bool dml_op_is_part(const dml_op *op)
+{
+    return op->edge != 0 && dml_op_is_weight_grad(op);
+}
+
+/* Index of the first part of the op at i.  The list is an order's: parts stand side by side. */
+static inline int32_t dml_first_part(const dml_op_list *list, int32_t i)
+{
+    return list->op[i].edge > 1 ? i - (list->op[i].edge - 1) : i;
+}
+
+/* Buckets of chunk c are numbered in[c] .. in[c + 1] - 1 among those of all chunks: where tables
+ * that have a row for each find theirs.  `in` has room for chunks + 1 entries. */
+void dml_program_number_buckets(const dml_program *p, int32_t *in);
+
+/* Whether backwards are cut into input and weight gradient anywhere: there are W ops. */
+bool dml_program_splits_backward(const dml_program *p);
 
 /* Ops of all workers together. */
 int64_t dml_program_ops(const dml_program *p);

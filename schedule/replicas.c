@@ -41,6 +41,7 @@ dml_err dml_expand_replicas(const dml_program *one, int32_t replicas, int32_t mb
     DML_TRY(dml_program_init(out, one->workers * replicas, one->chunks, mbs));
     out->forward_only = one->forward_only;
     memcpy(out->span, one->span, (size_t)one->chunks * sizeof *one->span);
+    memcpy(out->buckets, one->buckets, (size_t)one->chunks * sizeof *one->buckets);
     for (int32_t rank = 0; rank < one->workers; rank++)
         for (int32_t r = 0; r < replicas; r++)
             for (int32_t i = 0; i < one->list[rank].n; i++) {

@@ -23,6 +23,8 @@ typedef struct dml_schedule_times {
     int64_t fwd_ns, bwd_input_ns, bwd_weight_ns; /* whole backward: the sum of the last two */
 } dml_schedule_times;
 
+enum { DML_WALL_UNKNOWN = -1 };
+
 typedef struct dml_schedule {
     const char *name;    /* canonical                                                 */
     const char *aliases; /* other names, separated by spaces; "" none                 */
@@ -34,8 +36,8 @@ typedef struct dml_schedule {
      * DML_ERR_SPEC  args do not meet `needs`; the text says what would */
     dml_err (*build)(const dml_schedule_args *args, dml_program *order);
 
-    /* Closed forms; NULL where none is known.  From the first op to the last, without reduction
-     * and step; most micro-batches whose activations rank `stage` keeps at once. */
+    /* Closed forms.  From the first op to the last, without reduction and step: DML_WALL_UNKNOWN where no
+     * formula holds; most activations (a chunk, a micro-batch) that rank `stage` keeps at once. */
     int64_t (*wall_ns)(const dml_schedule_args *args, const dml_schedule_times *t);
     int32_t (*peak_stash)(const dml_schedule_args *args, int32_t stage);
 } dml_schedule;
@@ -45,7 +47,14 @@ typedef struct dml_schedule {
     X(sequential)            \
     X(gpipe)                 \
     X(gpipe_reverse)         \
-    X(one_f_one_b)
+    X(one_f_one_b)           \
+    X(eager_one_f_one_b)     \
+    X(interleaved_1f1b)      \
+    X(looped_bfs)            \
+    X(zb_h1)                 \
+    X(zb_h2)                 \
+    X(interleaved_zb)        \
+    X(chimera)
 /* clang-format on */
 #define X(id) extern const dml_schedule dml_schedule_##id;
 DML_SCHEDULE_LIST(X)
@@ -65,12 +74,13 @@ dml_err dml_schedule_build(const dml_schedule *schedule, const dml_schedule_args
 
 /* The order of `replicas` equal pipelines from that of one:
  *     worker = rank * replicas + replica,    global micro-batch b runs on replica b mod replicas
- * as its micro-batch b / replicas.  `mbs` is the global number.  Spans are copied.
+ * as its micro-batch b / replicas.  `mbs` is the global number.  Spans and buckets are copied.
  * DML_ERR_SPEC  replicas do not divide mbs, or one->mbs is not mbs / replicas */
 dml_err dml_expand_replicas(const dml_program *one, int32_t replicas, int32_t mbs,
                             dml_program *out);
 
-/* Evaluation: the F ops of any training order or program, in their order, over the same routes. */
+/* Evaluation: the F ops of any training order or program, in their order, over the same routes;
+ * nothing to reduce, so one bucket a chunk. */
 dml_err dml_schedule_forward_only(const dml_program *training, dml_program *out);
 
 #endif

@@ -9,13 +9,13 @@
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
 /* Compute ops of a worker follow each other, so the peak is one of the prefix sums of its list. */
-static int32_t peak_stash(const dml_op_list *list)
+static int32_t peak_stash(const dml_program *p, const dml_op_list *list)
 {
     int32_t held = 0, peak = 0;
     for (int32_t i = 0; i < list->n; i++) {
         if (list->op[i].kind == DML_OP_FWD) held++;
         peak = MAX2(peak, held);
-        if (dml_op_is_weight_grad(&list->op[i])) held--;
+        if (dml_op_is_weight_grad(&list->op[i]) && dml_op_is_last(p, &list->op[i])) held--;
     }
     return peak;
 }
@@ -41,7 +41,7 @@ dml_err dml_simulate(const dml_program *p, const dml_cost *cost, dml_sim *out)
             if (dml_op_lane(&p->list[w].op[i]) == DML_LANE_COMPUTE)
                 out->busy_ns[w] += play.end_ns[k] - play.start_ns[k];
         }
-        if (!p->forward_only) out->peak_stash[w] = peak_stash(&p->list[w]);
+        if (!p->forward_only) out->peak_stash[w] = peak_stash(p, &p->list[w]);
     }
     return DML_ERR_OK;
 }

@@ -8,7 +8,7 @@ static bool any_span(const dml_program *p)
 {
     static const dml_chunk_span empty;
     for (int32_t c = 0; c < p->chunks; c++)
-        if (memcmp(&p->span[c], &empty, sizeof empty) != 0) return true;
+        if (memcmp(&p->span[c], &empty, sizeof empty) != 0 || p->buckets[c] != 1) return true;
     return false;
 }
 
@@ -16,8 +16,10 @@ static void print_spans(const dml_program *p, dml_str *out)
 {
     for (int32_t c = 0; c < p->chunks; c++) {
         const dml_chunk_span *s = &p->span[c];
-        dml_str_printf(out, "chunk %d: layers=%d-%d params=%d-%d\n", c, s->layer_begin,
-                       s->layer_end, s->param_begin, s->param_end);
+        dml_str_printf(out, "chunk %d: layers=%d-%d params=%d-%d", c, s->layer_begin, s->layer_end,
+                       s->param_begin, s->param_end);
+        if (p->buckets[c] != 1) dml_str_printf(out, " buckets=%d", p->buckets[c]);
+        dml_str_printf(out, "\n");
     }
 }
 
@@ -65,7 +67,6 @@ static void print_op(const dml_op *op, dml_str *out)
 {
     dml_str_printf(out, " %s", dml_op_name_of(op).text);
     if (op->version != 0) dml_str_printf(out, " version=%d", op->version);
-    if (op->edge != 0) dml_str_printf(out, " edge=%d", op->edge);
     if (op->peer != DML_NO_PEER) dml_str_printf(out, " peer=%d", op->peer);
     if (op->slot != DML_NO_SLOT) dml_str_printf(out, " slot=%d", op->slot);
     for (int32_t k = 0; k < DML_OP_WAITS; k++)

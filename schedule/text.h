@@ -1,6 +1,7 @@
 /* schedule/text.h - orders and programs as text, and back to the same bytes.
  *
- * An order is short: a worker's line lists its ops, KIND chunk.micro-batch.
+ * An order is short: a worker's line lists its ops, KIND chunk.micro-batch.  A part of an op, and
+ * what is about a bucket, has its number behind a slash: B0.7/2, R0/2.
  *
  *     order workers=2 chunks=2 mbs=2
  *     0: F0.0 F0.1 B0.0 B0.1
@@ -10,7 +11,7 @@
  * `wait` is about), the slots of each worker's chunks, the routes.
  *
  *     program workers=2 chunks=2 mbs=2
- *     chunk 0: layers=0-3 params=0-8
+ *     chunk 0: layers=0-3 params=0-8 buckets=2
  *     ...
  *     route 0: 0 0
  *     pools 0.0: IN=0 STASH=2 DY=1 DX=0
@@ -20,10 +21,10 @@
  *     ...
  *
  * The header may end with `forward_only`.  Ranges of layers and parameters are BEGIN-END, end
- * exclusive. Left out when they say nothing: chunk lines without any layer or parameter, pools
- * lines of zeros, route lines of an order whose F ops say the same; an operand at its default
- * (peer, slot, wait none, version and edge 0).  Blank lines, and `#` to the end of its line, mean
- * nothing.
+ * exclusive. Left out when they say nothing: chunk lines without any layer, parameter or bucket,
+ * `buckets` of 1, pools lines of zeros, route lines of an order whose F ops say the same; an
+ * operand at its default (peer, slot, wait none, version 0).  Blank lines, and `#` to the end of its line,
+ * mean nothing.
  */
 #ifndef DML_SCHEDULE_TEXT_H
 #define DML_SCHEDULE_TEXT_H

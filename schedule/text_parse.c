@@ -137,7 +137,10 @@ static dml_err read_span(reader *r)
     DML_TRY(read_label(r, &c));
     dml_chunk_span *s = &r->p->span[c];
     DML_TRY(read_range(r, "layers", &s->layer_begin, &s->layer_end));
-    return read_range(r, "params", &s->param_begin, &s->param_end);
+    DML_TRY(read_range(r, "params", &s->param_begin, &s->param_end));
+    skip_blanks(r);
+    if (!take_word(r, "buckets=")) return DML_ERR_OK;
+    return read_int(r, "buckets", 1, DML_MAX_BUCKETS, &r->p->buckets[c]);
 }
 
 static dml_err read_route(reader *r)
@@ -187,11 +190,8 @@ static dml_err read_operands(reader *r, dml_op *op)
         int32_t v;
         skip_blanks(r);
         if (take_word(r, "version=")) {
-            DML_TRY(read_int(r, "version", INT16_MIN, INT16_MAX, &v));
-            op->version = (int16_t)v;
-        } else if (take_word(r, "edge=")) {
-            DML_TRY(read_int(r, "edge", 0, UINT8_MAX, &v));
-            op->edge = (uint8_t)v;
+            DML_TRY(read_int(r, "version", INT8_MIN, INT8_MAX, &v));
+            op->version = (int8_t)v;
         } else if (take_word(r, "peer=")) {
             DML_TRY(read_int(r, "peer", 0, r->p->workers - 1, &v));
             op->peer = (int16_t)v;
@@ -211,13 +211,15 @@ static dml_err read_op(reader *r)
     const char *start = r->at;
     const int32_t kind = take_kind(r);
     if (kind == DML_OP_KINDS) FAIL_AT(r, start, "expected an op, not %s", found_at(r).text);
-    int32_t chunk = 0, mb = DML_NO_MB;
+    int32_t chunk = 0, mb = DML_NO_MB, edge = 0;
     if (kind != DML_OP_VOTE) DML_TRY(read_int(r, "chunk", 0, r->p->chunks - 1, &chunk));
     if (dml_op_info_of((dml_op_kind)kind)->has_mb) {
         DML_TRY(expect(r, "."));
         DML_TRY(read_int(r, "micro-batch", 0, r->p->mbs - 1, &mb));
     }
+    if (take_word(r, "/")) DML_TRY(read_int(r, "part", 1, DML_MAX_BUCKETS, &edge));
     const int32_t i = dml_program_push(r->p, r->worker, (dml_op_kind)kind, chunk, mb);
+    r->p->list[r->worker].op[i].edge = (uint16_t)edge;
     return read_operands(r, &r->p->list[r->worker].op[i]);
 }
 

@@ -43,11 +43,24 @@ static int32_t label_of(const dml_program *p, dml_pool pool, int32_t c, int32_t 
     return 1 + ((int32_t)pool * p->chunks + c) * p->mbs + mb;
 }
 
+/* The op, or its last part: what it makes is there then. */
 static int32_t find(const dml_program *p, int32_t w, dml_op_kind kind, int32_t c, int32_t mb)
 {
     for (int32_t i = 0; i < p->list[w].n; i++) {
         const dml_op *op = &p->list[w].op[i];
-        if (op->kind == kind && op->chunk == c && op->mb == mb) return i;
+        if (op->kind == kind && op->chunk == c && op->mb == mb &&
+            (op->edge == 0 || op->edge == p->buckets[c]))
+            return i;
+    }
+    return -1;
+}
+
+/* The worker's reduction of that bucket. */
+static int32_t find_reduce(const dml_program *p, int32_t w, int32_t c, int32_t bucket)
+{
+    for (int32_t i = 0; i < p->list[w].n; i++) {
+        const dml_op *op = &p->list[w].op[i];
+        if (op->kind == DML_OP_REDUCE && op->chunk == c && op->edge == bucket) return i;
     }
     return -1;
 }
@@ -114,13 +127,13 @@ static void send(machine *m, int32_t w, int32_t i, dml_pool pool, int32_t maker)
         wrong(m, w, i, "sends another slot");
 }
 
-/* All of a chunk's weight gradients on the worker are done. */
-static bool gradients_done(const machine *m, int32_t w, int32_t c)
+/* All of a bucket's weight gradients on the worker are done. */
+static bool gradients_done(const machine *m, int32_t w, int32_t c, int32_t bucket)
 {
     for (int32_t i = 0; i < m->p->list[w].n; i++) {
         const dml_op *op = &m->p->list[w].op[i];
         if ((op->kind == DML_OP_BWD || op->kind == DML_OP_BWD_WEIGHT) && op->chunk == c &&
-            m->op[w][i].state != DONE)
+            (op->edge == 0 || op->edge == bucket) && m->op[w][i].state != DONE)
             return false;
     }
     return true;
@@ -147,7 +160,7 @@ static void take_operands(machine *m, int32_t w, int32_t i)
         want_input(m, w, i, c, mb);
         want_gradient(m, w, i, c, mb);
         want(m, w, i, DML_POOL_STASH, c, mb, find(m->p, w, DML_OP_FWD, c, mb));
-        if (c > 0) make(m, w, i, DML_POOL_DX);
+        if (c > 0 && (op->edge == 0 || op->edge == m->p->buckets[c])) make(m, w, i, DML_POOL_DX);
         break;
     case DML_OP_BWD_WEIGHT:
         want_input(m, w, i, c, mb);
@@ -159,7 +172,7 @@ static void take_operands(machine *m, int32_t w, int32_t i)
     case DML_OP_RECV_ACT: make(m, w, i, DML_POOL_IN); break;
     case DML_OP_RECV_GRAD: make(m, w, i, DML_POOL_DY); break;
     case DML_OP_REDUCE:
-        if (!gradients_done(m, w, c)) wrong(m, w, i, "reduces unfinished gradients");
+        if (!gradients_done(m, w, c, op->edge)) wrong(m, w, i, "reduces unfinished gradients");
         break;
     case DML_OP_VOTE:
         if (!kind_done(m, w, DML_OP_REDUCE)) wrong(m, w, i, "votes on unreduced gradients");
@@ -261,7 +274,9 @@ static bool try_start(machine *m, int32_t w, int32_t i)
     if (op->kind == DML_OP_REDUCE || op->kind == DML_OP_VOTE) {
         for (int32_t pass = 0; pass < 2; pass++)
             for (int32_t v = 0; v < m->p->workers; v++) {
-                const int32_t j = find(m->p, v, (dml_op_kind)op->kind, op->chunk, DML_NO_MB);
+                const int32_t j = op->kind == DML_OP_REDUCE
+                                      ? find_reduce(m->p, v, op->chunk, op->edge)
+                                      : find(m->p, v, DML_OP_VOTE, 0, DML_NO_MB);
                 bool takes_part = op->kind == DML_OP_VOTE;
                 for (int32_t mb = 0; mb < m->p->mbs && !takes_part; mb++)
                     takes_part = *dml_program_route(m->p, op->chunk, mb) == v;
@@ -283,6 +298,35 @@ static bool all_done(const machine *m)
     return true;
 }
 
+/* How often micro-batch mb adds to a bucket of its chunk. */
+static int32_t times_added(const dml_program *p, int32_t c, int32_t mb, int32_t bucket)
+{
+    int32_t n = 0;
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const dml_op *op = &p->list[w].op[i];
+            n += (op->kind == DML_OP_BWD || op->kind == DML_OP_BWD_WEIGHT) && op->chunk == c &&
+                 op->mb == mb && (op->edge == 0 || op->edge == bucket);
+        }
+    return n;
+}
+
+/* Parts come from the last layers to the first, and scratch lives from one to the next. */
+static void check_parts(machine *m, int32_t w)
+{
+    const dml_program *p = m->p;
+    const dml_op *last = NULL;
+    for (int32_t i = 0; i < p->list[w].n; i++) {
+        const dml_op *op = &p->list[w].op[i];
+        if (dml_op_lane(op) != DML_LANE_COMPUTE) continue;
+        const bool inside = last && last->edge != 0 && last->edge < p->buckets[last->chunk];
+        const bool goes_on = inside && op->kind == last->kind && op->chunk == last->chunk &&
+                             op->mb == last->mb && op->edge == last->edge + 1;
+        if (inside != goes_on || (!inside && op->edge > 1)) wrong(m, w, i, "parts are torn apart");
+        last = op;
+    }
+}
+
 /* Every chunk of every micro-batch went forward and backward once, where the route says, and every
  * holder made one step. */
 static void check_work(machine *m)
@@ -296,13 +340,16 @@ static void check_work(machine *m)
                 for (int32_t i = 0; i < p->list[w].n; i++) {
                     const dml_op *op = &p->list[w].op[i];
                     if (op->chunk != c || op->mb != mb) continue;
-                    n[op->kind]++;
+                    n[op->kind] += op->edge <= 1;
                     if (w != home) wrong(m, w, i, "is not where the route says");
                 }
             const bool backward = p->forward_only ? n[DML_OP_BWD] + n[DML_OP_BWD_INPUT] == 0
                                                   : n[DML_OP_BWD] + n[DML_OP_BWD_WEIGHT] == 1 &&
                                                         n[DML_OP_BWD_INPUT] == n[DML_OP_BWD_WEIGHT];
             if (n[DML_OP_FWD] != 1 || !backward) wrong(m, home, 0, "work is missing or doubled");
+            for (int32_t k = 1; k <= p->buckets[c] && !p->forward_only; k++)
+                if (times_added(p, c, mb, k) != 1)
+                    wrong(m, home, 0, "a bucket is not added to once");
         }
     for (int32_t w = 0; w < p->workers && !p->forward_only; w++)
         for (int32_t c = 0; c < p->chunks; c++) {
@@ -313,7 +360,12 @@ static void check_work(machine *m)
                 works |= op->kind == DML_OP_FWD && op->chunk == c;
             }
             if (steps != works) wrong(m, w, 0, "a chunk it holds is not stepped once");
+            for (int32_t k = 1; works && k <= p->buckets[c]; k++)
+                if (find_reduce(p, w, c, p->buckets[c] > 1 ? k : 0) < 0)
+                    wrong(m, w, 0, "a bucket it holds is not reduced");
         }
+    for (int32_t w = 0; w < p->workers; w++)
+        check_parts(m, w);
 }
 
 static void set_up(machine *m)

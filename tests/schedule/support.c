@@ -101,6 +101,9 @@ dml_program random_order(rnd *r)
         dml_program_init(&p, 1 + rnd_below(r, 5), 1 + rnd_below(r, 6), 1 + rnd_below(r, 6)));
     p.forward_only = rnd_below(r, 7) == 0;
     random_routes(r, &p);
+    const bool buckets = !p.forward_only && rnd_below(r, 2);
+    for (int32_t c = 0; c < p.chunks && buckets; c++)
+        p.buckets[c] = 1 + rnd_below(r, 4);
 
     dml_arena arena = {0};
     const int32_t cells = p.chunks * p.mbs;
@@ -132,18 +135,33 @@ dml_program random_order(rnd *r)
     return p;
 }
 
-dml_cost random_cost(rnd *r, int32_t chunks)
+static void random_shares(rnd *r, dml_cost *cost, int32_t chunk, int32_t n)
+{
+    DML_CHECK_OK(dml_cost_buckets(cost, chunk, n));
+    for (int32_t k = 0; k + 1 < n; k++) {
+        dml_bucket_cost *b = &cost->chunk[chunk].bucket[k];
+        const double before[3] = {k ? b[-1].bwd : 0, k ? b[-1].bwd_weight : 0,
+                                  k ? b[-1].reduce : 0};
+        double *share[3] = {&b->bwd, &b->bwd_weight, &b->reduce};
+        for (int32_t i = 0; i < 3; i++)
+            *share[i] = before[i] + (1 - before[i]) * rnd_below(r, 3) / 2; /* 0 or all of it, too */
+    }
+}
+
+dml_cost random_cost(rnd *r, const dml_program *p)
 {
     dml_cost cost;
-    DML_CHECK_OK(dml_cost_init(&cost, chunks));
+    DML_CHECK_OK(dml_cost_init(&cost, p->chunks));
     const int32_t scale = rnd_below(r, 4) ? 20 : 1; /* sometimes most of it is 0 */
-    for (int32_t c = 0; c < chunks; c++)
+    for (int32_t c = 0; c < p->chunks; c++)
         cost.chunk[c] = (dml_chunk_cost){.fwd_ns = rnd_below(r, scale),
                                          .bwd_input_ns = rnd_below(r, scale),
                                          .bwd_weight_ns = rnd_below(r, scale),
                                          .reduce_ns = rnd_below(r, scale),
                                          .step_ns = rnd_below(r, scale),
                                          .out_bytes = rnd_below(r, 100)};
+    for (int32_t c = 0; c < p->chunks; c++)
+        random_shares(r, &cost, c, p->buckets[c]);
     cost.link_latency_ns = rnd_below(r, 2) ? 0 : rnd_below(r, 30);
     cost.link_bytes_per_s = rnd_below(r, 2) ? 0 : 10000000000;
     return cost;

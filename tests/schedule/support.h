@@ -26,10 +26,10 @@ dml_program make_program(const char *schedule, int32_t stages, int32_t mbs, int6
 dml_cost make_cost(int32_t chunks, int64_t f, int64_t i, int64_t w, int64_t latency_ns);
 
 /* A random order that respects the dependencies: up to 5 workers, 6 chunks, 6 micro-batches;
- * chunks on one worker each, replicated, or routed at random; B, or I and W, or both; sometimes
- * forward-only. */
+ * chunks on one worker each, replicated, or routed at random; B, or I and W, or both; one to four
+ * buckets a chunk; sometimes forward-only. */
 dml_program random_order(rnd *r);
-dml_cost random_cost(rnd *r, int32_t chunks);
+dml_cost random_cost(rnd *r, const dml_program *p); /* for its chunks and buckets */
 
 /* How many ops of the kind the worker has. */
 int32_t count_ops(const dml_program *p, int32_t worker, dml_op_kind kind);

@@ -5,6 +5,7 @@
 #include "schedule/check.h"
 #include "schedule/lower.h"
 #include "schedule/schedule.h"
+#include "schedule/text.h"
 
 /* 1F1B: 3 stages of 2 replicas, 8 micro-batches, layers and parameters; transfers cost something,
  * so that slots are reused while others are in use. */
@@ -18,9 +19,20 @@ static dml_program base_order(void)
     return order;
 }
 
+/* The same with the gradients of chunks 0 and 1 in three and in two buckets. */
+static dml_program bucket_order(void)
+{
+    dml_program order = base_order();
+    order.buckets[0] = 3;
+    order.buckets[1] = 2;
+    return order;
+}
+
 static dml_program lowered(dml_program order, int64_t latency_ns)
 {
     dml_cost cost = make_cost(order.chunks, 10, 10, 10, latency_ns);
+    for (int32_t c = 0; c < order.chunks; c++)
+        DML_CHECK_OK(dml_cost_buckets(&cost, c, order.buckets[c]));
     dml_program p;
     DML_CHECK_OK(dml_lower(&order, &cost, &p));
     dml_cost_free(&cost);
@@ -142,11 +154,44 @@ static void wait_for_earlier(dml_program *p) { nth_op(p, 2, DML_OP_FWD, 1)->wait
 static void step_without_vote(dml_program *p) { nth_op(p, 1, DML_OP_STEP, 0)->wait[0] = DML_NO_WAIT; }
 static void vote_before_bwd(dml_program *p) { append_copy(p, 0, nth_op(p, 0, DML_OP_REDUCE, 0)); drop_op(p, 0, nth(p, 0, DML_OP_REDUCE, 0)); }
 
-static const struct {
+/* Of what bucket_order lowers to: behind 3 whole ones the last B is cut, in three on worker 0, in two on worker 2. */
+static void no_buckets(dml_program *p) { p->buckets[2] = 0; }
+static void too_few_buckets(dml_program *p) { p->buckets[0] = 2; }
+static void no_such_bucket(dml_program *p) { nth_op(p, 0, DML_OP_REDUCE, 2)->edge = 4; }
+static void reduce_of_no_bucket(dml_program *p) { nth_op(p, 0, DML_OP_REDUCE, 1)->edge = 0; }
+static void bucket_of_one(dml_program *p) { nth_op(p, 4, DML_OP_REDUCE, 0)->edge = 1; }
+static void part_of_fwd(dml_program *p) { nth_op(p, 0, DML_OP_FWD, 0)->edge = 1; }
+static void part_of_send(dml_program *p) { nth_op(p, 2, DML_OP_SEND_GRAD, 0)->edge = 2; }
+static void part_lost(dml_program *p) { drop_op(p, 0, nth(p, 0, DML_OP_BWD, 4)); }
+static void first_part_lost(dml_program *p) { drop_op(p, 0, nth(p, 0, DML_OP_BWD, 3)); }
+static void last_part_lost(dml_program *p) { drop_op(p, 0, nth(p, 0, DML_OP_BWD, 5)); }
+static void part_twice(dml_program *p) { nth_op(p, 0, DML_OP_BWD, 4)->edge = 1; }
+static void parts_swapped(dml_program *p) { swap_ops(p, 0, nth(p, 0, DML_OP_BWD, 3), nth(p, 0, DML_OP_BWD, 4)); }
+static void part_of_other_mb(dml_program *p) { nth_op(p, 0, DML_OP_BWD, 4)->mb -= 2; }
+static void whole_and_parts(dml_program *p) { nth_op(p, 0, DML_OP_BWD, 2)->mb += 2; }
+static void parts_torn_apart(dml_program *p) { move_op(p, 0, nth(p, 0, DML_OP_BWD, 2), nth(p, 0, DML_OP_BWD, 4)); }
+static void sent_after_first_part(dml_program *p) { move_op(p, 2, nth(p, 2, DML_OP_SEND_GRAD, 3), nth(p, 2, DML_OP_BWD, 4)); }
+static void bucket_lost(dml_program *p) { drop_op(p, 1, nth(p, 1, DML_OP_REDUCE, 1)); }
+static void bucket_twice(dml_program *p) { nth_op(p, 1, DML_OP_REDUCE, 1)->edge = 1; }
+static void bucket_too_early(dml_program *p) { move_op(p, 0, nth(p, 0, DML_OP_REDUCE, 1), nth(p, 0, DML_OP_BWD, 4)); }
+static void buckets_in_another_order(dml_program *p)
+{
+    const int32_t a = nth(p, 1, DML_OP_REDUCE, 1), b = nth(p, 1, DML_OP_REDUCE, 2);
+    move_op(p, 1, a, b);
+}
+static void step_before_last_bucket(dml_program *p) { swap_ops(p, 1, nth(p, 1, DML_OP_REDUCE, 2), nth(p, 1, DML_OP_VOTE, 0)); }
+static void slot_of_first_part(dml_program *p) { nth_op(p, 2, DML_OP_BWD, 3)->slot = nth_op(p, 2, DML_OP_BWD, 4)->slot; }
+static void no_slot_of_last_part(dml_program *p) { nth_op(p, 2, DML_OP_BWD, 4)->slot = DML_NO_SLOT; }
+static void bucket_without_wait(dml_program *p) { nth_op(p, 0, DML_OP_REDUCE, 1)->wait[0] = DML_NO_WAIT; }
+static void bucket_waits_for_part_before(dml_program *p) { nth_op(p, 0, DML_OP_REDUCE, 1)->wait[0] = nth(p, 0, DML_OP_BWD, 3); }
+
+typedef struct mutation {
     dml_rule rule;
     void (*break_it)(dml_program *);
     const char *how;
-} mutations[] = {
+} mutation;
+
+static const mutation mutations[] = {
 #define M(rule, how) {DML_RULE_##rule, how, #how}
     M(placed, layer_gap), M(placed, layer_twice), M(placed, no_layers), M(placed, first_layer_lost),
     M(owned, param_gap), M(owned, param_twice),
@@ -167,30 +212,51 @@ static const struct {
     M(slots, sends_other_slot), M(slots, small_pool), M(slots, huge_pool), M(slots, negative_pool),
     M(waits, wait_for_later), M(waits, wait_for_self), M(waits, wait_on_own_lane), M(waits, negative_wait),
     M(waits, no_wait), M(waits, wait_for_earlier), M(waits, step_without_vote),
+}, bucket_mutations[] = {
+    M(routed, no_buckets), M(routed, too_few_buckets), M(routed, no_such_bucket), M(routed, reduce_of_no_bucket),
+    M(routed, bucket_of_one), M(routed, part_of_fwd), M(routed, part_of_send),
+    M(once, part_lost), M(once, first_part_lost), M(once, last_part_lost), M(once, part_twice),
+    M(once, parts_swapped), M(once, part_of_other_mb), M(once, whole_and_parts), M(once, parts_torn_apart),
+    M(fed, sent_after_first_part),
+    M(replicas, bucket_lost), M(replicas, bucket_twice), M(replicas, bucket_too_early),
+    M(replicas, buckets_in_another_order),
+    M(stepped, step_before_last_bucket),
+    M(slots, slot_of_first_part), M(slots, no_slot_of_last_part),
+    M(waits, bucket_without_wait), M(waits, bucket_waits_for_part_before),
 #undef M
 };
 /* clang-format on */
 
+/* `order` is what the mutation's program is made of; moved. */
+static void check_named(const mutation *m, dml_program order)
+{
+    dml_program p = lowered(order, 5);
+    DML_CHECK_OK(dml_check(&p, NULL));
+    m->break_it(&p);
+    dml_check_report report;
+    if (dml_check(&p, &report) != DML_ERR_BUG) fail_msg("%s passes", m->how);
+    if (report.rule != m->rule)
+        fail_msg("%s should break %s: %s", m->how, dml_rule_text(m->rule), dml_err_trail());
+    dml_str start = {0};
+    dml_str_printf(&start, ": %s: ", dml_rule_text(report.rule));
+    if (!strstr(dml_err_trail(), dml_str_text(&start)))
+        fail_msg("%s: does not say '%s': %s", m->how, dml_str_text(&start), dml_err_trail());
+    dml_str_free(&start);
+    dml_program_free(&p);
+}
+
 static void each_broken_rule_is_named(void **state)
 {
     (void)state;
-    for (size_t m = 0; m < sizeof mutations / sizeof *mutations; m++) {
-        dml_program p = lowered(base_order(), 5);
-        DML_CHECK_OK(dml_check(&p, NULL));
-        mutations[m].break_it(&p);
-        dml_check_report report;
-        if (dml_check(&p, &report) != DML_ERR_BUG) fail_msg("%s passes", mutations[m].how);
-        if (report.rule != mutations[m].rule)
-            fail_msg("%s should break %s: %s", mutations[m].how, dml_rule_text(mutations[m].rule),
-                     dml_err_trail());
-        dml_str start = {0};
-        dml_str_printf(&start, ": %s: ", dml_rule_text(report.rule));
-        if (!strstr(dml_err_trail(), dml_str_text(&start)))
-            fail_msg("%s: does not say '%s': %s", mutations[m].how, dml_str_text(&start),
-                     dml_err_trail());
-        dml_str_free(&start);
-        dml_program_free(&p);
-    }
+    for (size_t m = 0; m < sizeof mutations / sizeof *mutations; m++)
+        check_named(&mutations[m], base_order());
+}
+
+static void each_rule_knows_parts_and_buckets(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < sizeof bucket_mutations / sizeof *bucket_mutations; m++)
+        check_named(&bucket_mutations[m], bucket_order());
 }
 
 static void every_rule_is_broken_by_some_test(void **state)
@@ -219,6 +285,11 @@ static void an_order_is_checked_too_and_its_author_is_told(void **state)
     dml_program_push(&order, 2, DML_OP_REDUCE, 1, DML_NO_MB);
     DML_CHECK_FAILS(DML_ERR_SPEC, "routed:", dml_check(&order, NULL));
     order.list[2].n--;
+    order.buckets[1] = 2;
+    nth_op(&order, 2, DML_OP_BWD, 3)->edge = 1; /* cutting is for dml_lower */
+    DML_CHECK_FAILS(DML_ERR_SPEC, "routed: worker 2, op 7, B1.6/1: unknown edge 1",
+                    dml_check(&order, NULL));
+    nth_op(&order, 2, DML_OP_BWD, 3)->edge = 0;
     order.list[2].op[0].wait[1] = 3;
     DML_CHECK_FAILS(DML_ERR_SPEC, "routed:", dml_check(&order, NULL));
     dml_program_free(&order);
@@ -248,6 +319,44 @@ static void replicas_that_reduce_in_other_orders_are_named(void **state)
     DML_CHECK(nth(&p, 1, DML_OP_BWD, 3) < b);
     move_op(&p, 1, a, b);
     DML_CHECK_FAILS(DML_ERR_BUG, "replicas: the workers do not agree", dml_check(&p, NULL));
+    dml_program_free(&p);
+}
+
+static void an_evaluation_has_no_buckets(void **state)
+{
+    (void)state;
+    dml_program order = bucket_order(), eval;
+    DML_CHECK_OK(dml_schedule_forward_only(&order, &eval));
+    DML_CHECK_OK(dml_check(&eval, NULL));
+    eval.buckets[1] = 2;
+    DML_CHECK_FAILS(DML_ERR_SPEC, "routed: chunk 1 has 2 buckets and nothing to reduce",
+                    dml_check(&eval, NULL));
+    dml_program_free(&order);
+    dml_program_free(&eval);
+}
+
+/* A whole backward adds to every bucket: none of them may have gone before. */
+static void a_whole_backward_after_any_buckets_reduction_is_too_late(void **state)
+{
+    (void)state;
+    dml_program p;
+    DML_CHECK_OK(
+        dml_text_parse("late",
+                       "program workers=1 chunks=1 mbs=2\n"
+                       "chunk 0: layers=0-0 params=0-0 buckets=2\n"
+                       "route 0: 0 0\n"
+                       "pools 0.0: IN=0 STASH=1 DY=0 DX=0\n"
+                       "0: F0.0 slot=0 B0.0 R0/2 wait=1 F0.1 slot=0 B0.1 R0/1 wait=4 V U0 wait=6\n",
+                       &p));
+    DML_CHECK_FAILS(
+        DML_ERR_BUG,
+        "replicas: worker 0, op 4, B0.1: comes after the reduction of what it adds to, op 2",
+        dml_check(&p, NULL));
+    swap_ops(&p, 0, 3, 2); /* both backwards whole, then both buckets: that holds */
+    swap_ops(&p, 0, 4, 3);
+    p.list[0].op[4].wait[0] = 3;
+    p.list[0].op[5].wait[0] = 3;
+    DML_CHECK_OK(dml_check(&p, NULL));
     dml_program_free(&p);
 }
 
@@ -375,7 +484,7 @@ static void any_one_wait_taken_away_is_missed(void **state)
     for (uint64_t seed = 0; seed < 150; seed++) {
         rnd r = rnd_of(seed);
         dml_program order = random_order(&r);
-        dml_cost cost = random_cost(&r, order.chunks);
+        dml_cost cost = random_cost(&r, &order);
         DML_CHECK_OK(dml_lower(&order, &cost, &p));
         check_each_wait_is_needed(&p, &waits);
         dml_program_free(&p);
@@ -394,7 +503,7 @@ static bool mutate(dml_program *p, rnd *r)
     const int32_t i = rnd_below(r, list->n), j = rnd_below(r, list->n);
     dml_op *op = &list->op[i];
     const dml_op before = *op;
-    switch (rnd_below(r, 10)) {
+    switch (rnd_below(r, 12)) {
     case 0: drop_op(p, w, i); return true;
     case 1: append_copy(p, rnd_below(r, p->workers), op); return true;
     case 2: swap_ops(p, w, i, j); return i != j;
@@ -405,6 +514,8 @@ static bool mutate(dml_program *p, rnd *r)
     case 7: op->slot = (int16_t)(rnd_below(r, 4) - 1); break;
     case 8: op->wait[rnd_below(r, DML_OP_WAITS)] = rnd_below(r, i + 2) - 1; break;
     case 9: op->kind = (uint8_t)rnd_below(r, DML_OP_KINDS); break;
+    case 10: op->edge = (uint16_t)rnd_below(r, 4); break;
+    case 11: p->buckets[op->chunk] = rnd_below(r, 4); return true;
     }
     return memcmp(&before, op, sizeof before) != 0;
 }
@@ -416,7 +527,7 @@ static void a_random_change_is_caught_or_does_no_harm(void **state)
     for (uint64_t seed = 0; seed < 6000; seed++) {
         rnd r = rnd_of(seed);
         dml_program order = random_order(&r), p;
-        dml_cost cost = random_cost(&r, order.chunks);
+        dml_cost cost = random_cost(&r, &order);
         DML_CHECK_OK(dml_lower(&order, &cost, &p));
         dml_check_report report;
         if (mutate(&p, &r)) {
@@ -446,10 +557,13 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_broken_rule_is_named),
+        cmocka_unit_test(each_rule_knows_parts_and_buckets),
         cmocka_unit_test(every_rule_is_broken_by_some_test),
         cmocka_unit_test(an_order_is_checked_too_and_its_author_is_told),
         cmocka_unit_test(a_local_input_made_later_is_not_fed),
         cmocka_unit_test(replicas_that_reduce_in_other_orders_are_named),
+        cmocka_unit_test(an_evaluation_has_no_buckets),
+        cmocka_unit_test(a_whole_backward_after_any_buckets_reduction_is_too_late),
         cmocka_unit_test(an_order_that_waits_in_a_circle_does_not_flow),
         cmocka_unit_test(the_natural_lowering_of_1f1b_does_not_flow_but_that_of_gpipe_does),
         cmocka_unit_test(any_one_wait_taken_away_is_missed),

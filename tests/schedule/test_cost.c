@@ -56,6 +56,63 @@ static void both_ends_of_a_transfer_pay_for_the_boundary_they_share(void **state
     dml_cost_free(&cost);
 }
 
+static int64_t part_ns(const dml_cost *cost, dml_op_kind kind, int32_t part)
+{
+    return dml_op_ns(cost, &(dml_op){.kind = (uint8_t)kind, .edge = (uint16_t)part});
+}
+
+static void parts_take_their_shares_and_add_up_to_the_whole(void **state)
+{
+    (void)state;
+    static const dml_op_kind kinds[] = {DML_OP_BWD, DML_OP_BWD_WEIGHT, DML_OP_REDUCE};
+    dml_cost cost;
+    DML_CHECK_OK(dml_cost_uniform(&cost, 1, 10, 333, 667));
+    cost.chunk[0].reduce_ns = 10007;
+    for (int32_t n = 1; n <= 100; n++) {
+        DML_CHECK_OK(dml_cost_buckets(&cost, 0, n));
+        for (int32_t k = 0; k < 3; k++) {
+            int64_t sum = 0;
+            const int64_t whole = part_ns(&cost, kinds[k], 0);
+            for (int32_t part = 1; part <= n; part++) {
+                const int64_t part_of_it = part_ns(&cost, kinds[k], part);
+                DML_CHECK(part_of_it >= whole / n && part_of_it <= whole / n + 1); /* equal */
+                sum += part_of_it;
+            }
+            DML_CHECK_EQ(whole, sum);
+        }
+    }
+    DML_CHECK_OK(dml_cost_buckets(&cost, 0, 2));
+    cost.chunk[0].bucket[0] = (dml_bucket_cost){.bwd = 0.25, .bwd_weight = 0.5, .reduce = 0};
+    DML_CHECK_EQ(250, part_ns(&cost, DML_OP_BWD, 1));
+    DML_CHECK_EQ(750, part_ns(&cost, DML_OP_BWD, 2));
+    DML_CHECK_EQ(334, part_ns(&cost, DML_OP_BWD_WEIGHT, 1));
+    DML_CHECK_EQ(0, part_ns(&cost, DML_OP_REDUCE, 1));
+    DML_CHECK_EQ(10007, part_ns(&cost, DML_OP_REDUCE, 2));
+    dml_cost measured;
+    DML_CHECK_OK(dml_cost_uniform(&measured, 1, 1, 40, 60));
+    DML_CHECK_OK(dml_cost_buckets_of(&measured, &cost));
+    DML_CHECK_EQ(25, part_ns(&measured, DML_OP_BWD, 1));
+    dml_cost_free(&measured);
+    dml_cost_free(&cost);
+}
+
+/* Ring: each of n members sends 2 (n - 1) pieces of bytes / n. */
+static void an_all_reduce_takes_what_a_ring_takes(void **state)
+{
+    (void)state;
+    dml_cost cost;
+    DML_CHECK_OK(dml_cost_init(&cost, 1));
+    DML_CHECK_EQ(0, dml_all_reduce_ns(&cost, 8, 1 << 20));
+    cost.link_latency_ns = 100;
+    DML_CHECK_EQ(0, dml_all_reduce_ns(&cost, 1, 1 << 20));
+    DML_CHECK_EQ(200, dml_all_reduce_ns(&cost, 2, 1 << 20));
+    DML_CHECK_EQ(600, dml_all_reduce_ns(&cost, 4, 1 << 20));
+    cost.link_bytes_per_s = 1000000000;
+    DML_CHECK_EQ(100000000 + 200, dml_all_reduce_ns(&cost, 2, 100000000));
+    DML_CHECK_EQ(150000000 + 600, dml_all_reduce_ns(&cost, 4, 100000000));
+    dml_cost_free(&cost);
+}
+
 static void a_table_of_no_chunks_is_refused(void **state)
 {
     (void)state;
@@ -69,6 +126,8 @@ int main(void)
         cmocka_unit_test(each_kind_costs_what_its_chunk_says),
         cmocka_unit_test(a_whole_backward_costs_its_halves_unless_measured),
         cmocka_unit_test(both_ends_of_a_transfer_pay_for_the_boundary_they_share),
+        cmocka_unit_test(parts_take_their_shares_and_add_up_to_the_whole),
+        cmocka_unit_test(an_all_reduce_takes_what_a_ring_takes),
         cmocka_unit_test(a_table_of_no_chunks_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -50,6 +50,23 @@ static void ops_touch_the_buffers_that_routes_imply(void **state)
     dml_program_free(&p);
 }
 
+/* Each part reads what the op reads; the input gradient is the last one's. */
+static void of_an_op_in_parts_the_last_writes(void **state)
+{
+    (void)state;
+    dml_program p = three_chunks();
+    p.buckets[1] = 3;
+    dml_touch touch[DML_OP_TOUCHES];
+    for (int32_t part = 1; part <= 3; part++) {
+        const dml_op op = {.kind = DML_OP_BWD, .edge = (uint16_t)part, .chunk = 1};
+        const int32_t n = dml_op_touches(&p, &op, touch);
+        DML_CHECK_EQ(part == 3 ? 4 : 3, n);
+        for (int32_t t = 0; t < n; t++)
+            DML_CHECK_EQ(t == 3, touch[t].write);
+    }
+    dml_program_free(&p);
+}
+
 static const char first_of_two[] = "program workers=2 chunks=2 mbs=2\n"
                                    "route 0: 0 0\n"
                                    "route 1: 1 1\n"
@@ -151,6 +168,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ops_touch_the_buffers_that_routes_imply),
+        cmocka_unit_test(of_an_op_in_parts_the_last_writes),
         cmocka_unit_test(needs_are_makers_and_whoever_used_the_slot_before),
         cmocka_unit_test(a_gradient_that_came_back_vouches_for_the_send),
     };

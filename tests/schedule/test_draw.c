@@ -3,7 +3,9 @@
 
 #include "engine/base/str.h"
 #include "schedule/draw.h"
+#include "schedule/draw_svg.h"
 #include "schedule/lower.h"
+#include "schedule/schedule.h"
 #include "schedule/text.h"
 
 static const char *draw(const dml_program *order, int64_t f, int32_t width)
@@ -42,13 +44,67 @@ static void pictures_are_as_drawn_before(void **state)
     dml_str_free(&all);
 }
 
+/* Two workers, two replicas of one chunk; F = 10, B = 40 in parts of 10, 20 and 10, reductions of 5, 15, 10. */
+static void reductions_have_a_row_of_their_own(void **state)
+{
+    (void)state;
+    dml_program one = make_order("1f1b", 1, 2), order, p;
+    DML_CHECK_OK(dml_expand_replicas(&one, 2, 4, &order));
+    order.buckets[0] = 3;
+    dml_cost cost = make_cost(1, 10, 20, 20, 0);
+    DML_CHECK_OK(dml_cost_buckets(&cost, 0, 3));
+    cost.chunk[0].reduce_ns = 30;
+    cost.chunk[0].step_ns = 5;
+    static const dml_bucket_cost bucket[] = {
+        {0.25, 0.25, 5.0 / 30}, {0.75, 0.75, 20.0 / 30}, {1, 1, 1}};
+    memcpy(cost.chunk[0].bucket, bucket, sizeof bucket);
+    DML_CHECK_OK(dml_lower(&order, &cost, &p));
+    dml_sim sim;
+    DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+    dml_str all = {0};
+    dml_draw_text(&p, &sim, 80, &all);
+    static const char want[] =
+        "0: F0====B0======================F2====B2====+===========+=====.........U==   12.5%   1\n"
+        " :                                           R1=         R2=======R3====\n"
+        "1: F1====B1======================F3====B3====+===========+=====.........U==   12.5%   1\n"
+        " :                                           R1=         R2=======R3====\n";
+    DML_CHECK(strncmp(want, dml_str_text(&all), strlen(want)) == 0);
+    DML_CHECK(strstr(dml_str_text(&all), "\n+ next part of a backward, R reduction"));
+    dml_str_free(&all);
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&one);
+    dml_program_free(&order);
+    dml_program_free(&p);
+}
+
+static void an_svg_has_a_box_for_every_compute_op(void **state)
+{
+    (void)state;
+    dml_program p = make_program("zb_h1", 2, 3, 4000000, 4000000, 2000000);
+    dml_cost cost = make_cost(2, 4000000, 4000000, 2000000, 0);
+    dml_sim sim;
+    DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+    dml_str text = {0};
+    dml_draw_svg(&p, &sim, "p < 3 & free links", 300, &text);
+    check_golden("schedule_draw.svg", dml_str_text(&text));
+    int32_t boxes = 0;
+    for (const char *at = dml_str_text(&text); (at = strstr(at, "<g><title>")); at++)
+        boxes++;
+    DML_CHECK_EQ(2 * 3 * 3, boxes);
+    dml_str_free(&text);
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&p);
+}
+
 static void a_row_is_never_wider_than_asked(void **state)
 {
     (void)state;
     for (uint64_t seed = 0; seed < 100; seed++) {
         rnd r = rnd_of(seed);
         dml_program order = random_order(&r);
-        dml_cost cost = random_cost(&r, order.chunks);
+        dml_cost cost = random_cost(&r, &order);
         dml_sim sim;
         DML_CHECK_OK(dml_simulate(&order, &cost, &sim));
         const int32_t width = 10 + rnd_below(&r, 100);
@@ -71,6 +127,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(pictures_are_as_drawn_before),
+        cmocka_unit_test(reductions_have_a_row_of_their_own),
+        cmocka_unit_test(an_svg_has_a_box_for_every_compute_op),
         cmocka_unit_test(a_row_is_never_wider_than_asked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

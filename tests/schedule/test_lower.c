@@ -46,7 +46,64 @@ static void small_programs_are_as_written_down(void **state)
                                 "1: F1.0 F2.0 I2.0 I1.0 W2.0 W1.0\n",
                                 &order));
     check_lowered("schedule_v_2x1.txt", &order, &cost);
+
+    /* The same with buckets: W3 and W0 in two parts, W2 in three. */
+    static const int32_t buckets[] = {2, 1, 3, 2};
+    for (int32_t c = 0; c < 4; c++) {
+        order.buckets[c] = buckets[c];
+        DML_CHECK_OK(dml_cost_buckets(&cost, c, buckets[c]));
+    }
+    check_lowered("schedule_v_2x1_buckets.txt", &order, &cost);
     dml_program_free(&order);
+    dml_cost_free(&cost);
+}
+
+/* Two replicas of one chunk: a reduction stands behind the part it waits for, on both alike. */
+static void reductions_follow_the_parts_of_the_last_backward(void **state)
+{
+    (void)state;
+    dml_program one = make_order("1f1b", 1, 2), order, p;
+    DML_CHECK_OK(dml_expand_replicas(&one, 2, 4, &order));
+    order.buckets[0] = 3;
+    dml_cost cost = make_cost(1, 10, 10, 10, 0);
+    DML_CHECK_OK(dml_cost_buckets(&cost, 0, 3));
+    DML_CHECK_OK(dml_lower(&order, &cost, &p));
+    dml_str text = {0};
+    dml_text_print(&p, &text);
+    assert_string_equal("program workers=2 chunks=1 mbs=4\n"
+                        "chunk 0: layers=0-0 params=0-0 buckets=3\n"
+                        "route 0: 0 1 0 1\n"
+                        "pools 0.0: IN=0 STASH=1 DY=0 DX=0\n"
+                        "pools 1.0: IN=0 STASH=1 DY=0 DX=0\n"
+                        "0:\n"
+                        "     0 F0.0 slot=0\n"
+                        "     1 B0.0\n"
+                        "     2 F0.2 slot=0\n"
+                        "     3 B0.2/1\n"
+                        "     4 B0.2/2\n"
+                        "     5 R0/1 wait=3\n"
+                        "     6 B0.2/3\n"
+                        "     7 R0/2 wait=4\n"
+                        "     8 R0/3 wait=6\n"
+                        "     9 V\n"
+                        "    10 U0 wait=9\n"
+                        "1:\n"
+                        "     0 F0.1 slot=0\n"
+                        "     1 B0.1\n"
+                        "     2 F0.3 slot=0\n"
+                        "     3 B0.3/1\n"
+                        "     4 B0.3/2\n"
+                        "     5 R0/1 wait=3\n"
+                        "     6 B0.3/3\n"
+                        "     7 R0/2 wait=4\n"
+                        "     8 R0/3 wait=6\n"
+                        "     9 V\n"
+                        "    10 U0 wait=9\n",
+                        dml_str_text(&text));
+    dml_str_free(&text);
+    dml_program_free(&one);
+    dml_program_free(&order);
+    dml_program_free(&p);
     dml_cost_free(&cost);
 }
 
@@ -56,15 +113,16 @@ static void compute_ops_keep_their_order(void **state)
     for (uint64_t seed = 0; seed < 200; seed++) {
         rnd r = rnd_of(seed);
         dml_program order = random_order(&r), p;
-        dml_cost cost = random_cost(&r, order.chunks);
+        dml_cost cost = random_cost(&r, &order);
         DML_CHECK_OK(dml_lower(&order, &cost, &p));
         for (int32_t w = 0; w < p.workers; w++) {
             int32_t k = 0;
             for (int32_t i = 0; i < p.list[w].n; i++) {
                 const dml_op *op = &p.list[w].op[i];
                 if (dml_op_lane(op) != DML_LANE_COMPUTE || op->mb == DML_NO_MB) continue;
-                const dml_op *want = &order.list[w].op[k++];
+                const dml_op *want = &order.list[w].op[k];
                 DML_CHECK(op->kind == want->kind && op->chunk == want->chunk && op->mb == want->mb);
+                k += dml_op_is_last(&p, op);
             }
             DML_CHECK_EQ(order.list[w].n, k);
         }
@@ -72,6 +130,50 @@ static void compute_ops_keep_their_order(void **state)
         dml_program_free(&p);
         dml_cost_free(&cost);
     }
+}
+
+/* Reductions of a chunk on worker w go from its first bucket to its last, times equal or not. */
+static void check_ascending(const dml_program *p, int32_t w)
+{
+    for (int32_t c = 0; c < p->chunks; c++)
+        for (int32_t i = 0, before = 0; i < p->list[w].n; i++) {
+            const dml_op *op = &p->list[w].op[i];
+            if (op->kind != DML_OP_REDUCE || op->chunk != c || p->buckets[c] == 1) continue;
+            DML_CHECK_EQ(before + 1, op->edge);
+            before = op->edge;
+        }
+}
+
+/* The last weight gradient of each chunk on each worker, and no other, is cut. */
+static void only_last_backwards_are_cut_and_buckets_go_in_order(void **state)
+{
+    (void)state;
+    int32_t cut = 0;
+    for (uint64_t seed = 0; seed < 200; seed++) {
+        rnd r = rnd_of(seed);
+        dml_program order = random_order(&r), p;
+        dml_cost cost = random_cost(&r, &order);
+        DML_CHECK_OK(dml_lower(&order, &cost, &p));
+        for (int32_t w = 0; w < p.workers; w++) {
+            check_ascending(&p, w);
+            for (int32_t i = 0; i < p.list[w].n; i++) {
+                const dml_op *op = &p.list[w].op[i];
+                if (!dml_op_is_weight_grad(op)) continue;
+                bool last = true;
+                for (int32_t j = i + 1; j < p.list[w].n; j++) {
+                    const dml_op *later = &p.list[w].op[j];
+                    last = last && !(dml_op_is_weight_grad(later) && later->chunk == op->chunk &&
+                                     later->mb != op->mb);
+                }
+                DML_CHECK_EQ(last && p.buckets[op->chunk] > 1, dml_op_is_part(op));
+                cut += dml_op_is_part(op) && dml_op_is_last(&p, op);
+            }
+        }
+        dml_program_free(&order);
+        dml_program_free(&p);
+        dml_cost_free(&cost);
+    }
+    DML_CHECK(cut > 100);
 }
 
 static void neighbours_on_one_worker_pass_tensors_directly(void **state)
@@ -183,7 +285,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(small_programs_are_as_written_down),
+        cmocka_unit_test(reductions_follow_the_parts_of_the_last_backward),
         cmocka_unit_test(compute_ops_keep_their_order),
+        cmocka_unit_test(only_last_backwards_are_cut_and_buckets_go_in_order),
         cmocka_unit_test(neighbours_on_one_worker_pass_tensors_directly),
         cmocka_unit_test(one_f_one_b_holds_p_minus_worker_stashes_whatever_transfers_take),
         cmocka_unit_test(buffers_double_when_transfers_take_time),

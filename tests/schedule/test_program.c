@@ -48,6 +48,9 @@ static void push_appends_and_copy_is_equal_until_something_differs(void **state)
     q.list[1].n--;
     DML_CHECK(!dml_program_equal(&p, &q));
     q.list[1].n++;
+    q.buckets[0] = 2;
+    DML_CHECK(!dml_program_equal(&p, &q));
+    q.buckets[0] = 1;
     *dml_program_slots(&q, 0, 0, DML_POOL_IN) = 1;
     DML_CHECK(!dml_program_equal(&p, &q));
     dml_program_free(&p);

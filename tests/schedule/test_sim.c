@@ -180,6 +180,96 @@ static void a_program_in_a_circle_is_reported_not_run_for_ever(void **state)
     dml_program_free(&p);
 }
 
+/* One chunk on two replicas, one micro-batch each, n equal buckets, all reductions together n * reduce_ns. */
+static int64_t overlapped_ns(const char *order_text, int32_t n, int64_t reduce_ns)
+{
+    dml_program one = parsed(order_text), order, p;
+    DML_CHECK_OK(dml_expand_replicas(&one, 2, 2, &order));
+    order.buckets[0] = n;
+    dml_cost cost = make_cost(1, 50, 60, 60, 0);
+    DML_CHECK_OK(dml_cost_buckets(&cost, 0, n));
+    cost.chunk[0].reduce_ns = n * reduce_ns;
+    cost.chunk[0].step_ns = 5;
+    DML_CHECK_OK(dml_lower(&order, &cost, &p));
+    DML_CHECK_OK(dml_check(&p, NULL));
+    dml_sim sim;
+    DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+    const int64_t ns = sim.makespan_ns;
+    DML_CHECK_EQ(50 + 120 + 5, sim.busy_ns[0]);
+    DML_CHECK_EQ(1, sim.peak_stash[0]);
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&one);
+    dml_program_free(&order);
+    dml_program_free(&p);
+    return ns;
+}
+
+/* F = 50, B = 120 in n parts of 120 / n, reductions R each, U = 5.  While R <= 120 / n only the last one shows,
+ * F + B + R + U; longer ones queue up behind the first part, F + B / n + n R + U. */
+static void reductions_hide_under_backward_but_for_the_last(void **state)
+{
+    (void)state;
+    for (int32_t n = 1; n <= 6; n++) {
+        const int64_t part = 120 / n;
+        for (int64_t r = 0; r <= part; r += 5)
+            DML_CHECK_EQ(50 + 120 + r + 5,
+                         overlapped_ns("order workers=1 chunks=1 mbs=1\n0: F0.0 B0.0\n", n, r));
+        for (int64_t r = part; r <= 2 * part; r += 5)
+            DML_CHECK_EQ(50 + part + n * r + 5,
+                         overlapped_ns("order workers=1 chunks=1 mbs=1\n0: F0.0 B0.0\n", n, r));
+    }
+}
+
+/* Split backward: only W is cut, of 60. */
+static void reductions_hide_under_the_weight_gradient_where_that_is_apart(void **state)
+{
+    (void)state;
+    static const char text[] = "order workers=1 chunks=1 mbs=1\n0: F0.0 I0.0 W0.0\n";
+    for (int32_t n = 1; n <= 6; n++) {
+        DML_CHECK_EQ(50 + 60 + 60 + 60 / n + 5, overlapped_ns(text, n, 60 / n));
+        DML_CHECK_EQ(50 + 60 + 60 / n + n * 70 + 5, overlapped_ns(text, n, 70));
+    }
+}
+
+/* Chunk 0 of micro-batch 0 is done, in three parts, before chunk 1 of two others comes: they make the peak. */
+static void parts_of_a_backward_end_one_stash_together(void **state)
+{
+    (void)state;
+    dml_program order = parsed("order workers=2 chunks=2 mbs=3\n"
+                               "0: F0.0 B0.0 F1.1 F1.2 B1.1 B1.2\n"
+                               "1: F1.0 B1.0 F0.1 F0.2 B0.1 B0.2\n"),
+                p;
+    dml_cost cost = make_cost(2, 10, 10, 10, 0);
+    for (int32_t c = 0; c < 2; c++) {
+        order.buckets[c] = 3;
+        DML_CHECK_OK(dml_cost_buckets(&cost, c, 3));
+    }
+    DML_CHECK_OK(dml_lower(&order, &cost, &p));
+    DML_CHECK_OK(dml_check(&p, NULL));
+    dml_sim sim;
+    DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+    DML_CHECK_EQ(2, sim.peak_stash[0]);
+    DML_CHECK_EQ(2, sim.peak_stash[1]);
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&order);
+    dml_program_free(&p);
+}
+
+static void costs_of_other_buckets_are_refused(void **state)
+{
+    (void)state;
+    dml_program order = make_order("1f1b", 1, 1), p;
+    order.buckets[0] = 3;
+    dml_cost cost = make_cost(1, 1, 1, 1, 0);
+    DML_CHECK_OK(dml_cost_buckets(&cost, 0, 2));
+    DML_CHECK_FAILS(DML_ERR_SPEC, "costs of 2 buckets of chunk 0 for a program of 3",
+                    dml_lower(&order, &cost, &p));
+    dml_cost_free(&cost);
+    dml_program_free(&order);
+}
+
 static void live_slots_never_pass_the_pools(void **state)
 {
     (void)state;
@@ -206,6 +296,10 @@ int main(void)
         cmocka_unit_test(split_backwards_and_several_chunks_take_their_published_time),
         cmocka_unit_test(transfers_that_take_time_give_what_another_simulator_gave),
         cmocka_unit_test(a_program_in_a_circle_is_reported_not_run_for_ever),
+        cmocka_unit_test(reductions_hide_under_backward_but_for_the_last),
+        cmocka_unit_test(reductions_hide_under_the_weight_gradient_where_that_is_apart),
+        cmocka_unit_test(parts_of_a_backward_end_one_stash_together),
+        cmocka_unit_test(costs_of_other_buckets_are_refused),
         cmocka_unit_test(live_slots_never_pass_the_pools),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -39,15 +39,15 @@ static void operands_at_their_limits_survive(void **state)
 {
     (void)state;
     static const char want[] = "program workers=2 chunks=1 mbs=1 forward_only\n"
-                               "chunk 0: layers=0-3 params=0-2147483647\n"
+                               "chunk 0: layers=0-3 params=0-2147483647 buckets=65535\n"
                                "route 0: 0\n"
                                "pools 1.0: IN=0 STASH=32768 DY=0 DX=1\n"
                                "0:\n"
-                               "     0 F0.0 version=-32768 edge=255 peer=1 slot=32767 wait=0 "
+                               "     0 F0.0/65535 version=-128 peer=1 slot=32767 wait=0 "
                                "wait=2147483647\n"
                                "1:\n"
                                "     0 V\n"
-                               "     1 R0\n";
+                               "     1 R0/17\n";
     dml_program p;
     DML_CHECK_OK(dml_text_parse("x", want, &p));
     dml_str text = {0};

@@ -1,0 +1,503 @@
+/* schedule/list.c - a step played forward under a priority; the best of many priorities.
+ *
+ * An op's score at time t, in ns:
+ *
+ *   class[kind] unit + tail_share[kind] tail(op) - mb_share unit mb + noise(chunk) unit - wait_share max(0, ready - t)
+ *
+ * unit is the mean length of an op, tail(op) the time from its begin to the end of its micro-batch when nothing
+ * waits.  So one formula spans gpipe (forwards first), 1F1B (backwards first), zero bubble (weight gradients last),
+ * depth first and breadth first; wait_share says what idling for a better op is worth.  `depth` bounds the
+ * micro-batches between F and the input gradient on a worker by a multiple of those that a round trip takes.
+ */
+#include "schedule/list.h"
+
+#include "engine/base/arena.h"
+#include "engine/base/rng.h"
+
+#include <string.h>
+
+#define MIN2(a, b) ((a) < (b) ? (a) : (b))
+#define MAX2(a, b) ((a) > (b) ? (a) : (b))
+
+enum { KINDS = 3, UNREADY = -1, SEED = 1 };
+typedef enum kind { F, I, W } kind;
+
+typedef struct priority {
+    double class[KINDS], tail_share[KINDS];
+    double mb_share, wait_share, noise;
+    double depth; /* 0: no bound */
+    uint64_t key; /* of the noise */
+} priority;
+
+typedef struct lane {
+    int64_t free_ns;
+    int32_t in_flight; /* between F and input gradient */
+    int32_t *open;     /* [ops of the worker] numbers of ops whose inputs have a time */
+    int32_t n_open;
+    int32_t best; /* place in `open` of the next op, -1: none may run */
+    int64_t start_ns;
+} lane;
+
+typedef struct player {
+    const dml_list_args *a;
+    const dml_program *p;
+    dml_arena arena;
+    int32_t cells;          /* chunks x mbs; op number = kind * cells + chunk * mbs + mb */
+    int64_t *ns[KINDS];     /* [chunks] */
+    int64_t *tail[KINDS];   /* [chunks] */
+    int64_t *lag;           /* [chunks - 1] of a transfer between chunk c and c + 1 */
+    int64_t *round_trip_ns; /* [chunks] begin of F to begin of the input gradient */
+    double unit_ns, *noise; /* noise: [KINDS][chunks] of the trial */
+    int64_t period_ns;      /* the busiest worker's work per micro-batch of the step */
+    lane *lane;             /* [workers] */
+    int64_t *ready_ns;      /* [KINDS cells] */
+    int32_t *left;          /* [mbs] chunks that it has not left */
+    int32_t oldest;         /* micro-batch with chunks left */
+    int32_t *order;         /* [ops] op numbers as they start, for all workers */
+    int64_t *need,
+        *kept; /* [workers][mbs] bytes that the micro-batch will still keep there, and keeps now */
+} player;
+
+/* ---- the instance ---- */
+
+static int32_t worker_of(const player *pl, int32_t op)
+{
+    const int32_t cell = op % pl->cells;
+    return *dml_program_route(pl->p, cell / pl->p->mbs, cell % pl->p->mbs);
+}
+
+static int64_t held(const dml_list_args *a, int32_t chunk)
+{
+    return a->held_bytes ? a->held_bytes[chunk] : 1;
+}
+
+static int64_t cost_of(const dml_list_args *a, dml_op_kind k, int32_t chunk)
+{
+    const dml_op op = {.kind = (uint8_t)k, .chunk = chunk};
+    return dml_op_ns(a->cost, &op);
+}
+
+static void measure(player *pl)
+{
+    const dml_list_args *a = pl->a;
+    const int32_t n = pl->p->chunks;
+    for (int k = 0; k < KINDS; k++) {
+        pl->ns[k] = DML_NEW_N(&pl->arena, int64_t, n);
+        pl->tail[k] = DML_NEW_N(&pl->arena, int64_t, n);
+    }
+    pl->lag = DML_NEW_N(&pl->arena, int64_t, n);
+    pl->round_trip_ns = DML_NEW_N(&pl->arena, int64_t, n);
+    for (int32_t c = 0; c < n; c++) {
+        pl->ns[F][c] = cost_of(a, DML_OP_FWD, c);
+        pl->ns[I][c] = cost_of(a, a->split ? DML_OP_BWD_INPUT : DML_OP_BWD, c);
+        pl->ns[W][c] = a->split ? cost_of(a, DML_OP_BWD_WEIGHT, c) : 0;
+        if (c + 1 < n) pl->lag[c] = cost_of(a, DML_OP_SEND_ACT, c);
+    }
+    for (int32_t c = 0; c < n; c++) {
+        pl->tail[W][c] = pl->ns[W][c];
+        const int64_t below = c > 0 ? pl->lag[c - 1] + pl->tail[I][c - 1] : 0;
+        pl->tail[I][c] = pl->ns[I][c] + MAX2(pl->ns[W][c], below);
+    }
+    for (int32_t c = n - 1; c >= 0; c--) {
+        const int64_t up =
+            c + 1 < n ? 2 * pl->lag[c] + pl->round_trip_ns[c + 1] + pl->ns[I][c + 1] : 0;
+        pl->round_trip_ns[c] = pl->ns[F][c] + up;
+        pl->tail[F][c] = pl->round_trip_ns[c] + pl->tail[I][c];
+    }
+}
+
+static void measure_load(player *pl)
+{
+    const dml_program *p = pl->p;
+    int64_t *work = DML_NEW_N(&pl->arena, int64_t, p->workers), all = 0;
+    pl->need = DML_NEW_N(&pl->arena, int64_t, (int64_t)p->workers * p->mbs);
+    pl->kept = DML_NEW_N(&pl->arena, int64_t, (int64_t)p->workers * p->mbs);
+    for (int32_t c = 0; c < p->chunks; c++)
+        for (int32_t mb = 0; mb < p->mbs; mb++) {
+            const int32_t w = *dml_program_route(p, c, mb);
+            const int64_t ns = pl->ns[F][c] + pl->ns[I][c] + pl->ns[W][c];
+            work[w] += ns;
+            all += ns;
+            pl->need[(int64_t)w * p->mbs + mb] += held(pl->a, c);
+        }
+    for (int32_t w = 0; w < p->workers; w++)
+        pl->period_ns = MAX2(pl->period_ns, work[w] / p->mbs);
+    pl->unit_ns = (double)all / (KINDS * (double)pl->cells);
+}
+
+static dml_err check(const dml_list_args *a)
+{
+    const dml_program *p = a->routes;
+    if (a->cost->chunks != p->chunks)
+        DML_FAIL(DML_ERR_SPEC, "costs of %d chunks for routes of %d", a->cost->chunks, p->chunks);
+    if (a->trials < 1)
+        DML_FAIL(DML_ERR_SPEC, "an order takes at least one trial, not %d", a->trials);
+    for (int32_t c = 0; c < p->chunks; c++)
+        for (int32_t mb = 0; mb < p->mbs; mb++) {
+            const int32_t w = *dml_program_route(p, c, mb);
+            if (w < 0 || w >= p->workers)
+                DML_FAIL(DML_ERR_SPEC, "micro-batch %d of chunk %d has no worker", mb, c);
+        }
+    return DML_ERR_OK;
+}
+
+static dml_err check_memory(const player *pl)
+{
+    const dml_list_args *a = pl->a;
+    for (int32_t w = 0; a->limit_bytes && w < pl->p->workers; w++)
+        for (int32_t mb = 0; mb < pl->p->mbs; mb++) {
+            const int64_t need = pl->need[(int64_t)w * pl->p->mbs + mb];
+            if (need > a->limit_bytes[w])
+                DML_FAIL(
+                    DML_ERR_NOMEM,
+                    "micro-batch %d alone keeps %lld bytes on worker %d, which has room for %lld",
+                    mb, (long long)need, w, (long long)a->limit_bytes[w]);
+        }
+    return DML_ERR_OK;
+}
+
+static dml_err open_player(player *pl, const dml_list_args *a)
+{
+    *pl = (player){.a = a, .p = a->routes};
+    DML_TRY(check(a));
+    const dml_program *p = a->routes;
+    pl->cells = p->chunks * p->mbs;
+    measure(pl);
+    measure_load(pl);
+    DML_TRY(check_memory(pl));
+    const int64_t ops = (int64_t)KINDS * pl->cells;
+    pl->lane = DML_NEW_N(&pl->arena, lane, p->workers);
+    pl->ready_ns = DML_NEW_N(&pl->arena, int64_t, ops);
+    pl->order = DML_NEW_N(&pl->arena, int32_t, ops);
+    pl->noise = DML_NEW_N(&pl->arena, double, KINDS * p->chunks);
+    pl->left = DML_NEW_N(&pl->arena, int32_t, p->mbs);
+    int32_t *of = DML_NEW_N(&pl->arena, int32_t, p->workers);
+    for (int32_t c = 0; c < pl->cells; c++)
+        of[worker_of(pl, c)] += KINDS;
+    for (int32_t w = 0; w < p->workers; w++)
+        pl->lane[w].open = DML_NEW_N(&pl->arena, int32_t, of[w]);
+    return DML_ERR_OK;
+}
+
+/* ---- one trial ---- */
+
+/* Whether the F leaves every earlier micro-batch, and its own, a way through: when `at` is the oldest, those
+ * before it have left, and what it still needs must fit beside what it and later ones keep. */
+static bool fits(const player *pl, int32_t w, int32_t chunk, int32_t mb)
+{
+    if (!pl->a->limit_bytes) return true;
+    const int64_t *need = &pl->need[(int64_t)w * pl->p->mbs],
+                  *kept = &pl->kept[(int64_t)w * pl->p->mbs];
+    int64_t keeps = held(pl->a, chunk);
+    for (int32_t later = mb + 1; later < pl->p->mbs; later++)
+        keeps += kept[later];
+    for (int32_t at = mb; at >= pl->oldest; at--) {
+        keeps += kept[at];
+        const int64_t more = at == mb ? need[at] - held(pl->a, chunk) : need[at];
+        if (keeps + more > pl->a->limit_bytes[w]) return false;
+    }
+    return true;
+}
+
+static bool shallow(const player *pl, const priority *pr, int32_t w, int32_t chunk, int32_t mb)
+{
+    if (pr->depth <= 0 || mb == pl->oldest) return true;
+    const double most =
+        pr->depth * (double)pl->round_trip_ns[chunk] / (double)MAX2(1, pl->period_ns);
+    return pl->lane[w].in_flight < (int32_t)most + 1;
+}
+
+static double score(const player *pl, const priority *pr, int32_t op, int64_t now_ns)
+{
+    const int32_t k = op / pl->cells, cell = op % pl->cells, c = cell / pl->p->mbs,
+                  mb = cell % pl->p->mbs;
+    const int64_t late_ns = pl->ready_ns[op] - now_ns;
+    return (pr->class[k] - pr->mb_share * mb + pl->noise[k * pl->p->chunks + c]) * pl->unit_ns +
+           pr->tail_share[k] * (double)pl->tail[k][c] -
+           pr->wait_share * (double)(late_ns > 0 ? late_ns : 0);
+}
+
+/* Decides what the worker runs next, as far as is known. */
+static void decide(player *pl, const priority *pr, int32_t w)
+{
+    lane *l = &pl->lane[w];
+    int64_t now_ns = INT64_MAX;
+    l->best = -1;
+    for (int pass = 0; pass < 2; pass++) {
+        double best = 0;
+        for (int32_t i = 0; i < l->n_open; i++) {
+            const int32_t op = l->open[i], cell = op % pl->cells, mb = cell % pl->p->mbs,
+                          c = cell / pl->p->mbs;
+            if (op / pl->cells == F && (!fits(pl, w, c, mb) || !shallow(pl, pr, w, c, mb)))
+                continue;
+            if (pass == 0) {
+                now_ns = MIN2(now_ns, MAX2(l->free_ns, pl->ready_ns[op]));
+                continue;
+            }
+            const double s = score(pl, pr, op, now_ns);
+            if (l->best >= 0 && (s < best || (s == best && op > l->open[l->best]))) continue;
+            best = s;
+            l->best = i;
+        }
+    }
+    if (l->best >= 0) l->start_ns = MAX2(l->free_ns, pl->ready_ns[l->open[l->best]]);
+}
+
+/* The op's last input is there at `ns`. */
+static int32_t offer(player *pl, kind k, int32_t chunk, int32_t mb, int64_t ns)
+{
+    const int32_t op = (int32_t)k * pl->cells + chunk * pl->p->mbs + mb, w = worker_of(pl, op);
+    pl->ready_ns[op] = ns;
+    lane *l = &pl->lane[w];
+    l->open[l->n_open++] = op;
+    return w;
+}
+
+static int64_t travel_ns(const player *pl, int32_t chunk_from, int32_t chunk_to, int32_t mb)
+{
+    const bool near =
+        *dml_program_route(pl->p, chunk_from, mb) == *dml_program_route(pl->p, chunk_to, mb);
+    return near ? 0 : pl->lag[MIN2(chunk_from, chunk_to)];
+}
+
+/* What `op`, which ends at end_ns, makes possible; the other worker that learns of it, or -1. */
+static int32_t release(player *pl, int32_t op, int64_t end_ns)
+{
+    const int32_t k = op / pl->cells, cell = op % pl->cells, c = cell / pl->p->mbs,
+                  mb = cell % pl->p->mbs, last = pl->p->chunks - 1;
+    if (k == F)
+        return c == last ? offer(pl, I, c, mb, end_ns)
+                         : offer(pl, F, c + 1, mb, end_ns + travel_ns(pl, c, c + 1, mb));
+    if (k == W) return -1;
+    if (pl->a->split) offer(pl, W, c, mb, end_ns);
+    return c == 0 ? -1 : offer(pl, I, c - 1, mb, end_ns + travel_ns(pl, c, c - 1, mb));
+}
+
+static void account(player *pl, int32_t op, int32_t w)
+{
+    const int32_t k = op / pl->cells, cell = op % pl->cells, c = cell / pl->p->mbs,
+                  mb = cell % pl->p->mbs;
+    const int64_t at = (int64_t)w * pl->p->mbs + mb, bytes = held(pl->a, c);
+    if (k == F) {
+        pl->need[at] -= bytes;
+        pl->kept[at] += bytes;
+        pl->lane[w].in_flight++;
+    }
+    if (k == I) pl->lane[w].in_flight--;
+    if (k == W || (k == I && !pl->a->split)) {
+        pl->kept[at] -= bytes;
+        pl->need[at] += bytes; /* for the next trial; nothing asks any more in this one */
+        pl->left[mb]--;
+        while (pl->oldest < pl->p->mbs && pl->left[pl->oldest] == 0)
+            pl->oldest++;
+    }
+}
+
+static void begin_trial(player *pl, const priority *pr)
+{
+    const dml_program *p = pl->p;
+    for (int32_t i = 0; i < KINDS * p->chunks; i++) {
+        uint32_t word[4];
+        dml_rng_block(pr->key, 0, (uint64_t)i, word);
+        pl->noise[i] = pr->noise * (2.0 * (double)dml_rng_unit(word[0]) - 1.0);
+    }
+    for (int32_t w = 0; w < p->workers; w++) {
+        int32_t *open = pl->lane[w].open;
+        pl->lane[w] = (lane){.open = open, .best = -1};
+    }
+    pl->oldest = 0;
+    for (int32_t mb = 0; mb < p->mbs; mb++) {
+        pl->left[mb] = p->chunks;
+        offer(pl, F, 0, mb, 0);
+    }
+    for (int32_t w = 0; w < p->workers; w++)
+        decide(pl, pr, w);
+}
+
+/* Plays the step; its length, and the ops in pl->order. */
+static int64_t play(player *pl, const priority *pr)
+{
+    const int32_t kinds = pl->a->split ? KINDS : KINDS - 1, ops = kinds * pl->cells;
+    int64_t wall_ns = 0;
+    begin_trial(pl, pr);
+    for (int32_t n = 0; n < ops; n++) {
+        int32_t w = -1;
+        for (int32_t i = 0; i < pl->p->workers; i++)
+            if (pl->lane[i].best >= 0 && (w < 0 || pl->lane[i].start_ns < pl->lane[w].start_ns))
+                w = i;
+        DML_ASSERT_OP(w, >=, 0);
+        lane *l = &pl->lane[w];
+        const int32_t op = l->open[l->best], before = pl->oldest;
+        const int64_t end_ns = l->start_ns + pl->ns[op / pl->cells][op % pl->cells / pl->p->mbs];
+        l->open[l->best] = l->open[--l->n_open];
+        l->free_ns = end_ns;
+        wall_ns = MAX2(wall_ns, end_ns);
+        pl->order[n] = op;
+        account(pl, op, w);
+        const int32_t other = release(pl, op, end_ns);
+        for (int32_t i = 0; i < pl->p->workers; i++)
+            if (i == w || i == other || before != pl->oldest) decide(pl, pr, i);
+    }
+    return wall_ns;
+}
+
+/* ---- the search ---- */
+
+/* Deterministic starts: forwards as far as a round trip's multiple goes, then backwards first; weight gradients
+ * last; which chunk of a worker goes first; what idling is worth. */
+static priority start_of(int32_t trial)
+{
+    static const double depth[] = {1.0, 2.0, 0.0, 1.5}, wait[] = {4.0, 1.0},
+                        deep[] = {0.0, 1.0, -1.0};
+    return (priority){.class = {[I] = 4.0, [W] = -4.0},
+                      .tail_share = {[F] = deep[trial / 8 % 3], [I] = 0.1},
+                      .mb_share = 0.5,
+                      .wait_share = wait[trial / 4 % 2],
+                      .depth = depth[trial % 4]};
+}
+enum { STARTS = 24 };
+
+static double jump(uint64_t key, uint64_t i, double size)
+{
+    uint32_t word[4];
+    dml_rng_block(key, 1, i, word);
+    return size * (2.0 * (double)dml_rng_unit(word[0]) - 1.0);
+}
+
+/* The best so far, somewhat changed. */
+static priority change(const priority *best, int32_t trial)
+{
+    priority pr = *best;
+    const uint64_t key = dml_rng_key(SEED, DML_RNG_TEST, (uint64_t)trial);
+    for (uint64_t k = 0; k < KINDS; k++) {
+        pr.class[k] += jump(key, k, 2.0);
+        pr.tail_share[k] += jump(key, 4 + k, 0.5);
+    }
+    pr.mb_share = MAX2(0.0, pr.mb_share + jump(key, 8, 0.5));
+    pr.wait_share = MAX2(0.0, pr.wait_share + jump(key, 9, 1.0));
+    pr.depth = pr.depth > 0 ? MAX2(0.25, pr.depth + jump(key, 10, 0.75)) : 0.0;
+    if (trial % 3 == 0) pr.depth = 1.5 + jump(key, 11, 1.5);
+    if (trial % 2 == 0) {
+        pr.noise = 1.0 + jump(key, 12, 1.0);
+        pr.key = key;
+    }
+    return pr;
+}
+
+static int64_t search(player *pl, priority *best)
+{
+    const int64_t bound_ns = dml_list_bound_ns(pl->a);
+    int64_t best_ns = INT64_MAX;
+    for (int32_t trial = 0; trial < pl->a->trials && best_ns > bound_ns; trial++) {
+        const priority pr = trial < STARTS ? start_of(trial) : change(best, trial);
+        const int64_t ns = play(pl, &pr);
+        if (ns >= best_ns) continue;
+        best_ns = ns;
+        *best = pr;
+    }
+    return best_ns;
+}
+
+static dml_err write_order(const player *pl, dml_program *out)
+{
+    static const dml_op_kind split[KINDS] = {DML_OP_FWD, DML_OP_BWD_INPUT, DML_OP_BWD_WEIGHT};
+    const dml_program *p = pl->p;
+    DML_TRY(dml_program_init(out, p->workers, p->chunks, p->mbs));
+    memcpy(out->route, p->route, (size_t)pl->cells * sizeof *p->route);
+    memcpy(out->span, p->span, (size_t)p->chunks * sizeof *p->span);
+    memcpy(out->buckets, p->buckets, (size_t)p->chunks * sizeof *p->buckets);
+    const int32_t ops = (pl->a->split ? KINDS : KINDS - 1) * pl->cells;
+    for (int32_t n = 0; n < ops; n++) {
+        const int32_t op = pl->order[n], k = op / pl->cells, cell = op % pl->cells;
+        const dml_op_kind made = k == I && !pl->a->split ? DML_OP_BWD : split[k];
+        dml_program_push(out, worker_of(pl, op), made, cell / p->mbs, cell % p->mbs);
+    }
+    return DML_ERR_OK;
+}
+
+dml_err dml_list_schedule(const dml_list_args *args, dml_program *out, int64_t *wall_ns)
+{
+    *out = (dml_program){0};
+    player pl;
+    priority best = {0};
+    dml_err err = open_player(&pl, args);
+    if (err == DML_ERR_OK) {
+        *wall_ns = search(&pl, &best);
+        const int64_t again_ns = play(&pl, &best);
+        DML_ASSERT_OP(again_ns, ==, *wall_ns);
+        err = write_order(&pl, out);
+    }
+    dml_arena_free(&pl.arena);
+    return err == DML_ERR_OK ? err : dml_err_add(err, __func__, __FILE__, __LINE__);
+}
+
+/* ---- the bound ---- */
+
+/* Of one worker: its work, when its first F and its first input gradient can begin, and what must follow its last
+ * input gradient elsewhere. */
+typedef struct load {
+    int64_t work_ns, back_ns, input_ns, forward_ns;
+    int64_t head_ns, first_back_ns, way_out_ns;
+} load;
+
+/* Adds what the micro-batch is to its workers; returns its own way through all of them. */
+static int64_t add_load(const player *pl, int32_t mb, load *of)
+{
+    const dml_program *p = pl->p;
+    int64_t at_ns = 0;
+    for (int32_t c = 0; c < p->chunks; c++) {
+        load *l = &of[*dml_program_route(p, c, mb)];
+        l->head_ns = MIN2(l->head_ns, at_ns);
+        at_ns += pl->ns[F][c];
+        l->forward_ns += pl->ns[F][c];
+        l->input_ns += pl->ns[I][c];
+        l->work_ns += pl->ns[F][c] + pl->ns[I][c] + pl->ns[W][c];
+        l->back_ns += pl->ns[I][c] + pl->ns[W][c];
+        if (c + 1 < p->chunks) at_ns += travel_ns(pl, c, c + 1, mb);
+    }
+    for (int32_t c = p->chunks - 1; c >= 0; c--) {
+        load *l = &of[*dml_program_route(p, c, mb)];
+        l->first_back_ns = MIN2(l->first_back_ns, at_ns);
+        at_ns += pl->ns[I][c] + (c > 0 ? travel_ns(pl, c, c - 1, mb) : pl->ns[W][0]);
+    }
+    int64_t out_ns =
+        0; /* after the input gradient of chunk c: its weight gradient, and the chunks below */
+    for (int32_t c = 0; c < p->chunks; c++) {
+        load *l = &of[*dml_program_route(p, c, mb)];
+        const int64_t below_ns =
+            c > 0 ? travel_ns(pl, c, c - 1, mb) + pl->ns[I][c - 1] + out_ns : 0;
+        out_ns = MAX2(pl->ns[W][c], below_ns);
+        l->way_out_ns = MIN2(l->way_out_ns, out_ns);
+    }
+    return at_ns;
+}
+
+static int64_t bound_of(const load *l)
+{
+    const int64_t any = l->head_ns + l->work_ns,
+                  last_input = l->head_ns + l->forward_ns + l->input_ns + l->way_out_ns,
+                  backs = l->first_back_ns + l->back_ns,
+                  inputs = l->first_back_ns + l->input_ns + l->way_out_ns;
+    return MAX2(MAX2(any, last_input), MAX2(backs, inputs));
+}
+
+int64_t dml_list_bound_ns(const dml_list_args *args)
+{
+    player pl;
+    int64_t bound_ns = 0;
+    if (open_player(&pl, args) == DML_ERR_OK) {
+        const dml_program *p = pl.p;
+        load *of = DML_NEW_N(&pl.arena, load, p->workers);
+        for (int32_t w = 0; w < p->workers; w++)
+            of[w] =
+                (load){.head_ns = INT64_MAX, .first_back_ns = INT64_MAX, .way_out_ns = INT64_MAX};
+        for (int32_t mb = 0; mb < p->mbs; mb++) {
+            int64_t x = add_load(&pl, mb, of);
+            bound_ns = MAX2(bound_ns, x);
+        }
+        for (int32_t w = 0; w < p->workers; w++)
+            if (of[w].work_ns > 0) bound_ns = MAX2(bound_ns, bound_of(&of[w]));
+    }
+    dml_arena_free(&pl.arena);
+    return bound_ns;
+}

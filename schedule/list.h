@@ -1,0 +1,47 @@
+/* schedule/list.h - makes an order for any routes: the list scheduler, and the bound it is measured by.
+ *
+ * Where named schedules assume equal stages, this one looks at the costs: it plays the step forward in time and,
+ * whenever a worker is free, gives it the op of the highest priority among those whose inputs are there.  A
+ * priority is a few numbers (schedule/list.c); it tries a grid of them, then changes the best at random for the
+ * trials that are left, and keeps the order with the shortest wall.  Same arguments, same order.
+ *
+ * Memory is a hard limit: an F runs only while its worker can keep what it leaves and the oldest micro-batch
+ * could still go through, so no order is ever stuck.
+ */
+#ifndef DML_SCHEDULE_LIST_H
+#define DML_SCHEDULE_LIST_H
+
+#include "schedule/cost.h"
+#include "schedule/program.h"
+
+typedef struct dml_list_args {
+    const dml_program
+        *routes; /* workers, chunks, mbs, route table, spans, buckets; ops are ignored; borrowed */
+    const dml_cost
+        *cost;  /* of as many chunks; borrowed                                                 */
+    bool split; /* input and weight gradients are ops of their own                             */
+    const int64_t *
+        held_bytes; /* [chunks] kept from F to B (or W) by a micro-batch; NULL: 1 each             */
+    const int64_t *
+        limit_bytes; /* [workers] most that may be kept at once; NULL: no limit                    */
+    int32_t
+        trials; /* priorities tried, >= 1                                                      */
+} dml_list_args;
+
+/* The best order found; `out` is uninitialised before, {0} on failure.  *wall_ns: its time from the first op to the
+ * last, transfers without queues (what dml_simulate gives for the order).
+ *
+ * DML_ERR_SPEC   a micro-batch has no worker for a chunk, costs are of another number of chunks
+ * DML_ERR_NOMEM  one micro-batch alone does not fit a worker: the text names it and the bytes */
+dml_err dml_list_schedule(const dml_list_args *args, dml_program *out, int64_t *wall_ns);
+
+/* No order over these routes is shorter.  The largest, over micro-batches and workers, of
+ *
+ *   a micro-batch's own way      all F, transfers and gradients, one after another
+ *   first F + work + way out     a worker's work between the first moment it can begin and what must
+ *                                still happen elsewhere after its last backward
+ *   first backward + backwards + way out
+ */
+int64_t dml_list_bound_ns(const dml_list_args *args);
+
+#endif

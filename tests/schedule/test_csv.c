@@ -1,0 +1,90 @@
+/* PyTorch's CSV: there and back, what it passes over, and where a mistake is. */
+#include "tests/schedule/support.h"
+
+#include "schedule/check.h"
+#include "schedule/csv.h"
+#include "schedule/schedule.h"
+
+static void every_schedule_goes_there_and_back(void **state)
+{
+    (void)state;
+    int32_t n;
+    const dml_schedule *const *all = dml_schedules(&n);
+    for (int32_t k = 0; k < n; k++)
+        for (int32_t v = 1; v <= (all[k]->many_chunks ? 3 : 1); v++) {
+            const dml_schedule_args args = {.stages = 4, .virtual_stages = v, .mbs = 8};
+            dml_program order, back;
+            dml_str text = {0};
+            DML_CHECK_OK(dml_schedule_build(all[k], &args, &order));
+            dml_csv_print(&order, &text);
+            DML_CHECK_OK(dml_csv_parse("x.csv", dml_str_text(&text), &back));
+            DML_CHECK(dml_program_equal(&order, &back));
+            dml_str_free(&text);
+            dml_program_free(&back);
+            dml_program_free(&order);
+        }
+}
+
+/* As torch writes it: idle ticks are empty cells; with communication, sends and receives are actions. */
+static void what_pytorch_writes_is_read(void **state)
+{
+    (void)state;
+    static const char torch[] =
+        "0UNSHARD,0F0,0SEND_F0,0F1,0SEND_F1,,0RECV_B0,0I0,0W0,0RECV_B1,0B1,0RESHARD\r\n"
+        "# a remark\n"
+        "\n"
+        ",1RECV_F0,1F0,1B0,1SEND_B0,\"1RECV_F1\",1F1,1I1,1SEND_B1,1W1,1REDUCE_GRAD\n";
+    dml_program p;
+    DML_CHECK_OK(dml_csv_parse("torch.csv", torch, &p));
+    DML_CHECK_OK(dml_check(&p, NULL));
+    dml_str text = {0};
+    dml_csv_print(&p, &text);
+    assert_string_equal("0F0,0F1,0I0,0W0,0B1\n1F0,1B0,1F1,1I1,1W1\n", dml_str_text(&text));
+    dml_str_free(&text);
+    dml_program_free(&p);
+}
+
+static void a_rank_without_work_keeps_its_row(void **state)
+{
+    (void)state;
+    dml_program p;
+    dml_str text = {0};
+    DML_CHECK_OK(dml_csv_parse("x.csv", "0F0,0B0\n,\n", &p));
+    DML_CHECK_EQ(2, p.workers);
+    dml_csv_print(&p, &text);
+    assert_string_equal("0F0,0B0\n,\n", dml_str_text(&text));
+    dml_str_free(&text);
+    dml_program_free(&p);
+}
+
+static void mistakes_are_shown_where_they_are(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *says;
+    } bad[] = {
+        {"", "x.csv:1:1: there is no action in it"},
+        {"0F0,F1\n",
+         "x.csv:1:5: a cell is STAGE ACTION MICRO-BATCH, such as 2F7: 'F1' has no stage"},
+        {"0F0\n1F\n",
+         "x.csv:2:3: a cell is STAGE ACTION MICRO-BATCH, such as 2F7: '1F' has no micro-batch"},
+        {"0F0,0X1\n", "x.csv:1:6: '0X1' has no action that is known: F, B, I, W"},
+        {"0F0 0F1\n", "x.csv:1:5: a comma or the end of the line was expected, not '0F1'"},
+        {"0F9999999\n", "x.csv:1:3: micro-batch 9999999 is beyond the most"},
+    };
+    for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
+        dml_program p;
+        DML_CHECK_FAILS(DML_ERR_SPEC, bad[k].says, dml_csv_parse("x.csv", bad[k].text, &p));
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_schedule_goes_there_and_back),
+        cmocka_unit_test(what_pytorch_writes_is_read),
+        cmocka_unit_test(a_rank_without_work_keeps_its_row),
+        cmocka_unit_test(mistakes_are_shown_where_they_are),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
