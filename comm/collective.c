@@ -27,7 +27,7 @@
 #include <stdio.h>
 #include <string.h>
 
-enum { BLOCK_BYTES = 4096, LINE_ELEMS = 16, NAME_BYTES = 80 };
+enum { BLOCK_BYTES = 4096, LINE_ELEMS = 32, NAME_BYTES = 80 };
 
 /* clang-format off */
 /*    kind             text               */

@@ -80,7 +80,7 @@ static dml_err check_ranks(const dml_transport *t, const int32_t *ranks, int32_t
 static void invite(dml_group *g, int32_t peer, uint64_t hash)
 {
     const dml_transport *t = g->t;
-    dml_pair *p = &t->peer[t->config.rank].segment->pair[peer];
+    dml_channel *p = &t->peer[t->config.rank].segment->pair[peer];
     p->group_id = g->id;
     p->group_size = (uint32_t)g->n;
     p->group_hash = hash;
@@ -93,7 +93,7 @@ static dml_err accept(dml_group *g, dml_member *m, uint64_t hash)
 {
     const dml_transport *t = g->t;
     dml_peer *peer = &t->peer[m->rank];
-    dml_pair *p = &peer->segment->pair[t->config.rank];
+    dml_channel *p = &peer->segment->pair[t->config.rank];
     DML_TRY(dml_host_wait(t, &p->invited, peer->groups, "worker %d to open group %u of %d", m->rank,
                           g->id, g->n));
     if (p->group_id != g->id || p->group_hash != hash)

@@ -9,6 +9,7 @@
  */
 #include "comm/host.h"
 
+#include "comm/pair.h"
 #include "engine/base/clock.h"
 
 #include <stdarg.h>
@@ -23,7 +24,7 @@ static const int64_t inline_bytes = (int64_t)DML_GROUP_SLOTS * 2 * DML_INLINE_BY
 
 int64_t dml_segment_bytes(int32_t world)
 {
-    const int64_t bytes = (int64_t)sizeof(dml_segment) + world * (int64_t)sizeof(dml_pair);
+    const int64_t bytes = (int64_t)sizeof(dml_segment) + world * (int64_t)sizeof(dml_channel);
     return (bytes + PAGE_BYTES - 1) / PAGE_BYTES * PAGE_BYTES;
 }
 
@@ -156,9 +157,9 @@ fail:
     return err;
 }
 
-void dml_host_close(dml_transport *t)
+dml_err dml_host_close(dml_transport *t)
 {
-    if (!t) return;
+    if (!t) return DML_ERR_OK;
     dml_host_groups_free(t);
     for (int32_t r = 0; t->peer && r < t->config.world; r++) {
         const dml_peer *p = &t->peer[r];
@@ -167,6 +168,25 @@ void dml_host_close(dml_transport *t)
     }
     free(t->peer);
     free(t);
+    return DML_ERR_OK;
+}
+
+/* ---- who sends to whom ---- */
+
+/* Segments reach everyone, so there is nothing to make: this only remembers. */
+dml_err dml_host_meet(dml_transport *t, const dml_pair *pairs, int32_t n)
+{
+    DML_TRY(dml_pairs_check(pairs, n, t->config.world));
+    for (int32_t i = 0; i < n; i++) {
+        const dml_pair *p = &pairs[i];
+        const bool low = dml_pair_place(p->lower, p->n_lower, t->config.rank) >= 0;
+        const bool high = dml_pair_place(p->upper, p->n_upper, t->config.rank) >= 0;
+        for (int32_t k = 0; low && k < p->n_upper; k++)
+            t->peer[p->upper[k]].met = true;
+        for (int32_t k = 0; high && k < p->n_lower; k++)
+            t->peer[p->lower[k]].met = true;
+    }
+    return DML_ERR_OK;
 }
 
 /* ---- memory ---- */

@@ -23,7 +23,7 @@ enum {
 };
 
 /* Between the segment's owner and one other rank, `peer`. */
-typedef struct dml_pair {
+typedef struct dml_channel {
     /* receive k from the peer: the owner posts where it wants the bytes ... */
     _Alignas(DML_LINE_BYTES) _Atomic uint32_t posted; /* k, by owner */
     uint32_t post_epoch, post_tag;
@@ -39,7 +39,7 @@ typedef struct dml_pair {
     uint64_t group_hash; /* of the ranks */
     uint32_t slot;       /* the owner's slot for this group */
     uint32_t slot_base;  /* its `arrived` when the group began */
-} dml_pair;
+} dml_channel;
 
 /* One collective call as its member made it; all but `offset` must agree among members. */
 typedef struct dml_call {
@@ -63,7 +63,7 @@ typedef struct dml_segment {
     int32_t world;
     int64_t memory_bytes;
     dml_slot slot[DML_GROUP_SLOTS];
-    dml_pair pair[]; /* [world], by the peer's rank */
+    dml_channel pair[]; /* [world], by the peer's rank */
 } dml_segment;
 
 /* Bytes of the header of a segment, whole pages. */
@@ -83,6 +83,7 @@ typedef struct dml_peer {
     char *memory; /* [bytes]: inline areas, then what alloc hands out */
     int64_t bytes;
     uint32_t sends, receives, groups; /* how many this rank has begun with the peer */
+    bool met;                         /* some pair of `meet` joins the two */
 } dml_peer;
 
 struct dml_transport {
@@ -96,8 +97,9 @@ struct dml_transport {
 /* The entries of dml_transport_api that both transports share. */
 dml_err dml_host_open(const dml_transport_config *config, const dml_mapper *mapper,
                       dml_transport **out);
-void dml_host_close(dml_transport *t);
+dml_err dml_host_close(dml_transport *t);
 dml_err dml_host_alloc(dml_transport *t, int64_t bytes, void **out);
+dml_err dml_host_meet(dml_transport *t, const dml_pair *pairs, int32_t n);
 dml_err dml_host_send(dml_transport *t, dml_queue *queue, int32_t peer, const void *src,
                       int64_t bytes, uint32_t tag);
 dml_err dml_host_recv(dml_transport *t, dml_queue *queue, int32_t peer, void *dst, int64_t bytes,

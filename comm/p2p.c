@@ -19,10 +19,14 @@ static dml_err check_peer(const dml_transport *t, int32_t peer, int64_t bytes)
     if (peer < 0 || peer >= t->config.world || peer == t->config.rank || bytes < 0)
         DML_FAIL(DML_ERR_BUG, "worker %d of %d exchanges %lld bytes with worker %d", t->config.rank,
                  t->config.world, (long long)bytes, peer);
+    if (!t->peer[peer].met)
+        DML_FAIL(DML_ERR_BUG,
+                 "workers %d and %d exchange %lld bytes, but no pair of `meet` has both",
+                 t->config.rank, peer, (long long)bytes);
     return DML_ERR_OK;
 }
 
-static dml_err mismatch(int32_t from, int32_t to, uint32_t k, const dml_pair *p)
+static dml_err mismatch(int32_t from, int32_t to, uint32_t k, const dml_channel *p)
 {
     DML_FAIL(
         DML_ERR_BUG,
@@ -37,7 +41,7 @@ dml_err dml_host_send(dml_transport *t, dml_queue *queue, int32_t peer, const vo
     (void)queue;
     DML_TRY(check_peer(t, peer, bytes));
     dml_peer *to = &t->peer[peer];
-    dml_pair *p = &to->segment->pair[t->config.rank];
+    dml_channel *p = &to->segment->pair[t->config.rank];
     const uint32_t k = ++to->sends;
     DML_TRY(dml_host_wait(t, &p->posted, k, "worker %d's post of receive %u", peer, k));
     if (p->post_epoch != t->config.epoch) /* and not a word of it is touched */
@@ -66,7 +70,7 @@ dml_err dml_host_recv(dml_transport *t, dml_queue *queue, int32_t peer, void *ds
     (void)queue;
     DML_TRY(check_peer(t, peer, bytes));
     dml_peer *from = &t->peer[peer];
-    dml_pair *p = &t->peer[t->config.rank].segment->pair[peer];
+    dml_channel *p = &t->peer[t->config.rank].segment->pair[peer];
     int64_t offset;
     DML_TRY(dml_host_offset(t, dst, bytes, "a receive", &offset));
     const uint32_t k = ++from->receives;

@@ -5,17 +5,31 @@
  */
 #include "comm/reduce.h"
 
+#include "kernels/half.h"
+
+static inline dml_bf16 add_bf16(dml_bf16 a, dml_bf16 b)
+{
+    return dml_bf16_of_float(dml_bf16_to_float(a) + dml_bf16_to_float(b));
+}
+
+static inline dml_f16 add_f16(dml_f16 a, dml_f16 b)
+{
+    return dml_f16_of_float(dml_f16_to_float(a) + dml_f16_to_float(b));
+}
+
 /* clang-format off */
-/*    dtype  reduction  arithmetic in   result from a and b         */
-#define REDUCE_LIST(X)                                               \
-    X(F32,   SUM,       float,          a + b)                       \
-    X(F64,   SUM,       double,         a + b)                       \
-    X(I64,   SUM,       uint64_t,       a + b) /* wraps, defined  */ \
-    X(I32,   SUM,       uint32_t,       a + b)                       \
-    X(U32,   SUM,       uint32_t,       a + b)                       \
-    X(I64,   MAX,       int64_t,        a > b ? a : b)               \
-    X(I32,   MAX,       int32_t,        a > b ? a : b)               \
-    X(U32,   MAX,       uint32_t,       a > b ? a : b)
+/*    dtype  reduction  element   result from a and b            */
+#define REDUCE_LIST(X)                                            \
+    X(F32,   SUM,       float,    a + b)                          \
+    X(F64,   SUM,       double,   a + b)                          \
+    X(BF16,  SUM,       dml_bf16, add_bf16(a, b))                 \
+    X(F16,   SUM,       dml_f16,  add_f16(a, b))                  \
+    X(I64,   SUM,       uint64_t, a + b) /* wraps, defined     */ \
+    X(I32,   SUM,       uint32_t, a + b)                          \
+    X(U32,   SUM,       uint32_t, a + b)                          \
+    X(I64,   MAX,       int64_t,  a > b ? a : b)                  \
+    X(I32,   MAX,       int32_t,  a > b ? a : b)                  \
+    X(U32,   MAX,       uint32_t, a > b ? a : b)
 /* clang-format on */
 
 #define X(dtype, reduction, type, expr)                                                    \

@@ -83,6 +83,7 @@ const dml_transport_api dml_shm_transport = {
     .open = shm_open_transport,
     .close = dml_host_close,
     .alloc = dml_host_alloc,
+    .meet = dml_host_meet,
     .send = dml_host_send,
     .recv = dml_host_recv,
     .group_open = dml_host_group_open,

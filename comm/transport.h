@@ -13,7 +13,8 @@
  * may at the same time.  Queues are done with a transport before it is closed.
  *
  * Every wait ends: at the config's deadline or when the abort flag is raised (DML_ERR_PEER).  After any
- * error a transport is only good for `close`: communicators are disposable, rebuilt at the next epoch.
+ * error a transport is only good for `close`: communicators are disposable.  Those who are left open a new one
+ * at the next epoch; what carries an older epoch is refused by it.
  */
 #ifndef DML_COMM_TRANSPORT_H
 #define DML_COMM_TRANSPORT_H
@@ -26,6 +27,13 @@ typedef struct dml_group dml_group;
 
 typedef enum dml_reduction { DML_SUM, DML_MAX } dml_reduction;
 
+/* Neighbours in a pipeline: the replicas of one stage and those of the next, disjoint.  Point to point goes
+ * between a rank of `lower` and one of `upper`, either way. */
+typedef struct dml_pair {
+    const int32_t *lower, *upper; /* [n_lower], [n_upper] ascending; borrowed until meet returns */
+    int32_t n_lower, n_upper;
+} dml_pair;
+
 /* Emulated links, so that schedules can be timed on one host: a transfer begins when both sides are there,
  * occupies its lane for bytes / bytes_per_s and arrives latency_ns after that.  A collective of n members
  * lasts as long as a ring would take: all_reduce 2 (n-1)/n bytes / bytes_per_s + 2 (n-1) latency_ns, the
@@ -35,6 +43,10 @@ typedef struct dml_link {
     double bytes_per_s;
 } dml_link;
 
+/* NVLink SHARP, sums made by the NVSwitch: several times the all-reduce bandwidth of one node, but its shared
+ * memory is not known to survive the abort of a rank, so recovery wants it OFF.  AUTO leaves it to NCCL. */
+typedef enum dml_nvls { DML_NVLS_AUTO, DML_NVLS_ON, DML_NVLS_OFF } dml_nvls;
+
 typedef struct dml_transport_config {
     int32_t rank, world;
     uint32_t epoch;         /* membership epoch; what carries another is refused */
@@ -42,6 +54,8 @@ typedef struct dml_transport_config {
     int64_t timeout_ns;     /* for one wait */
     const dml_abort *abort; /* borrowed, may be NULL */
     dml_link link;
+    dml_nvls nvls;            /* NCCL only, as the next */
+    int32_t ranks_per_device; /* ranks r with the same r / ranks_per_device share a GPU; 0 is 1 */
     /* [world] memfd of each rank; shm, and NCCL for its ids; borrowed until open returns.  A memfd may serve one epoch
      * after another, of the same world size. */
     const int *fds;
@@ -52,12 +66,25 @@ typedef struct dml_transport_api {
     const char *name; /* "shm", "local", "nccl" */
     const char *doc;
 
-    /* Collective: returns when all ranks have opened.  DML_ERR_PEER  not all did in time. */
+    /* The library behind it, "NCCL 2.28.9"; NULL entry: there is none. */
+    const char *(*library)(void);
+
+    /* Collective: returns when all ranks have opened.
+     * DML_ERR_PEER         not all did in time, or one is at a later epoch
+     * DML_ERR_UNAVAILABLE  the library is missing something or too old */
     dml_err (*open)(const dml_transport_config *config, dml_device *device, dml_transport **out);
-    void (*close)(dml_transport *t); /* groups first; NULL is fine */
+    /* Groups first; NULL is fine.  `t` is gone whatever the result; no wait for ranks that are dead.
+     * DML_ERR_PEER  the device did not let go of transfers in time: this process must end, without another
+     *               call to the device */
+    dml_err (*close)(dml_transport *t);
 
     /* Memory peers can reach, 64-byte aligned, zeroed; freed by close.  DML_ERR_NOMEM past memory_bytes. */
     dml_err (*alloc)(dml_transport *t, int64_t bytes, void **out);
+
+    /* Collective: says who will send to whom, the same list in the same order on every rank, before the first
+     * send; a transfer between two ranks that are in no pair is DML_ERR_BUG.  Two ranks that are in several
+     * pairs use the first.  NCCL makes its communicators here, one per pair and direction, and warms them. */
+    dml_err (*meet)(dml_transport *t, const dml_pair *pairs, int32_t n);
 
     /* src may be any memory of the device; dst is from alloc (DML_ERR_BUG on CPU when it is not). */
     dml_err (*send)(dml_transport *t, dml_queue *queue, int32_t peer, const void *src,
@@ -70,7 +97,8 @@ typedef struct dml_transport_api {
     dml_err (*group_open)(dml_transport *t, const int32_t *ranks, int32_t n, uint32_t id,
                           dml_group **out);
     void (*group_close)(dml_group *g); /* NULL is fine */
-    /* In place on every member; dtypes F32, F64, I64, I32, U32 (max: U32, I32, I64 only). */
+    /* In place on every member; dtypes F32, F64, BF16, F16, I64, I32, U32 (max: U32, I32, I64 only).  Sums of
+     * BF16 and F16 are rounded after each addition. */
     dml_err (*all_reduce)(dml_group *g, dml_queue *queue, void *buffer, int64_t elems,
                           dml_dtype dtype, dml_reduction reduction);
     /* Member i's `bytes` at src become bytes [i * bytes, (i+1) * bytes) of dst on all members.

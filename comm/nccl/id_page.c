@@ -70,3 +70,38 @@ dml_err dml_id_await(dml_id_page *page, int32_t owner, uint32_t epoch, uint64_t 
         DML_TRY(dml_wait_reached(&page->word, word + 1, deadline_ns, abort, what));
     }
 }
+
+dml_err dml_id_meet(dml_id_page *const *pages, int32_t n, int32_t rank, uint32_t epoch,
+                    int64_t deadline_ns, const dml_abort *abort)
+{
+    dml_wait_set(&pages[rank]->opened, epoch + 1);
+    for (int32_t r = 0; r < n; r++) {
+        char what[64];
+        snprintf(what, sizeof what, "worker %d to open epoch %u", r, epoch);
+        DML_TRY(dml_wait_reached(&pages[r]->opened, epoch + 1, deadline_ns, abort, what));
+        const uint32_t theirs = atomic_load_explicit(&pages[r]->opened, memory_order_acquire) - 1;
+        if (theirs != epoch)
+            DML_FAIL(DML_ERR_PEER, "refused: worker %d is at epoch %u, worker %d still at %u", r,
+                     theirs, rank, epoch);
+    }
+    return DML_ERR_OK;
+}
+
+void dml_id_stop(dml_id_page *const *pages, int32_t n, int32_t rank, uint32_t epoch,
+                 int64_t deadline_ns)
+{
+    dml_wait_set(&pages[rank]->stopped, epoch + 1);
+    for (int32_t r = 0; r < n; r++)
+        if (dml_wait_reached(&pages[r]->stopped, epoch + 1, deadline_ns, NULL, "peers to stop") !=
+            DML_ERR_OK)
+            return;
+}
+
+bool dml_id_is_stopped(dml_id_page *const *pages, int32_t n, uint32_t epoch)
+{
+    for (int32_t r = 0; r < n; r++)
+        if (dml_seq_reached(atomic_load_explicit(&pages[r]->stopped, memory_order_relaxed),
+                            epoch + 1))
+            return true;
+    return false;
+}

@@ -1,13 +1,15 @@
-/* comm/nccl/id_page.h - passing a communicator's name round: 128 bytes through a page of shared memory.
+/* comm/nccl/id_page.h - what ranks tell each other before they can talk: a page of shared memory each.
  *
  * A communicator starts from a unique id that one rank makes and all must know.  That rank publishes it in
  * its page, the others wait for it there:
  *
- *   word    even: the rest may be read; odd: it is being written; advances by 2 a publication
- *   epoch, group    whose id it is
+ *   word     even: id, epoch and group may be read; odd: they are being written; advances by 2 a publication
+ *   opened   epoch + 1 of the transport that its owner has opened last
+ *   stopped  epoch + 1 of the transport that has stopped moving data
  *
  * Opening a communicator is collective, so a rank has at most one id published at a time and takes it
- * back when all have joined.
+ * back when all have joined.  Epochs only grow, and who meets a later one is itself late and is refused; so a
+ * page serves one epoch after another, whatever its owner was doing when the one before ended.
  */
 #ifndef DML_COMM_NCCL_ID_PAGE_H
 #define DML_COMM_NCCL_ID_PAGE_H
@@ -21,6 +23,7 @@ typedef struct dml_id_page {
     uint32_t epoch;
     uint64_t group;
     char id[DML_ID_BYTES];
+    _Atomic uint32_t opened, stopped;
 } dml_id_page;
 
 /* Maps the page behind a memfd, growing it if nobody has yet.  DML_ERR_UNAVAILABLE  it cannot be mapped */
@@ -34,5 +37,18 @@ void dml_id_withdraw(dml_id_page *page);
  * DML_ERR_PEER  deadline, abort, or the owner is at a later epoch already */
 dml_err dml_id_await(dml_id_page *page, int32_t owner, uint32_t epoch, uint64_t group,
                      int64_t deadline_ns, const dml_abort *abort, char id[DML_ID_BYTES]);
+
+/* Says that `rank` has opened `epoch`, and returns when all `n` ranks have.
+ * DML_ERR_PEER  deadline, abort, or one of them is at a later epoch already */
+dml_err dml_id_meet(dml_id_page *const *pages, int32_t n, int32_t rank, uint32_t epoch,
+                    int64_t deadline_ns, const dml_abort *abort);
+
+/* Says that `rank` moves no data of `epoch` any more, and returns when all others say so or, some being dead, at
+ * the deadline. */
+void dml_id_stop(dml_id_page *const *pages, int32_t n, int32_t rank, uint32_t epoch,
+                 int64_t deadline_ns);
+
+/* Some rank has said so. */
+bool dml_id_is_stopped(dml_id_page *const *pages, int32_t n, uint32_t epoch);
 
 #endif

@@ -1,11 +1,20 @@
 /* comm/nccl/nccl.c - NCCL behind comm/transport.h.
  *
- * One communicator of all ranks for point to point, one more for each group.  All are non-blocking: a call
- * returns at once, and `settle` polls the communicator until it is ready, the deadline passes or the abort
- * flag is raised.  So no thread is ever stuck inside NCCL, which is what makes ncclCommAbort safe.
+ *   stage 0 (workers 0 1)  --- pair 0 up --->   stage 1 (workers 2 3)  --- pair 1 up --->   stage 2 ...
+ *                          <-- pair 0 down --                          <-- pair 1 down --
  *
- * After a failure all communicators are aborted at close, none is finalized: the peers may be dead.  NCCL
- * does not notice a dead peer on the same host; who watches raises the abort flag.
+ * Communicators: two for each pair of neighbouring stages, one a direction, and one for each group.  A rank uses
+ * each on one lane only: on the lower side `up` sends and `down` receives, on the upper side it is the reverse.
+ * So sends and receives overlap, and the order NCCL asks for, the same on both sides of a communicator, is
+ * the order of one lane, which the program's global order gives.  A death touches the communicators of two
+ * stages, not all.
+ *
+ * All connections are made before the first step: `meet` moves a note over each, a new group sums one.  The notes
+ * carry the epoch and which communicator this is, and a rank that hears another epoch refuses to go on.
+ *
+ * NCCL does not notice a dead peer on the same host; who watches raises the abort flag.  After a failure a
+ * transport can only be closed (comm/nccl/clique.c says how), and those left open the next epoch on the same
+ * pages or new ones.
  *
  * Two differences from the CPU transports.  NCCL adds floats in an order of its own: the bits are the same
  * on all members and in repeats on the same machines, not in group order; sums of integers (exact mode) have
@@ -13,177 +22,98 @@
  */
 #include "comm/nccl/nccl.h"
 
-#include "comm/nccl/id_page.h"
+#include "comm/nccl/clique.h"
+#include "comm/pair.h"
 #include "engine/base/clock.h"
 #include "kernels/cuda/device_cuda.h"
 
-#include <nccl.h>
 #include <stdlib.h>
 #include <string.h>
 
 _Static_assert(sizeof(ncclUniqueId) == DML_ID_BYTES, "an id fits its page");
 
-enum { ALIGN_BYTES = 256, SPINS = 200, NAP_NS = 20000 };
-
-/* Groups are numbered by the caller in 32 bits; this is no such number. */
-static const uint64_t WORLD = UINT64_C(1) << 32;
-
-struct dml_transport {
-    dml_device *device;
-    int32_t rank, n_ranks, index; /* index: the CUDA device's */
-    uint32_t epoch;
-    int64_t timeout_ns;
-    const dml_abort *abort;
-    dml_id_page **pages; /* [n_ranks] owned */
-    ncclComm_t world;    /* NULL: one rank, or not open */
-    bool failed;         /* some call has: abort, do not finalize */
-    char *memory;        /* owned device memory */
-    int64_t memory_bytes, used_bytes;
+enum {
+    ALIGN_BYTES = 256,
+    WARM_BYTES =
+        4 << 20,    /* the largest sum of a new group: from there on algorithms change no more */
+    WARM_STEP = 64, /* and the smaller ones: each 1 / 64 of the one before */
 };
 
 struct dml_group {
-    dml_transport *transport;
-    ncclComm_t comm;   /* NULL: a group of one */
-    int32_t n, member; /* this rank is ranks[member] */
+    dml_transport *t;
+    dml_clique *clique; /* borrowed; NULL: a group of one */
+    int32_t n, member;  /* this rank is ranks[member] */
 };
-
-/* ---- statuses ---- */
-
-static dml_err meaning(ncclResult_t status)
-{
-    if (status == ncclInvalidArgument || status == ncclInvalidUsage) return DML_ERR_BUG;
-    if (status == ncclUnhandledCudaError || status == ncclSystemError) return DML_ERR_UNAVAILABLE;
-    return DML_ERR_PEER;
-}
-
-static dml_err failed(dml_transport *t, ncclResult_t status, int line, const char *call)
-{
-    t->failed = true;
-    return dml_err_set(meaning(status), __FILE__, line, "%s: %s: %s", call,
-                       ncclGetErrorString(status), ncclGetLastError(NULL));
-}
-
-static bool stopped(const dml_transport *t)
-{
-    return t->abort && atomic_load_explicit(&t->abort->raised, memory_order_relaxed);
-}
-
-/* Polls until `comm`, whose last call gave `status`, is ready or has failed.  ncclInProgress: the deadline
- * passed, or the run is being stopped. */
-static ncclResult_t await(const dml_transport *t, ncclComm_t comm, ncclResult_t status)
-{
-    const int64_t deadline_ns = dml_clock_ns() + t->timeout_ns;
-    for (int32_t turn = 0; status == ncclInProgress; turn++) {
-        const int64_t now_ns = dml_clock_ns();
-        if (stopped(t) || now_ns >= deadline_ns) break;
-        if (turn > SPINS) dml_sleep_until_ns(now_ns + NAP_NS);
-        const ncclResult_t asked = ncclCommGetAsyncError(comm, &status);
-        if (asked != ncclSuccess) return asked;
-    }
-    return status;
-}
-
-static dml_err settle(dml_transport *t, ncclComm_t comm, ncclResult_t status, int line,
-                      const char *call)
-{
-    status = await(t, comm, status);
-    if (status == ncclSuccess) return DML_ERR_OK;
-    if (status != ncclInProgress) return failed(t, status, line, call);
-    t->failed = true;
-    return dml_err_set(DML_ERR_PEER, __FILE__, line, "%s: %s", call,
-                       stopped(t) ? "the run is being stopped" : "not all peers came in time");
-}
-
-#define SETTLE(t, comm, call, args) DML_TRY(settle((t), (comm), call args, __LINE__, #call))
-
-/* ---- communicators ---- */
-
-/* ranks[0] makes the id; everyone joins as `member`. */
-static dml_err join(dml_transport *t, const int32_t *ranks, int32_t n, int32_t member,
-                    uint64_t group, ncclComm_t *out)
-{
-    ncclUniqueId id;
-    if (member == 0) {
-        const ncclResult_t made = ncclGetUniqueId(&id);
-        if (made != ncclSuccess) return failed(t, made, __LINE__, "ncclGetUniqueId");
-        dml_id_publish(t->pages[t->rank], t->epoch, group, id.internal);
-    } else {
-        DML_TRY(dml_id_await(t->pages[ranks[0]], ranks[0], t->epoch, group,
-                             dml_clock_ns() + t->timeout_ns, t->abort, id.internal));
-    }
-    ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
-    config.blocking = 0;
-    const ncclResult_t status = ncclCommInitRankConfig(out, n, id, member, &config);
-    const dml_err err = settle(t, *out, status, __LINE__, "ncclCommInitRankConfig");
-    if (member == 0) dml_id_withdraw(t->pages[t->rank]);
-    return err;
-}
-
-/* Orderly when all went well, since peers may still be reading; else at once. */
-static void leave(const dml_transport *t, ncclComm_t comm)
-{
-    if (!comm) return;
-    if (!t->failed && await(t, comm, ncclCommFinalize(comm)) == ncclSuccess)
-        ncclCommDestroy(comm);
-    else
-        ncclCommAbort(comm);
-}
-
-static dml_err use(const dml_transport *t)
-{
-    return DML_CUDA(cudaSetDevice, (t->index), "device %d", t->index);
-}
 
 /* ---- open and close ---- */
 
 static dml_err map_pages(dml_transport *t, const int *fds)
 {
-    if (t->n_ranks == 1) return DML_ERR_OK;
+    if (!fds) DML_FAIL(DML_ERR_BUG, "the nccl transport needs a memfd per rank");
     for (int32_t r = 0; r < t->n_ranks; r++)
         DML_TRY(dml_id_page_open(fds[r], &t->pages[r]));
     return DML_ERR_OK;
 }
 
-static void unmap_pages(dml_transport *t)
-{
-    for (int32_t r = 0; r < t->n_ranks; r++)
-        dml_id_page_close(t->pages[r]);
-}
-
 static dml_err take_memory(dml_transport *t)
 {
-    if (t->memory_bytes == 0) return DML_ERR_OK;
-    DML_TRY(DML_CUDA(cudaMalloc, ((void **)&t->memory, (size_t)t->memory_bytes),
-                     "%lld bytes that peers can reach, on device %d", (long long)t->memory_bytes,
-                     t->index));
-    DML_TRY(DML_CUDA(cudaMemset, (t->memory, 0, (size_t)t->memory_bytes), "%lld bytes",
-                     (long long)t->memory_bytes));
-    return DML_CUDA(cudaDeviceSynchronize, (), "after clearing %lld bytes",
-                    (long long)t->memory_bytes);
-}
-
-static dml_err join_world(dml_transport *t)
-{
+    const dml_device_api *device = &dml_cuda_device;
+    void *memory = NULL, *scratch = NULL, *notes = NULL;
+    DML_TRY(device->alloc(t->device, t->memory_bytes, &memory));
+    t->memory = memory;
     if (t->n_ranks == 1) return DML_ERR_OK;
-    static const int32_t first = 0; /* join asks only for ranks[0] */
-    return join(t, &first, t->n_ranks, t->rank, WORLD, &t->world);
+    const int64_t bytes = dml_notes_bytes(t) > WARM_BYTES ? dml_notes_bytes(t) : WARM_BYTES;
+    DML_TRY(device->alloc(t->device, bytes, &scratch));
+    t->scratch = scratch;
+    DML_TRY(device->host_alloc(t->device, dml_notes_bytes(t), &notes));
+    t->notes = notes;
+    return device->queue_open(t->device, "introductions", &t->queue);
 }
 
-static void transport_close(dml_transport *t)
+static dml_err begin(dml_transport *t, const dml_transport_config *config)
 {
-    if (!t) return;
-    cudaSetDevice(t->index);
-    leave(t, t->world);
-    cudaFree(t->memory);
-    unmap_pages(t);
+    const int64_t n = t->n_ranks;
+    t->pages = calloc((size_t)n, sizeof *t->pages);
+    t->route = calloc((size_t)n, sizeof *t->route);
+    t->server = malloc((size_t)(n * n) * sizeof *t->server);
+    if (!t->pages || !t->route || !t->server)
+        DML_FAIL(DML_ERR_NOMEM, "no memory for the tables of %d ranks", t->n_ranks);
+    for (int64_t i = 0; i < n * n; i++)
+        t->server[i] = -1;
+    DML_TRY(take_memory(t));
+    if (n == 1) return DML_ERR_OK;
+    dml_nccl_configure(config);
+    DML_TRY(dml_nccl_library_find(&t->library));
+    DML_TRY(map_pages(t, config->fds));
+    return dml_id_meet(t->pages, t->n_ranks, t->rank, t->epoch, dml_clock_ns() + t->timeout_ns,
+                       t->abort);
+}
+
+static dml_err transport_close(dml_transport *t)
+{
+    if (!t) return DML_ERR_OK;
+    DML_TRY(dml_cliques_leave(t));
+    const dml_device_api *device = &dml_cuda_device;
+    device->queue_close(t->queue);
+    if (t->memory) device->free(t->device, t->memory);
+    if (t->scratch) device->free(t->device, t->scratch);
+    if (t->notes) device->host_free(t->device, t->notes);
+    for (int32_t r = 0; t->pages && r < t->n_ranks; r++)
+        dml_id_page_close(t->pages[r]);
     free(t->pages);
+    free(t->route);
+    free(t->server);
     free(t);
+    return DML_ERR_OK;
 }
 
 static dml_err transport_open(const dml_transport_config *config, dml_device *device,
                               dml_transport **out)
 {
-    DML_ASSERT_OP(config->world, >=, 1);
+    if (config->world < 1 || config->rank < 0 || config->rank >= config->world ||
+        config->memory_bytes < 0)
+        DML_FAIL(DML_ERR_BUG, "rank %d of %d with %lld bytes", config->rank, config->world,
+                 (long long)config->memory_bytes);
     dml_transport *t = calloc(1, sizeof *t);
     if (!t) DML_FAIL(DML_ERR_NOMEM, "no memory for a transport");
     *t = (dml_transport){.device = device,
@@ -194,16 +124,9 @@ static dml_err transport_open(const dml_transport_config *config, dml_device *de
                          .timeout_ns = config->timeout_ns,
                          .abort = config->abort,
                          .memory_bytes = config->memory_bytes};
-    dml_err err = DML_ERR_NOMEM;
-    t->pages = calloc((size_t)config->world, sizeof *t->pages);
-    if (!t->pages)
-        dml_err_set(err, __FILE__, __LINE__, "no memory for %d pages", config->world);
-    else if ((err = map_pages(t, config->fds)) == DML_ERR_OK && (err = use(t)) == DML_ERR_OK &&
-             (err = take_memory(t)) == DML_ERR_OK)
-        err = join_world(t);
+    const dml_err err = begin(t, config);
     if (err != DML_ERR_OK) {
-        if (!t->pages) t->n_ranks = 0;
-        transport_close(t);
+        transport_close(t); /* no communicator yet: nothing that could hang */
         return dml_err_add(err, __func__, __FILE__, __LINE__);
     }
     *out = t;
@@ -223,12 +146,35 @@ static dml_err transport_alloc(dml_transport *t, int64_t bytes, void **out)
 
 /* ---- point to point ---- */
 
+static dml_err route_to(const dml_transport *t, int32_t peer, int64_t bytes, const dml_route **out)
+{
+    if (peer < 0 || peer >= t->n_ranks || peer == t->rank || bytes < 0)
+        DML_FAIL(DML_ERR_BUG, "worker %d of %d exchanges %lld bytes with worker %d", t->rank,
+                 t->n_ranks, (long long)bytes, peer);
+    *out = &t->route[peer];
+    if (!(*out)->out)
+        DML_FAIL(DML_ERR_BUG,
+                 "workers %d and %d exchange %lld bytes, but no pair of `meet` has both", t->rank,
+                 peer, (long long)bytes);
+    return DML_ERR_OK;
+}
+
+static void count(dml_clique *c, int64_t bytes)
+{
+    c->calls++;
+    c->bytes += bytes;
+}
+
 static dml_err transport_send(dml_transport *t, dml_queue *queue, int32_t peer, const void *src,
                               int64_t bytes, uint32_t tag)
 {
     (void)tag;
-    SETTLE(t, t->world, ncclSend,
-           (src, (size_t)bytes, ncclUint8, peer, t->world, dml_cuda_stream(queue)));
+    const dml_route *to = NULL;
+    DML_TRY(route_to(t, peer, bytes, &to));
+    DML_TRY(DML_NCCL(
+        to->out, peer, ncclSend,
+        (src, (size_t)bytes, ncclUint8, to->place, to->out->comm, dml_cuda_stream(queue))));
+    count(to->out, bytes);
     return DML_ERR_OK;
 }
 
@@ -236,39 +182,82 @@ static dml_err transport_recv(dml_transport *t, dml_queue *queue, int32_t peer, 
                               int64_t bytes, uint32_t tag)
 {
     (void)tag;
-    SETTLE(t, t->world, ncclRecv,
-           (dst, (size_t)bytes, ncclUint8, peer, t->world, dml_cuda_stream(queue)));
+    const dml_route *from = NULL;
+    DML_TRY(route_to(t, peer, bytes, &from));
+    DML_TRY(DML_NCCL(
+        from->in, peer, ncclRecv,
+        (dst, (size_t)bytes, ncclUint8, from->place, from->in->comm, dml_cuda_stream(queue))));
+    count(from->in, bytes);
     return DML_ERR_OK;
 }
 
 /* ---- groups ---- */
 
-static void group_close(dml_group *g)
+/* Sums of whatever is there, large to small, so that each algorithm NCCL would choose has its connections and memory. */
+static dml_err warm_group(dml_clique *c)
 {
-    if (!g) return;
-    cudaSetDevice(g->transport->index);
-    leave(g->transport, g->comm);
-    free(g);
+    dml_transport *t = c->t;
+    const cudaStream_t stream = dml_cuda_stream(t->queue);
+    for (size_t bytes = WARM_BYTES; bytes >= WARM_STEP; bytes /= WARM_STEP)
+        DML_TRY(DML_NCCL(
+            c, -1, ncclAllReduce,
+            (t->scratch, t->scratch, bytes / sizeof(float), ncclFloat, ncclSum, c->comm, stream)));
+    return DML_ERR_OK;
+}
+
+/* All members hold the same words {x, -x, ...} exactly if their maximum is what each holds. */
+static dml_err compare_members(dml_clique *c, uint32_t id, int32_t n)
+{
+    dml_transport *t = c->t;
+    const dml_device_api *device = &dml_cuda_device;
+    const int64_t epoch = t->epoch, own[] = {epoch, -epoch, id, -(int64_t)id, n, -n};
+    int64_t *words = (int64_t *)(void *)t->notes;
+    memcpy(words, own, sizeof own);
+    DML_TRY(device->copy(t->queue, t->scratch, words, sizeof own));
+    DML_TRY(DML_NCCL(c, -1, ncclAllReduce,
+                     (t->scratch, t->scratch, sizeof own / sizeof *own, ncclInt64, ncclMax, c->comm,
+                      dml_cuda_stream(t->queue))));
+    DML_TRY(device->copy(t->queue, words, t->scratch, sizeof own));
+    DML_TRY(dml_clique_finish(c));
+    if (words[0] != epoch || words[1] != -epoch)
+        DML_FAIL(DML_ERR_PEER, "refused: %s has members at epochs %lld to %lld, worker %d is at %u",
+                 c->name, (long long)-words[1], (long long)words[0], t->rank, t->epoch);
+    if (memcmp(words, own, sizeof own) != 0)
+        DML_FAIL(DML_ERR_BUG, "worker %d opens group %u of %d, another member group %lld of %lld",
+                 t->rank, id, n, (long long)words[2], (long long)words[4]);
+    return DML_ERR_OK;
+}
+
+static dml_err open_clique(dml_group *g, const int32_t *ranks, uint32_t id)
+{
+    const dml_clique_plan plan = {.maker = ranks[0], .n = g->n, .member = g->member, .key = id};
+    DML_TRY(dml_clique_join(g->t, &plan, &g->clique, "group %u of %d", id, g->n));
+    DML_TRY(warm_group(g->clique));
+    return compare_members(g->clique, id, g->n);
 }
 
 static dml_err group_open(dml_transport *t, const int32_t *ranks, int32_t n, uint32_t id,
                           dml_group **out)
 {
-    int32_t member = 0;
-    while (member < n && ranks[member] != t->rank)
-        member++;
-    if (member == n) DML_FAIL(DML_ERR_BUG, "worker %d is not in group %u", t->rank, id);
+    const int32_t member = dml_pair_place(ranks, n, t->rank);
+    if (member < 0) DML_FAIL(DML_ERR_BUG, "worker %d is not in group %u", t->rank, id);
     dml_group *g = calloc(1, sizeof *g);
     if (!g) DML_FAIL(DML_ERR_NOMEM, "no memory for a group");
-    *g = (dml_group){.transport = t, .n = n, .member = member};
-    dml_err err = use(t);
-    if (err == DML_ERR_OK && n > 1) err = join(t, ranks, n, member, id, &g->comm);
+    *g = (dml_group){.t = t, .n = n, .member = member};
+    const dml_err err = n > 1 ? open_clique(g, ranks, id) : DML_ERR_OK;
     if (err != DML_ERR_OK) {
-        group_close(g);
+        t->failed = true; /* refused: the others do not know */
+        free(g);
         return dml_err_add(err, __func__, __FILE__, __LINE__);
     }
     *out = g;
     return DML_ERR_OK;
+}
+
+/* Its communicator ends with the transport's others. */
+static void group_close(dml_group *g)
+{
+    free(g);
 }
 
 static dml_err type_of(dml_dtype dtype, ncclDataType_t *out)
@@ -276,12 +265,14 @@ static dml_err type_of(dml_dtype dtype, ncclDataType_t *out)
     switch (dtype) {
     case DML_F32: *out = ncclFloat; return DML_ERR_OK;
     case DML_F64: *out = ncclDouble; return DML_ERR_OK;
+    case DML_BF16: *out = ncclBfloat16; return DML_ERR_OK;
+    case DML_F16: *out = ncclFloat16; return DML_ERR_OK;
     case DML_I64: *out = ncclInt64; return DML_ERR_OK;
     case DML_I32: *out = ncclInt32; return DML_ERR_OK;
     case DML_U32: *out = ncclUint32; return DML_ERR_OK;
     case DML_U8: break;
     }
-    DML_FAIL(DML_ERR_BUG, "no reduction of element type %d", (int)dtype);
+    DML_FAIL(DML_ERR_BUG, "no reduction of element type %s", dml_dtype_name(dtype));
 }
 
 static ncclRedOp_t operation(dml_reduction reduction)
@@ -295,23 +286,21 @@ static dml_err group_all_reduce(dml_group *g, dml_queue *queue, void *buffer, in
     ncclDataType_t type = ncclNumTypes;
     DML_TRY(type_of(dtype, &type));
     if (g->n == 1) return DML_ERR_OK;
-    SETTLE(g->transport, g->comm, ncclAllReduce,
-           (buffer, buffer, (size_t)elems, type, operation(reduction), g->comm,
-            dml_cuda_stream(queue)));
+    DML_TRY(DML_NCCL(g->clique, -1, ncclAllReduce,
+                     (buffer, buffer, (size_t)elems, type, operation(reduction), g->clique->comm,
+                      dml_cuda_stream(queue))));
+    count(g->clique, elems * dml_dtype_bytes(dtype));
     return DML_ERR_OK;
 }
 
 static dml_err group_all_gather(dml_group *g, dml_queue *queue, void *dst, const void *src,
                                 int64_t bytes)
 {
-    if (g->n == 1)
-        return src == dst
-                   ? DML_ERR_OK
-                   : DML_CUDA(cudaMemcpyAsync,
-                              (dst, src, (size_t)bytes, cudaMemcpyDefault, dml_cuda_stream(queue)),
-                              "%lld bytes of a group of one", (long long)bytes);
-    SETTLE(g->transport, g->comm, ncclAllGather,
-           (src, dst, (size_t)bytes, ncclUint8, g->comm, dml_cuda_stream(queue)));
+    if (g->n == 1) return src == dst ? DML_ERR_OK : dml_cuda_device.copy(queue, dst, src, bytes);
+    DML_TRY(
+        DML_NCCL(g->clique, -1, ncclAllGather,
+                 (src, dst, (size_t)bytes, ncclUint8, g->clique->comm, dml_cuda_stream(queue))));
+    count(g->clique, g->n * bytes);
     return DML_ERR_OK;
 }
 
@@ -321,20 +310,23 @@ static dml_err group_reduce_scatter(dml_group *g, dml_queue *queue, void *buffer
     ncclDataType_t type = ncclNumTypes;
     DML_TRY(type_of(dtype, &type));
     if (g->n == 1) return DML_ERR_OK;
-    const int64_t elem_bytes = dtype == DML_F64 || dtype == DML_I64 ? 8 : 4;
-    char *own = (char *)buffer + g->member * elems * elem_bytes; /* in place, as NCCL defines it */
-    SETTLE(
-        g->transport, g->comm, ncclReduceScatter,
-        (buffer, own, (size_t)elems, type, operation(reduction), g->comm, dml_cuda_stream(queue)));
+    const int64_t part = elems * dml_dtype_bytes(dtype);
+    char *own = (char *)buffer + g->member * part; /* in place, as NCCL defines it */
+    DML_TRY(DML_NCCL(g->clique, -1, ncclReduceScatter,
+                     (buffer, own, (size_t)elems, type, operation(reduction), g->clique->comm,
+                      dml_cuda_stream(queue))));
+    count(g->clique, g->n * part);
     return DML_ERR_OK;
 }
 
 const dml_transport_api dml_nccl_transport = {
     .name = "nccl",
     .doc = "GPU to GPU by NCCL",
+    .library = dml_nccl_library_name,
     .open = transport_open,
     .close = transport_close,
     .alloc = transport_alloc,
+    .meet = dml_nccl_meet,
     .send = transport_send,
     .recv = transport_recv,
     .group_open = group_open,

@@ -7,6 +7,7 @@
 #include "comm/group.h"
 #include "engine/base/clock.h"
 #include "engine/base/rng.h"
+#include "kernels/half.h"
 
 #include <stdlib.h>
 
@@ -18,8 +19,9 @@ static const struct {
     dml_dtype dtype;
     dml_reduction reduction;
 } kinds[] = {
-    {DML_F32, DML_SUM}, {DML_F64, DML_SUM}, {DML_I64, DML_SUM}, {DML_I32, DML_SUM},
-    {DML_U32, DML_SUM}, {DML_I64, DML_MAX}, {DML_I32, DML_MAX}, {DML_U32, DML_MAX},
+    {DML_F32, DML_SUM},  {DML_F64, DML_SUM}, {DML_I64, DML_SUM}, {DML_I32, DML_SUM},
+    {DML_U32, DML_SUM},  {DML_I64, DML_MAX}, {DML_I32, DML_MAX}, {DML_U32, DML_MAX},
+    {DML_BF16, DML_SUM}, {DML_F16, DML_SUM},
 };
 enum { KINDS = sizeof kinds / sizeof *kinds };
 
@@ -42,6 +44,8 @@ static void fill(void *out, dml_dtype dtype, int64_t elems, int32_t m, uint32_t 
         case DML_I64: ((uint64_t *)out)[i] = ((uint64_t)a << 40) ^ ((uint64_t)b << 17); break;
         case DML_I32:
         case DML_U32: ((uint32_t *)out)[i] = a << 8 ^ b; break;
+        case DML_BF16: ((dml_bf16 *)out)[i] = dml_bf16_of_float((float)value); break;
+        case DML_F16: ((dml_f16 *)out)[i] = dml_f16_of_float((float)value * 0x1p-28f); break;
         case DML_U8: break;
         }
     }
@@ -63,6 +67,14 @@ static void plain(void *acc, const void *x, dml_dtype dtype, dml_reduction reduc
             y[i] = v > y[i] ? v : y[i];
         else
             y[i] = (int64_t)((uint64_t)y[i] + (uint64_t)v);
+    } else if (dtype == DML_BF16) {
+        dml_bf16 *y = acc;
+        const float v = dml_bf16_to_float(((const dml_bf16 *)x)[i]);
+        y[i] = dml_bf16_of_float(dml_bf16_to_float(y[i]) + v);
+    } else if (dtype == DML_F16) {
+        dml_f16 *y = acc;
+        const float v = dml_f16_to_float(((const dml_f16 *)x)[i]);
+        y[i] = dml_f16_of_float(dml_f16_to_float(y[i]) + v);
     } else if (dtype == DML_I32 && reduction == DML_MAX) {
         int32_t *y = acc;
         const int32_t v = ((const int32_t *)x)[i];

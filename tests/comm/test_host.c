@@ -114,6 +114,7 @@ static dml_err reopen(rank *r)
         r->config.epoch = epoch;
         r->config.memory_bytes = 64 + (int64_t)(epoch * 977 % 5) * 4096;
         DML_TRY(r->api->open(&r->config, NULL, &r->transport));
+        DML_TRY(meet_everyone(r->api, r->transport, n));
         unsigned char *buffer;
         DML_TRY(r->api->alloc(r->transport, 64, (void **)&buffer));
         for (int i = 0; i < 64; i++)

@@ -209,6 +209,76 @@ static void memory_and_peers_that_are_not_there_are_refused(void **state)
                  use_wrong_memory);
 }
 
+/* ---- who may send to whom ---- */
+
+static dml_err meet(rank *r, int32_t low, int32_t high)
+{
+    const dml_pair pair = {&low, &high, 1, 1};
+    return r->api->meet(r->transport, &pair, 1);
+}
+
+static dml_err exchange(rank *r, int32_t from, int32_t to)
+{
+    void *buffer;
+    DML_TRY(r->api->alloc(r->transport, 64, &buffer));
+    if (r->config.rank == from) return r->api->send(r->transport, NULL, to, buffer, 64, 0);
+    return r->config.rank == to ? r->api->recv(r->transport, NULL, from, buffer, 64, 0)
+                                : DML_ERR_OK;
+}
+
+/* 0 and 1 are a pair, in either direction; 1 and 2 become one later; 0 and 2 never do. */
+static dml_err keep_to_pairs(rank *r)
+{
+    DML_TRY(r->api->open(&r->config, NULL, &r->transport));
+    DML_TRY(meet(r, 0, 1));
+    DML_TRY(exchange(r, 0, 1));
+    DML_TRY(exchange(r, 1, 0));
+    const char *const want = "but no pair of `meet` has both";
+    if (r->config.rank != 0 && (exchange(r, 1, 2) != DML_ERR_BUG || !strstr(dml_err_trail(), want)))
+        DML_FAIL(DML_ERR_CHECK, "1 and 2 exchanged something: %s", dml_err_trail());
+    DML_TRY(meet(r, 2, 1));
+    DML_TRY(exchange(r, 1, 2));
+    if (r->config.rank != 1 && (exchange(r, 2, 0) != DML_ERR_BUG || !strstr(dml_err_trail(), want)))
+        DML_FAIL(DML_ERR_CHECK, "2 and 0 exchanged something: %s", dml_err_trail());
+    r->api->close(r->transport);
+    return DML_ERR_OK;
+}
+
+static void only_ranks_of_a_pair_exchange(void **state)
+{
+    (void)state;
+    run_world_ok(
+        &(world_config){.transport = transport, .world = 3, .memory_bytes = 512, .closed = true},
+        keep_to_pairs);
+}
+
+static dml_err meet_wrong_pairs(rank *r)
+{
+    static const int32_t v[] = {0, 1, 1, 3, -1};
+    static const struct {
+        dml_pair pair;
+        const char *want;
+    } wrong[] = {
+        {{&v[0], &v[1], 0, 1}, "pair 0 has no lower rank"},
+        {{&v[0], &v[1], 1, 0}, "pair 0 has no upper rank"},
+        {{&v[0], &v[0], 2, 1}, "pair 0 has rank 0 on both sides"},
+        {{&v[0], &v[1], 1, 2}, "pair 0: rank 1 at place 1 of its upper side"},
+        {{&v[3], &v[0], 1, 1}, "pair 0: rank 3 at place 0 of its lower side, in a world of 2"},
+        {{&v[0], &v[4], 1, 1}, "pair 0: rank -1 at place 0 of its upper side"},
+    };
+    for (size_t i = 0; i < sizeof wrong / sizeof *wrong; i++)
+        if (r->api->meet(r->transport, &wrong[i].pair, 1) != DML_ERR_BUG ||
+            !strstr(dml_err_trail(), wrong[i].want))
+            DML_FAIL(DML_ERR_CHECK, "pairs %zu: %s", i, dml_err_trail());
+    return DML_ERR_OK;
+}
+
+static void pairs_that_cannot_be_are_our_bug(void **state)
+{
+    (void)state;
+    run_world_ok(&(world_config){.transport = transport, .world = 2}, meet_wrong_pairs);
+}
+
 /* ---- waits that end ---- */
 
 static dml_err lonely(rank *r)
@@ -297,6 +367,8 @@ int main(int argc, char **argv)
         cmocka_unit_test(many_messages_between_all_pairs_arrive_in_order),
         cmocka_unit_test(a_mismatch_is_named_on_both_sides),
         cmocka_unit_test(memory_and_peers_that_are_not_there_are_refused),
+        cmocka_unit_test(only_ranks_of_a_pair_exchange),
+        cmocka_unit_test(pairs_that_cannot_be_are_our_bug),
         cmocka_unit_test(a_wait_ends_at_the_deadline_and_names_who_and_what),
         cmocka_unit_test(abort_ends_sends_and_receives),
         cmocka_unit_test(an_emulated_link_takes_its_time),

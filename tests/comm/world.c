@@ -25,10 +25,20 @@ typedef struct start {
     outcome *out;
 } start;
 
+dml_err meet_everyone(const dml_transport_api *api, dml_transport *t, int32_t world)
+{
+    static const int32_t ranks[MAX_WORLD] = {0, 1, 2, 3, 4, 5, 6, 7};
+    dml_pair pairs[MAX_WORLD];
+    for (int32_t r = 0; r + 1 < world; r++)
+        pairs[r] = (dml_pair){&ranks[r], &ranks[r + 1], 1, world - r - 1};
+    return api->meet(t, pairs, world - 1);
+}
+
 static dml_err run_opened(start *s)
 {
     DML_TRY(s->r.api->open(&s->r.config, NULL, &s->r.transport));
-    const dml_err err = s->fn(&s->r);
+    dml_err err = meet_everyone(s->r.api, s->r.transport, s->r.config.world);
+    if (err == DML_ERR_OK) err = s->fn(&s->r);
     s->r.api->close(s->r.transport);
     return err;
 }

@@ -43,6 +43,9 @@ typedef struct world_config {
     void (*meanwhile)(const int *pid, dml_abort *abort, int64_t *board);
 } world_config;
 
+/* Pairs each rank with all above it: everyone may send to everyone.  The world does so for what it opens. */
+dml_err meet_everyone(const dml_transport_api *api, dml_transport *t, int32_t world);
+
 /* Runs fn on all ranks, fills out[world]; what the world opened is closed again. */
 void run_world(const world_config *config, rank_fn fn, outcome *out);
 

@@ -121,6 +121,52 @@ static void a_later_epoch_is_refused_and_the_abort_flag_ends_the_wait(void **sta
     close(fd);
 }
 
+static void ranks_meet_at_an_epoch_and_the_late_are_refused(void **state)
+{
+    (void)state;
+    enum { N = 3 };
+    int fd[N];
+    dml_id_page *page[N];
+    for (int i = 0; i < N; i++)
+        page[i] = new_page(&fd[i]);
+    DML_CHECK_FAILS(DML_ERR_PEER, "worker 1 to open epoch 5",
+                    dml_id_meet(page, N, 0, 5, in_ms(5), NULL));
+    dml_wait_set(&page[1]->opened, 5 + 1);
+    dml_wait_set(&page[2]->opened, 5 + 1);
+    DML_CHECK_OK(dml_id_meet(page, N, 0, 5, in_ms(20000), NULL));
+    dml_wait_set(&page[2]->opened, 6 + 1);
+    DML_CHECK_FAILS(DML_ERR_PEER, "refused: worker 2 is at epoch 6, worker 0 still at 5",
+                    dml_id_meet(page, N, 0, 5, in_ms(20000), NULL));
+    const dml_abort abort = {.raised = 1};
+    DML_CHECK_FAILS(DML_ERR_PEER, "being stopped", dml_id_meet(page, N, 0, 6, INT64_MAX, &abort));
+    for (int i = 0; i < N; i++) {
+        dml_id_page_close(page[i]);
+        close(fd[i]);
+    }
+}
+
+static void stopping_waits_for_the_living_until_the_deadline(void **state)
+{
+    (void)state;
+    int fd[2];
+    dml_id_page *page[2];
+    for (int i = 0; i < 2; i++)
+        page[i] = new_page(&fd[i]);
+    const int64_t begin_ns = dml_clock_ns();
+    DML_CHECK(!dml_id_is_stopped(page, 2, 3));
+    dml_id_stop(page, 2, 0, 3, in_ms(20)); /* rank 1 is dead */
+    DML_CHECK(dml_id_is_stopped(page, 2, 3));
+    DML_CHECK(!dml_id_is_stopped(page, 2, 4));
+    DML_CHECK(dml_clock_ns() - begin_ns >= 20 * DML_NS_PER_MS);
+    DML_CHECK_EQ(4, atomic_load(&page[0]->stopped));
+    dml_wait_set(&page[1]->stopped, 4); /* not dead after all: a wait without end ends */
+    dml_id_stop(page, 2, 0, 3, INT64_MAX);
+    for (int i = 0; i < 2; i++) {
+        dml_id_page_close(page[i]);
+        close(fd[i]);
+    }
+}
+
 static void what_is_no_memory_file_is_named(void **state)
 {
     (void)state;
@@ -136,6 +182,8 @@ int main(void)
         cmocka_unit_test(a_withdrawn_id_is_not_taken),
         cmocka_unit_test(a_page_whose_owner_died_while_writing_serves_the_next_epoch),
         cmocka_unit_test(a_later_epoch_is_refused_and_the_abort_flag_ends_the_wait),
+        cmocka_unit_test(ranks_meet_at_an_epoch_and_the_late_are_refused),
+        cmocka_unit_test(stopping_waits_for_the_living_until_the_deadline),
         cmocka_unit_test(what_is_no_memory_file_is_named),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
