@@ -12,9 +12,12 @@ static dml_err find(const dml_plan *plan, const char *name, const dml_backend **
     char why[256] = "";
     const int32_t devices = (*out)->device->count(why, sizeof why);
     if (devices == 0) DML_FAIL(DML_ERR_UNAVAILABLE, "%s: no device: %s", name, why);
-    if (!(*out)->on_host && devices < plan->workers)
-        DML_FAIL(DML_ERR_UNAVAILABLE, "%s: %d device%s for %d workers", name, devices,
-                 devices == 1 ? "" : "s", plan->workers);
+    const int32_t per_device = plan->spec->parallelism.workers_per_device;
+    if (!(*out)->on_host && (int64_t)devices * per_device < plan->workers)
+        DML_FAIL(DML_ERR_UNAVAILABLE,
+                 "%s: %d device%s for %d workers; parallelism.workers_per_device, now %d, lets "
+                 "several share one",
+                 name, devices, devices == 1 ? "" : "s", plan->workers, per_device);
     return dml_model_check_kernels(&plan->model, (*out)->kernels, name);
 }
 

@@ -1,13 +1,14 @@
 /* engine/chunk.c - what a chunk holds and where: sizes, binding, slots, access by name.
  *
  *   shared    ran | loss | correct | moments | max_bits | accumulators (chunk_sum.h)
- *   private   w | m | v | g (unless shared) | running moments | panel | scratch
+ *   private   w | m | v | g (unless shared) | w in the act type | running moments | panel | scratch
  */
 #include "engine/chunk_impl.h"
 
 #include "engine/base/clock.h"
 #include "engine/base/hash.h"
 #include "engine/base/rng.h"
+#include "engine/chunk_bucket.h"
 #include "engine/chunk_sum.h"
 
 #include <stdlib.h>
@@ -97,6 +98,8 @@ static int64_t lay_out_private(dml_chunk *c, void *memory)
     if (has_m(c)) c->m = take(&p, c->arena_elems, sizeof(float));
     if (has_v(c)) c->v = take(&p, c->arena_elems, sizeof(float));
     if (sum_info(c)->words > 0) c->g = take(&p, c->arena_elems, sizeof(float));
+    impl->w_act = NULL;
+    if (c->act != DML_F32) impl->w_act = take(&p, c->arena_elems, dml_dtype_bytes(c->act));
     c->state = take(&p, state_elems(c), sizeof(float));
     impl->panel = take(&p, impl->panel_elems, sizeof(float));
     impl->work = take(&p, impl->work_bytes, 1);
@@ -131,8 +134,9 @@ static void plan_states(dml_chunk *c, dml_arena *arena)
 
 static void plan_borders(dml_chunk *c)
 {
-    const int64_t row = c->mb_rows * (int64_t)sizeof(float);
-    c->size.in = dml_shape_elems(c->model->layer[c->layer_begin].in) * row;
+    const int64_t row = c->mb_rows * dml_dtype_bytes(c->act);
+    const int64_t in = dml_shape_elems(c->model->layer[c->layer_begin].in);
+    c->size.in = c->layer_begin > 0 ? in * row : in * c->mb_rows * (int64_t)sizeof(float);
     c->size.dx = c->layer_begin > 0 ? c->size.in : 0;
     c->size.dy = has_loss(c) ? 0 : dml_shape_elems(c->model->layer[c->layer_end - 1].out) * row;
 }
@@ -152,6 +156,7 @@ dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t lay
         .layer_end = layer_end,
         .mb_rows = spec->training.micro_batch_size,
         .mbs = spec->training.num_microbatches,
+        .act = dml_act_type(spec),
         .split_backward = split_backward,
         .impl = impl,
     };
@@ -165,6 +170,7 @@ dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t lay
             dml_rng_key(spec->run.seed, DML_RNG_DROPOUT, (uint64_t)i);
     c.size.shared = lay_out_shared(&c, NULL);
     c.size.private_ = lay_out_private(&c, NULL);
+    dml_chunk_bucket(&c, arena);
     *out = c;
     return DML_ERR_OK;
 }
@@ -195,11 +201,22 @@ static dml_err load_initial(dml_chunk *c, const dml_device_api *device, dml_queu
     return device->sync(queue, dml_clock_ns() + c->spec->parallelism.timeout_ns);
 }
 
-dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *queue, void *shared,
-                       void *private_)
+void dml_chunk_place(dml_chunk *c, void *shared, void *private_)
 {
     lay_out_shared(c, shared);
     lay_out_private(c, private_);
+    dml_chunk_weights_written(c);
+}
+
+void dml_chunk_weights_written(const dml_chunk *c)
+{
+    ((dml_chunk_impl *)c->impl)->copied = false;
+}
+
+dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *queue, void *shared,
+                       void *private_)
+{
+    dml_chunk_place(c, shared, private_);
     const int64_t elems = c->arena_elems + state_elems(c);
     float *staging = calloc((size_t)elems + 1, sizeof(float));
     if (!staging) DML_FAIL(DML_ERR_NOMEM, "no memory for %lld initial weights", (long long)elems);

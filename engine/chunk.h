@@ -3,7 +3,7 @@
  * A chunk owns no memory.  It states how many bytes it needs of four kinds, and is bound to them:
  *
  *   shared    what is reduced among replicas: slots, max_bits, gradient accumulators (peers reach it)
- *   private   weights, optimizer state, running moments, scratch
+ *   private   weights, their copy in the act type, optimizer state, running moments, scratch
  *   stash     per micro-batch in flight: what backward needs, and the chunk's output
  *   in/dy/dx  per micro-batch: input, output gradient, input gradient at the chunk's borders
  *
@@ -18,7 +18,7 @@
 
 typedef struct dml_chunk_sizes {
     int64_t shared, private_, stash; /* bytes */
-    int64_t in;     /* bytes of mb_rows rows; the first chunk's is the loaded batch */
+    int64_t in;     /* bytes of mb_rows rows; the first chunk's is the loaded batch, F32 */
     int64_t dy, dx; /* bytes of mb_rows rows; 0 where nothing crosses: the last, the first chunk */
     int64_t out_offset; /* bytes of the output within the stash; not for the last chunk */
 } dml_chunk_sizes;
@@ -26,17 +26,21 @@ typedef struct dml_chunk_sizes {
 /* Which micro-batch a call is about. */
 typedef struct dml_run {
     bool train;
-    int64_t step;         /* keys dropout */
-    int32_t mb;           /* global number in the step: which slot */
-    int32_t rows;         /* samples in it, 1 .. micro_batch_size */
+    bool first;   /* backward: nothing was added yet in this step here, so store (may be false) */
+    int32_t mb;   /* global number in the step: which slot */
+    int32_t rows; /* samples in it, 1 .. micro_batch_size */
+    int32_t part; /* backward: 0 all of it, k the layers of bucket k; parts in turn, 1 first */
     int64_t first_sample; /* position of row 0 in the step's global batch */
 } dml_run;
+
+typedef struct dml_bucket dml_bucket;
 
 typedef struct dml_chunk {
     const dml_spec *spec;   /* borrowed */
     const dml_model *model; /* borrowed */
     int32_t layer_begin, layer_end, param_begin, param_end, state_begin, state_end;
     int32_t mb_rows, mbs; /* micro-batch size; micro-batches of a step */
+    dml_dtype act;        /* of activations, their gradients and what crosses the borders */
     bool split_backward;  /* I and W apart: what weight gradients read stays in the stash */
     dml_chunk_sizes size;
 
@@ -60,6 +64,10 @@ typedef struct dml_chunk {
     int32_t *correct; /* [mbs] likewise */
     float *moments; /* batch norm: per layer [mbs][2][c], mean then biased variance; layer order */
 
+    const dml_bucket
+        *bucket; /* [n_buckets >= 1] in the order backward finishes them (chunk_bucket.h) */
+    int32_t n_buckets;
+
     void *impl; /* dml_chunk_impl (engine/chunk_impl.h), the arena's */
 } dml_chunk;
 
@@ -77,6 +85,9 @@ dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t lay
 dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *queue, void *shared,
                        void *private_);
 
+/* Says where the memory is, and loads nothing: for a chunk that only makes plans of kernels. */
+void dml_chunk_place(dml_chunk *c, void *shared, void *private_);
+
 /* The rest is called inside jobs of the compute queue; `k` is that queue's kernel context.  Nothing
  * allocates.  Errors are the kernels', with the layer and its place in the spec added to the trail.
  *
@@ -88,32 +99,33 @@ dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *qu
  *
  * In training, the last chunk's forward leaves the loss gradient, too, in the stash. */
 
-/* Zeroes slots, maxima and accumulators: a chunk that runs nothing in this step adds nothing. */
+/* Weights were written, by other than dml_update_commit: their copy in the act type is made again at the next
+ * begin_step. */
+void dml_chunk_weights_written(const dml_chunk *c);
+
+/* Zeroes slots, maxima and accumulators: a chunk that runs nothing in this step adds nothing.  Weights that
+ * changed are copied to the act type. */
 dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k);
 dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, const dml_run *run,
                           const void *in, const int32_t *labels, void *stash);
 /* Whole backward: input gradient to dx and weight gradients added, in the order of calls (fast mode) or
- * exactly. */
+ * exactly.  In parts: run->part 1 .. n_buckets, the same bits; no other call of this chunk in between, and dx is
+ * written by the last part alone (NULL for the others is fine). */
 dml_err dml_chunk_backward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
                            const dml_run *run, const void *in, void *stash, const void *dy,
                            void *dx);
-/* The same in two calls, the same bits; needs split_backward. */
+/* The same in two calls, the same bits; needs split_backward.  Parts are those of the weight gradients. */
 dml_err dml_chunk_backward_input(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
                                  const dml_run *run, const void *in, void *stash, const void *dy,
                                  void *dx);
 dml_err dml_chunk_backward_weight(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
                                   const dml_run *run, const void *in, void *stash, const void *dy);
 
-/* Moves the running moments of batch norm at the end of a step, from the slots of all its micro-batches
- * (summed among replicas before), in micro-batch order whoever ran them.  Host code: the chunk's memory is
- * the host's.
- *
- *   rows_of_mb  [mbs] samples; 0 for a micro-batch that a short step does not have
- *
- * deferred         running += m (moments of all the step's samples - running), once
- * per_micro_batch  the same with each micro-batch's moments, one after another
- * The variance that enters is unbiased, n / (n - 1), as PyTorch's. */
-dml_err dml_chunk_commit_state(dml_chunk *c, const int32_t *rows_of_mb);
+/* Moves the running moments of batch norm at the end of a step of `samples`, from the slots of all its
+ * micro-batches (summed among replicas before), in micro-batch order whoever ran them: dml_moments.
+ * Micro-batches are full up to the last that has samples. */
+dml_err dml_chunk_commit_state(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                               int64_t samples);
 
 /* Weights of parameter `p`, running moments of state `s`, both by their number in the model, for loading
  * and saving by name: device memory, [elems]; NULL when the chunk does not hold it. */

@@ -14,6 +14,9 @@
  *        |                         |            dX conv2, dX relu1 in place,
  *        +------------------------add--> y      dX conv1 to t, t = t + grad[x], grad[x] = t
  *
+ * Values have the act type (training.precision), but for the loaded batch, which is float: the first chunk's
+ * first step converts it.
+ *
  * A buffer that two roots own, or that a weight gradient still reads (split backward), is never
  * overwritten.
  */
@@ -68,7 +71,7 @@ static int64_t value_elems(const graph *g, int32_t v)
 
 static int64_t value_bytes(const graph *g, int32_t v)
 {
-    return value_elems(g, v) * g->c->mb_rows * (int64_t)sizeof(float);
+    return value_elems(g, v) * g->c->mb_rows * dml_dtype_bytes(g->c->act);
 }
 
 static int32_t new_buffer(graph *g, dml_region where, int64_t bytes)
@@ -158,15 +161,35 @@ static void emit_layer(graph *g, dml_steps *list, dml_step_kind kind, int32_t i)
     emit(g, list, (dml_step){kind, i, DML_NO_BUFFER, DML_NO_BUFFER, DML_NO_BUFFER, 0});
 }
 
+/* With the activation after it (chunk_fuse.c), whose output is the only one there is. */
+static void forward_fused(graph *g, int32_t i)
+{
+    dml_layer_plan *p = &g->impl->layer[i];
+    p->y = new_buffer(g, DML_AT_WORK, value_bytes(g, i + 1));
+    p->keep = new_buffer(g, DML_AT_WORK, dml_fused_aux_bytes(g->c, &g->layer[i]) * g->c->mb_rows);
+    g->store[i + 2] = p->y;
+    g->kept[p->keep] = true;
+    keep_for_backward(g, i);
+    emit_layer(g, &g->impl->forward, DML_STEP_FORWARD, i);
+}
+
 static void forward_layer(graph *g, int32_t i)
 {
     dml_layer_plan *p = &g->impl->layer[i];
+    if (p->acted) {
+        p->x = p->with = p->y = p->keep = p->dy = p->dx = p->early = DML_NO_BUFFER;
+        return;
+    }
     p->x = g->store[input_of(g, i)];
     p->with = has(g, i, DML_JOIN) ? g->store[with_of(g, i)] : DML_NO_BUFFER;
+    p->dy = p->dx = p->early = DML_NO_BUFFER;
+    if (p->acts) {
+        forward_fused(g, i);
+        return;
+    }
     p->y = output_buffer(g, i, p->x);
     const int64_t keep_bytes = g->layer[i].keep_elems * g->c->mb_rows * (int64_t)sizeof(int32_t);
     p->keep = keep_bytes > 0 ? new_buffer(g, DML_AT_WORK, keep_bytes) : DML_NO_BUFFER;
-    p->dy = p->dx = p->early = DML_NO_BUFFER;
     g->store[i + 1] = p->y;
     if (g->readers[i + 1] != 1 || has(g, i, DML_DX_READS_Y)) g->frozen[p->y] = true;
     keep_for_backward(g, i);
@@ -174,11 +197,23 @@ static void forward_layer(graph *g, int32_t i)
         emit_layer(g, &g->impl->forward, DML_STEP_FORWARD, i);
 }
 
+/* The chunk's input, in the act type. */
+static int32_t input_buffer(graph *g)
+{
+    const int32_t in = new_buffer(g, DML_AT_IN, g->c->size.in);
+    g->frozen[in] = true;
+    if (g->c->layer_begin > 0 || g->c->act == DML_F32) return in;
+    const int32_t x = new_buffer(g, DML_AT_WORK, value_bytes(g, 0));
+    g->frozen[x] = g->readers[0] != 1;
+    emit(g, &g->impl->forward,
+         (dml_step){DML_STEP_CONVERT, 0, x, in, DML_NO_BUFFER, value_elems(g, 0)});
+    return x;
+}
+
 /* The output lies in the stash, wherever the last layer left it; returns its buffer. */
 static int32_t forward(graph *g)
 {
-    g->store[0] = new_buffer(g, DML_AT_IN, value_bytes(g, 0));
-    g->frozen[g->store[0]] = true;
+    g->store[0] = input_buffer(g);
     for (int32_t i = 0; i < g->n; i++)
         forward_layer(g, i);
     int32_t out = g->store[g->n];
@@ -264,7 +299,7 @@ static int64_t panel_elems(const graph *g, int32_t i)
 static void input_step(graph *g, int32_t i)
 {
     dml_layer_plan *p = &g->impl->layer[i];
-    const int32_t root = g->root[input_of(g, i)];
+    const int32_t below = input_of(g, i), root = g->root[p->unacts ? below - 1 : below];
     const bool in_place = has(g, i, DML_DX_MAY_BE_DY) && g->owners[p->dy] == 0 && !g->kept[p->dy] &&
                           g->impl->buffer[p->dy].where == DML_AT_WORK;
     if (g->wanted[root]) {
@@ -282,6 +317,7 @@ static void input_step(graph *g, int32_t i)
 static dml_err backward_layer(graph *g, int32_t i)
 {
     dml_layer_plan *p = &g->impl->layer[i];
+    if (p->acted) return DML_ERR_OK;
     if (g->layer[i].alias) {
         if (has(g, i, DML_TIMED)) {
             emit_layer(g, &g->impl->input, DML_STEP_INPUT_GRAD, i);
@@ -363,8 +399,8 @@ static void place_buffers(graph *g, dml_arena *arena)
 static void init_graph(graph *g, dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena)
 {
     const int32_t n = c->layer_end - c->layer_begin;
-    /* Per layer at most: output and keep; dx, one sum per input, early.  And IN, DY, DX, a copy. */
-    const int32_t buffers = 6 * n + 4;
+    /* Per layer at most: output and keep; dx, one sum per input, early.  And IN, converted, DY, DX, a copy. */
+    const int32_t buffers = 6 * n + 5;
     *g = (graph){
         .c = c,
         .impl = impl,
@@ -384,7 +420,7 @@ static void init_graph(graph *g, dml_chunk *c, dml_chunk_impl *impl, dml_arena *
         g->grad[v] = DML_NO_BUFFER;
     impl->layer = DML_NEW_N(arena, dml_layer_plan, n);
     impl->buffer = DML_NEW_N(arena, dml_buffer, buffers);
-    impl->forward.step = DML_NEW_N(arena, dml_step, n + 1);
+    impl->forward.step = DML_NEW_N(arena, dml_step, n + 2);
     impl->input.step = DML_NEW_N(arena, dml_step, 4 * n + 1);
     impl->weight.step = DML_NEW_N(arena, dml_step, n);
 }
@@ -395,6 +431,7 @@ dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena)
     init_graph(&g, c, impl, arena);
     DML_TRY(count_readers(&g));
     find_roots(&g);
+    dml_chunk_fuse(c, impl->layer);
     const int32_t out = forward(&g);
     DML_TRY(backward(&g));
     place_moments(&g);

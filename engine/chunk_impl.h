@@ -49,14 +49,15 @@ typedef enum dml_step_kind {
     DML_STEP_INPUT_GRAD,  /* JOINT: parameter gradients too, to `early` */
     DML_STEP_WEIGHT_GRAD, /* makes (JOINT: takes) parameter gradients and adds them */
     DML_STEP_ADD,         /* to = a + b */
-    DML_STEP_COPY         /* to = a */
+    DML_STEP_COPY,        /* to = a */
+    DML_STEP_CONVERT      /* to = a, F32, in the act type */
 } dml_step_kind;
 
 typedef struct dml_step {
     dml_step_kind kind;
-    int32_t layer; /* in the chunk; the one it is done for, when ADD or COPY */
+    int32_t layer; /* in the chunk; the one it is done for, when ADD, COPY or CONVERT */
     int32_t to, a, b;
-    int64_t row_elems; /* ADD, COPY */
+    int64_t row_elems; /* ADD, COPY, CONVERT */
 } dml_step;
 
 typedef struct dml_steps {
@@ -69,6 +70,9 @@ typedef struct dml_layer_plan {
     int32_t x, with, y, keep;
     int32_t dy, dx;
     int32_t early;      /* JOINT: parameter gradients, in the panel's layout */
+    bool acts;          /* LINEAR: y is that of the activation after it, keep is what that left */
+    bool acted;         /* activation: done by those around it, has no buffers */
+    bool unacts;        /* LINEAR: dx is past the activation before it */
     int64_t moments_at; /* floats from chunk->moments, of micro-batch 0; batch norm */
 } dml_layer_plan;
 
@@ -83,8 +87,9 @@ typedef struct dml_chunk_impl {
     int64_t work_bytes;
     float *panel; /* bound: where a weight gradient lies between kernel and accumulator */
     char *work;   /* bound */
-
-    int32_t added; /* weight gradients added to in this step, by this worker */
+    void *
+        w_act; /* bound: [arena_elems] weights in the act type, at param_at; NULL where that is F32 */
+    bool copied; /* w_act has the weights of now */
 } dml_chunk_impl;
 
 /* Elements from one parameter of the chunk to the next: its own, padded. */
@@ -98,6 +103,16 @@ static inline int64_t dml_padded_elems(int64_t elems)
 /* Gives every WORK buffer used in a list (from >= 0) an offset such that those alive together do not
  * overlap; returns the bytes needed.  Largest first, lowest place that fits. */
 int64_t dml_pack(dml_buffer *buffer, int32_t n, dml_arena *arena);
+
+/* ---- engine/chunk_fuse.c ---- */
+
+/* Sets acts, acted and unacts of the layer plans. */
+void dml_chunk_fuse(const dml_chunk *c, dml_layer_plan *plan);
+/* Bytes a row of what the activation after `linear` leaves. */
+int64_t dml_fused_aux_bytes(const dml_chunk *c, const dml_layer *linear);
+/* The calls of a layer that acts (aux written) and of one that unacts, `acted` being the activation. */
+dml_err dml_fused_forward(const dml_layer_call *c, void *aux);
+dml_err dml_fused_backward(const dml_layer_call *c, const dml_layer *acted, void *aux);
 
 /* ---- engine/chunk_graph.c ---- */
 

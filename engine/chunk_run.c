@@ -1,6 +1,7 @@
 /* engine/chunk_run.c - runs a chunk's steps on one micro-batch. */
 #include "engine/chunk_impl.h"
 
+#include "engine/chunk_bucket.h"
 #include "engine/chunk_sum.h"
 
 #include <stdio.h>
@@ -37,7 +38,7 @@ static dml_tensor vector(void *data, dml_dtype dtype, int64_t elems)
 static dml_tensor batch(const frame *f, int32_t buffer, dml_shape s)
 {
     dml_tensor t = {
-        .data = at(f, buffer), .dtype = DML_F32, .rank = s.rank + 1, .dim = {1, 1, 1, 1}};
+        .data = at(f, buffer), .dtype = f->c->act, .rank = s.rank + 1, .dim = {1, 1, 1, 1}};
     t.dim[0] = f->run->rows;
     for (int32_t i = 0; i < s.rank; i++)
         t.dim[i + 1] = s.dim[i];
@@ -46,14 +47,24 @@ static dml_tensor batch(const frame *f, int32_t buffer, dml_shape s)
 
 static dml_tensor flat_batch(const frame *f, int32_t buffer, int64_t row_elems)
 {
-    return dml_tensor_of(at(f, buffer), DML_F32, 2, (const int64_t[]){f->run->rows, row_elems});
+    return dml_tensor_of(at(f, buffer), f->c->act, 2, (const int64_t[]){f->run->rows, row_elems});
 }
 
 /* Parameter `p` of the model, or its gradient, at `data`. */
-static dml_tensor param_tensor(const frame *f, int32_t p, float *data)
+static dml_tensor param_tensor(const frame *f, int32_t p, void *data, dml_dtype dtype)
 {
     const dml_param *param = &f->c->model->param[p];
-    return dml_tensor_of(data, DML_F32, param->rank, param->dim);
+    return dml_tensor_of(data, dtype, param->rank, param->dim);
+}
+
+/* What the layer reads of it: the master, or the copy in the act type. */
+static dml_tensor weight_tensor(const frame *f, const dml_layer *l, int32_t p)
+{
+    char *copy = ((const dml_chunk_impl *)f->c->impl)->w_act;
+    if (!copy || !(l->cls->traits & DML_W_LIKE_X))
+        return param_tensor(f, p, dml_chunk_param(f->c, p), DML_F32);
+    const int64_t at = f->c->param_at[p - f->c->param_begin];
+    return param_tensor(f, p, copy + at * dml_dtype_bytes(f->c->act), f->c->act);
 }
 
 /* ---- one layer ---- */
@@ -62,9 +73,9 @@ static void set_params(const frame *f, const dml_layer *l, float *grads, dml_lay
 {
     for (int32_t p = l->param_begin; p < l->param_end; p++) {
         const int32_t i = p - l->param_begin;
-        call->param[i] = param_tensor(f, p, dml_chunk_param(f->c, p));
+        call->param[i] = weight_tensor(f, l, p);
         if (!grads) continue;
-        call->dparam[i] = param_tensor(f, p, grads);
+        call->dparam[i] = param_tensor(f, p, grads, DML_F32);
         grads += dml_padded_elems(f->c->model->param[p].elems);
     }
 }
@@ -119,22 +130,47 @@ static dml_layer_call call_of(const frame *f, int32_t i, float *grads)
 
 static dml_err forward_step(const frame *f, int32_t i)
 {
+    const dml_layer_plan *p = &((const dml_chunk_impl *)f->c->impl)->layer[i];
     const dml_layer_call call = call_of(f, i, NULL);
-    return call.layer->cls->forward(&call);
+    return p->acts ? dml_fused_forward(&call, at(f, p->keep)) : call.layer->cls->forward(&call);
 }
 
 static dml_err input_step(const frame *f, int32_t i)
 {
     const dml_chunk_impl *impl = f->c->impl;
     const dml_layer_call call = call_of(f, i, at(f, impl->layer[i].early));
-    return call.layer->cls->backward_input(&call);
+    if (!impl->layer[i].unacts) return call.layer->cls->backward_input(&call);
+    const int32_t acted = call.layer->spec->input; /* and the layer that acts stands before it */
+    return dml_fused_backward(&call, &f->c->model->layer[acted],
+                              at(f, impl->layer[acted - 1 - f->c->layer_begin].keep));
 }
 
 /* ---- weight gradients ---- */
 
+/* Float sums that a kernel can make in their place: the first by storing, the rest where it has an entry that
+ * adds.  *done: nothing is left to add. */
+static dml_err sum_in_place(const frame *f, int32_t i, bool *done)
+{
+    const dml_layer *l = &f->c->model->layer[f->c->layer_begin + i];
+    const bool first = f->run->first;
+    *done = false;
+    if (f->c->acc || !l->cls->backward_weight || l->param_begin == l->param_end) return DML_ERR_OK;
+    if (!first && (l->spec->kind != DML_LAYER_LINEAR || !f->kt->linear_add_weight))
+        return DML_ERR_OK;
+    *done = true;
+    float *sums = f->c->g + f->c->param_at[l->param_begin - f->c->param_begin];
+    const dml_layer_call call = call_of(f, i, sums);
+    if (first) return l->cls->backward_weight(&call);
+    return f->kt->linear_add_weight(f->k, &call.dparam[0], dml_present(&call.dparam[1]), &call.dy,
+                                    &call.x);
+}
+
 static dml_err weight_step(const frame *f, int32_t i)
 {
     const dml_chunk_impl *impl = f->c->impl;
+    bool done;
+    DML_TRY(sum_in_place(f, i, &done));
+    if (done) return DML_ERR_OK;
     float *grads =
         impl->layer[i].early == DML_NO_BUFFER ? impl->panel : at(f, impl->layer[i].early);
     const dml_layer_call call = call_of(f, i, grads);
@@ -143,7 +179,7 @@ static dml_err weight_step(const frame *f, int32_t i)
     for (int32_t p = l->param_begin; p < l->param_end; p++) {
         const int64_t elems = f->c->model->param[p].elems;
         const dml_tensor g = vector(grads, DML_F32, elems);
-        DML_TRY(dml_sum_add(f->c, f->kt, f->k, p - f->c->param_begin, &g, impl->added == 0));
+        DML_TRY(dml_sum_add(f->c, f->kt, f->k, p - f->c->param_begin, &g, f->run->first));
         grads += dml_padded_elems(elems);
     }
     return DML_ERR_OK;
@@ -153,9 +189,7 @@ static dml_err weight_step(const frame *f, int32_t i)
 static dml_err mark_ran(const frame *f)
 {
     const dml_tensor ran = vector(f->c->ran + f->run->mb, DML_F32, 1);
-    DML_TRY(f->kt->fill(f->k, &ran, 0x1p-149f));
-    ((dml_chunk_impl *)f->c->impl)->added++;
-    return DML_ERR_OK;
+    return f->kt->fill(f->k, &ran, 0x1p-149f);
 }
 
 /* ---- lists ---- */
@@ -170,6 +204,11 @@ static dml_err run_step(const frame *f, const dml_step *s)
     case DML_STEP_WEIGHT_GRAD: return weight_step(f, s->layer);
     case DML_STEP_ADD: return f->kt->add(f->k, &to, &a, &b);
     case DML_STEP_COPY: return dml_layer_copy(f->kt, f->k, &to, &a);
+    case DML_STEP_CONVERT: {
+        dml_tensor loaded = a;
+        loaded.dtype = DML_F32;
+        return f->kt->convert(f->k, &to, &loaded);
+    }
     }
     DML_FAIL(DML_ERR_BUG, "step kind %d", (int)s->kind);
 }
@@ -183,6 +222,7 @@ static dml_err name_layer(const frame *f, const dml_step *s, dml_err err)
         [DML_STEP_WEIGHT_GRAD] = "weight gradient",
         [DML_STEP_ADD] = "sum of gradients",
         [DML_STEP_COPY] = "copy",
+        [DML_STEP_CONVERT] = "conversion of the batch",
     };
     const dml_layer_spec *layer = f->c->model->layer[f->c->layer_begin + s->layer].spec;
     char text[160];
@@ -193,9 +233,9 @@ static dml_err name_layer(const frame *f, const dml_step *s, dml_err err)
                        written ? layer->place.line : __LINE__);
 }
 
-static dml_err run_list(const frame *f, const dml_steps *list)
+static dml_err run_steps(const frame *f, const dml_steps *list, int32_t begin, int32_t end)
 {
-    for (int32_t i = 0; i < list->n; i++) {
+    for (int32_t i = begin; i < end; i++) {
         const dml_err err = run_step(f, &list->step[i]);
         if (err != DML_ERR_OK) return name_layer(f, &list->step[i], err);
     }
@@ -218,9 +258,22 @@ static frame frame_of(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *
 
 /* ---- entries ---- */
 
+/* The copy that products read; in the gaps, too, and of parameters that nothing reads in that type: one call. */
+static dml_err copy_weights(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k)
+{
+    dml_chunk_impl *impl = c->impl;
+    if (!impl->w_act || impl->copied || c->arena_elems == 0) return DML_ERR_OK;
+    const dml_tensor from = vector(c->w, DML_F32, c->arena_elems),
+                     to = vector(impl->w_act, c->act, c->arena_elems);
+    DML_TRY(kt->convert(k, &to, &from));
+    kt->weights_changed(k);
+    impl->copied = true;
+    return DML_ERR_OK;
+}
+
 dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k)
 {
-    ((dml_chunk_impl *)c->impl)->added = 0;
+    DML_TRY(copy_weights(c, kt, k));
     const dml_tensor slots = vector(c->slots, DML_I32, c->slot_words);
     DML_TRY(kt->fill(k, &slots, 0));
     if (c->arena_elems == 0) return DML_ERR_OK;
@@ -240,7 +293,7 @@ dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
     const dml_chunk_impl *impl = c->impl;
     frame f = frame_of(c, kt, k, run, in, stash);
     f.labels = labels;
-    return run_list(&f, &impl->forward);
+    return run_steps(&f, &impl->forward, 0, impl->forward.n);
 }
 
 dml_err dml_chunk_backward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
@@ -251,9 +304,10 @@ dml_err dml_chunk_backward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k
     frame f = frame_of(c, kt, k, run, in, stash);
     f.base[DML_AT_DY] = begin_of(dy);
     f.base[DML_AT_DX] = dx;
-    DML_TRY(run_list(&f, &impl->input));
-    DML_TRY(run_list(&f, &impl->weight));
-    return mark_ran(&f);
+    const dml_part part = dml_chunk_part(c, run->part);
+    DML_TRY(run_steps(&f, &impl->input, part.input_begin, part.input_end));
+    DML_TRY(run_steps(&f, &impl->weight, part.weight_begin, part.weight_end));
+    return part.last ? mark_ran(&f) : DML_ERR_OK;
 }
 
 dml_err dml_chunk_backward_input(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
@@ -265,7 +319,7 @@ dml_err dml_chunk_backward_input(dml_chunk *c, const dml_kernel_table *kt, dml_k
     frame f = frame_of(c, kt, k, run, in, stash);
     f.base[DML_AT_DY] = begin_of(dy);
     f.base[DML_AT_DX] = dx;
-    return run_list(&f, &impl->input);
+    return run_steps(&f, &impl->input, 0, impl->input.n);
 }
 
 dml_err dml_chunk_backward_weight(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
@@ -275,6 +329,7 @@ dml_err dml_chunk_backward_weight(dml_chunk *c, const dml_kernel_table *kt, dml_
     DML_ASSERT(c->split_backward);
     frame f = frame_of(c, kt, k, run, in, stash);
     f.base[DML_AT_DY] = begin_of(dy);
-    DML_TRY(run_list(&f, &impl->weight));
-    return mark_ran(&f);
+    const dml_part part = dml_chunk_part(c, run->part);
+    DML_TRY(run_steps(&f, &impl->weight, part.weight_begin, part.weight_end));
+    return part.last ? mark_ran(&f) : DML_ERR_OK;
 }

@@ -358,7 +358,7 @@ static void worker_lines(dml_console_view *v, const dml_worker_figures *workers,
     line(v, "  worker  stage    step ms  bubble  stash    step ms  bubble  stash   stash memory");
     for (int32_t i = 0; i < n_workers; i++) {
         const dml_worker_figures *w = &workers[i];
-        line(v, "  %6d  %2d.%-3d  %8s  %6s  %5d   %8s  %6s  %5d   %12s", w->worker, w->stage,
+        line(v, "  %6d  %2d.%-3d  %8s  %6s  %5d   %8s  %6s  %5d   %12s", w->worker, w->rank,
              w->replica, figure(w->predicted_step_s * 1e3, "").text,
              figure(w->predicted_bubble_ratio * 100, "%").text, w->predicted_stash,
              figure(w->measured_step_s * 1e3, "").text,

@@ -9,7 +9,7 @@
 #include "engine/base/wait.h"
 #include "schedule/op.h"
 
-enum { DML_HOST_WORKERS = 64, DML_MAX_HELD = 8, DML_TRAIL_BYTES = 2048 };
+enum { DML_HOST_WORKERS = 64, DML_MAX_HELD = 64, DML_TRAIL_BYTES = 2048 };
 
 typedef enum dml_phase {
     DML_PHASE_START,
@@ -55,7 +55,8 @@ typedef struct dml_report_step {
     int64_t samples, correct;
     int64_t wall_ns; /* from the end of the step before */
     int32_t verdict; /* dml_verdict */
-    double bubble;   /* of rank 0 in this step: 1 - busy / wall */
+    double loss_scale;
+    double bubble; /* of rank 0 in this step: 1 - busy / wall */
 } dml_report_step;
 
 typedef struct dml_report_eval {
@@ -68,11 +69,11 @@ typedef struct dml_report_eval {
 /* What a chunk cost here: medians over the run's last steps. */
 typedef struct dml_report_chunk {
     int32_t chunk;
+    uint64_t weights_hash; /* engine/chunk.h; chunks add up to the model */
     int64_t fwd_ns, bwd_ns, bwd_input_ns, bwd_weight_ns, reduce_ns, step_ns;
 } dml_report_chunk;
 
 typedef struct dml_report_end {
-    uint64_t weights_hash;    /* of the chunks held; stages add up (engine/chunk.h) */
     int64_t memory_bytes;     /* slab: what was allocated before step 0 */
     int64_t stash_bytes;      /* of all STASH slots */
     int64_t busy_ns, wall_ns; /* compute lane, over all training steps but the first */

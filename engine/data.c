@@ -29,6 +29,8 @@ struct dml_data {
     int32_t pad;
     float value[BYTE_VALUES]; /* normalised pixel of each byte */
     dml_idx idx;              /* {0} when synthetic */
+    int32_t n_pool;           /* distinct synthetic samples; 0: all n are */
+    float *pool; /* [n_pool][sample_elems], owned; NULL: images are made when asked for */
 
     pthread_mutex_t mutex; /* of the cache */
     int64_t cached_epoch[CACHED_EPOCHS];
@@ -73,7 +75,21 @@ static dml_err open_idx(const dml_spec *spec, dml_data_parts parts, dml_data *d)
     return check_shape(spec, d);
 }
 
-static dml_err open_synthetic(const dml_spec *spec, dml_data *d)
+static void synthetic_image(const dml_data *d, int32_t index, float *out);
+
+static dml_err fill_pool(dml_data *d)
+{
+    const int64_t elems = dml_data_sample_elems(d);
+    d->pool = malloc((size_t)(d->n_pool * elems) * sizeof *d->pool);
+    if (!d->pool)
+        DML_FAIL(DML_ERR_NOMEM, "no memory for data.pool: %d samples of %lld floats", d->n_pool,
+                 (long long)elems);
+    for (int32_t i = 0; i < d->n_pool; i++)
+        synthetic_image(d, i, d->pool + i * elems);
+    return DML_ERR_OK;
+}
+
+static dml_err open_synthetic(const dml_spec *spec, dml_data_parts parts, dml_data *d)
 {
     const int32_t *in = spec->model.input;
     const bool image = spec->model.input_rank == 3;
@@ -85,7 +101,8 @@ static dml_err open_synthetic(const dml_spec *spec, dml_data *d)
     if (d->n < 1 || d->n > INT32_MAX)
         DML_FAIL(DML_ERR_SPEC, "data.%s is %lld; 1 to %d are possible",
                  d->test_split ? "test_samples" : "samples", (long long)d->n, INT32_MAX);
-    return DML_ERR_OK;
+    d->n_pool = spec->data.pool < d->n ? spec->data.pool : (int32_t)d->n;
+    return d->n_pool > 0 && (parts & DML_DATA_IMAGES) ? fill_pool(d) : DML_ERR_OK;
 }
 
 /* B, S and the length of the run. */
@@ -128,7 +145,7 @@ static dml_err open_cache(dml_data *d)
 static dml_err open_parts(const dml_spec *spec, dml_data_parts parts, dml_data *d)
 {
     if (spec->data.format == DML_DATA_SYNTHETIC)
-        DML_TRY(open_synthetic(spec, d));
+        DML_TRY(open_synthetic(spec, parts, d));
     else
         DML_TRY(open_idx(spec, parts, d));
     DML_TRY(count_steps(spec, d));
@@ -164,6 +181,7 @@ void dml_data_close(dml_data *d)
         free(d->perm[i]);
     pthread_mutex_destroy(&d->mutex);
     dml_idx_free(&d->idx);
+    free(d->pool);
     free(d);
 }
 
@@ -255,6 +273,12 @@ dml_data_place dml_data_sample(dml_data *d, int64_t step, int64_t position)
 
 /* ---- images and labels ---- */
 
+/* The sample that `index` shows. */
+static int32_t pooled(const dml_data *d, int32_t index)
+{
+    return d->n_pool > 0 ? index % d->n_pool : index;
+}
+
 static uint64_t synthetic_key(const dml_data *d, int32_t index)
 {
     return dml_rng_key(d->seed, DML_RNG_DATA, (uint64_t)index | (uint64_t)d->test_split << 62);
@@ -297,6 +321,17 @@ static void idx_image(const dml_data *d, int32_t index, float *out)
     }
 }
 
+static void image(const dml_data *d, int32_t index, float *out)
+{
+    const int64_t elems = dml_data_sample_elems(d);
+    if (d->pool)
+        memcpy(out, d->pool + pooled(d, index) * elems, (size_t)elems * sizeof *out);
+    else if (d->synthetic)
+        synthetic_image(d, index, out);
+    else
+        idx_image(d, index, out);
+}
+
 void dml_data_fill_images(dml_data *d, int64_t step, int32_t mb, float *out)
 {
     DML_ASSERT(d->synthetic || d->idx.images);
@@ -307,7 +342,7 @@ void dml_data_fill_images(dml_data *d, int64_t step, int32_t mb, float *out)
         const int32_t in_block = r % LOCATE_AT_ONCE, left = rows - r;
         if (in_block == 0)
             locate(d, step, first + r, left < LOCATE_AT_ONCE ? left : LOCATE_AT_ONCE, place);
-        (d->synthetic ? synthetic_image : idx_image)(d, place[in_block].index, out + r * elems);
+        image(d, place[in_block].index, out + r * elems);
     }
 }
 
@@ -322,6 +357,6 @@ void dml_data_fill_labels(dml_data *d, int64_t step, int32_t mb, int32_t *out)
         if (in_block == 0)
             locate(d, step, first + r, left < LOCATE_AT_ONCE ? left : LOCATE_AT_ONCE, place);
         const int32_t index = place[in_block].index;
-        out[r] = d->synthetic ? synthetic_label(d, index) : d->idx.labels[index];
+        out[r] = d->synthetic ? synthetic_label(d, pooled(d, index)) : d->idx.labels[index];
     }
 }

@@ -18,7 +18,9 @@
  * become -mean / std as with torchvision's Pad, ToTensor, Normalize.  Synthetic images have the model's input
  * shape, mean 0 and variance 1 (a sum of four uniform bytes, exact on any machine); labels are uniform.
  * Element e (NHWC) of sample i sums the bytes of word e % 4 of block (0, e / 4) under key (seed, DML_RNG_DATA,
- * i, with bit 62 set in the test split); the label is floor(classes word 0 of block (1, 0) / 2^32).
+ * i, with bit 62 set in the test split); the label is floor(classes word 0 of block (1, 0) / 2^32).  With
+ * data.pool P > 0 sample i is sample i % P, image and label: P images are made when the split is opened, and a
+ * step only copies, as benchmarks of training do (making them would hold up a GPU).
  */
 #ifndef DML_ENGINE_DATA_H
 #define DML_ENGINE_DATA_H

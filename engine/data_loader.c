@@ -247,6 +247,11 @@ void dml_loader_release(dml_loader *l)
     pthread_mutex_unlock(&l->mutex);
 }
 
+int32_t dml_loader_depth(const dml_loader *l)
+{
+    return l->config.depth;
+}
+
 void dml_loader_seek(dml_loader *l, int64_t step)
 {
     pthread_mutex_lock(&l->mutex);

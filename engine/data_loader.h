@@ -60,6 +60,9 @@ dml_err dml_loader_get(dml_loader *l, int64_t step, int32_t mb, int64_t deadline
 /* Gives back the buffer held longest. */
 void dml_loader_release(dml_loader *l);
 
+/* Buffers in the ring: as many may be held. */
+int32_t dml_loader_depth(const dml_loader *l);
+
 /* The line starts anew at `step`: a redo, or the next evaluation.  What is ready is thrown away, and what is
  * held counts as released, so nobody may be reading it any more. */
 void dml_loader_seek(dml_loader *l, int64_t step);

@@ -1,6 +1,9 @@
 /* engine/dml_plan.c - prints the plan and draws the schedule; no device, no training. */
 #include "engine/plan.h"
+#include "engine/plan_compare.h"
+#include "schedule/csv.h"
 #include "schedule/draw.h"
+#include "schedule/draw_svg.h"
 #include "schedule/schedule.h"
 #include "schedule/sim.h"
 #include "schedule/text.h"
@@ -8,6 +11,7 @@
 #include <argp.h>
 #include <inttypes.h>
 #include <stdlib.h>
+#include <string.h>
 #include <sys/ioctl.h>
 #include <unistd.h>
 
@@ -16,16 +20,24 @@ enum {
     MIN_COLUMNS = 10,
     MAX_COLUMNS = 10000,
     DEFAULT_COLUMNS = 120,
+    SVG_PIXELS = 1100,
     OPT_TEXT = 256,
     OPT_EVAL,
-    OPT_WIDTH
+    OPT_WIDTH,
+    OPT_COMPARE,
+    OPT_DRAW,
+    OPT_EXPORT
 };
+
+/* What is printed instead of the summary. */
+typedef enum form { FORM_SUMMARY, FORM_TEXT, FORM_COMPARE, FORM_PICTURE, FORM_SVG, FORM_CSV } form;
 
 typedef struct command_line {
     const char *spec;
     const char *override[MAX_ARGS];
     int n;
-    bool text, eval;
+    form form;
+    bool eval;
     int width;
 } command_line;
 
@@ -35,6 +47,9 @@ static const char doc[] = "Prints the plan of SPEC ('-': standard input) and dra
 static const struct argp_option options[] = {
     {"text", OPT_TEXT, NULL, 0, "print the lowered program: every op with its peer, slot and waits",
      0},
+    {"compare", OPT_COMPARE, NULL, 0, "a table of all schedules for this model and layout", 0},
+    {"draw", OPT_DRAW, "text|svg", 0, "the schedule's picture alone", 0},
+    {"export", OPT_EXPORT, "csv", 0, "the schedule as PyTorch's CSV: a row for each worker", 0},
     {"eval", OPT_EVAL, NULL, 0, "the evaluation program instead of the training one", 0},
     {"width", OPT_WIDTH, "COLUMNS", 0, "of the drawing (default: the terminal's, or 120)", 0},
     {0},
@@ -51,11 +66,24 @@ static int width_of(const char *text, struct argp_state *state)
     return (int)n;
 }
 
+static form picture_of(const char *text, struct argp_state *state)
+{
+    if (strcmp(text, "svg") == 0) return FORM_SVG;
+    if (strcmp(text, "text") != 0) argp_error(state, "--draw %s: text or svg", text);
+    return FORM_PICTURE;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     command_line *c = state->input;
     switch (key) {
-    case OPT_TEXT: c->text = true; return 0;
+    case OPT_TEXT: c->form = FORM_TEXT; return 0;
+    case OPT_COMPARE: c->form = FORM_COMPARE; return 0;
+    case OPT_DRAW: c->form = picture_of(arg, state); return 0;
+    case OPT_EXPORT:
+        if (strcmp(arg, "csv") != 0) argp_error(state, "--export %s: csv is the only form", arg);
+        c->form = FORM_CSV;
+        return 0;
     case OPT_EVAL: c->eval = true; return 0;
     case OPT_WIDTH: c->width = width_of(arg, state); return 0;
     case ARGP_KEY_ARG:
@@ -73,10 +101,31 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     }
 }
 
+/* "0-3,8": who holds the stage. */
+static void append_holders(const dml_plan *p, int32_t stage, dml_str *out)
+{
+    int32_t begin = -1;
+    for (int32_t w = 0; w <= p->workers; w++) {
+        const bool holds = w < p->workers && dml_plan_holds(p, w, stage);
+        if (holds && begin < 0) begin = w;
+        if (holds || begin < 0) continue;
+        dml_str_printf(out, begin < w - 1 ? "%s%d-%d" : "%s%d", out->len ? "," : "", begin, w - 1);
+        begin = -1;
+    }
+}
+
+static int32_t first_holder(const dml_plan *p, int32_t stage)
+{
+    int32_t w = 0;
+    while (!dml_plan_holds(p, w, stage))
+        w++;
+    return w;
+}
+
 static void print_stages(const dml_plan *p)
 {
-    printf("%-6s %-28s %-10s %12s %12s %12s\n", "stage", "layers", "workers", "parameters",
-           "MFLOP/sample", "MiB/worker");
+    printf("%-6s %-28s %-10s %12s %8s %12s %12s\n", "stage", "layers", "workers", "parameters",
+           "buckets", "MFLOP/sample", "MiB/worker");
     for (int32_t s = 0; s < p->stages; s++) {
         const int32_t begin = p->stage_begin[s], end = p->stage_begin[s + 1];
         int64_t parameters = 0;
@@ -86,56 +135,99 @@ static void print_stages(const dml_plan *p)
         for (int32_t i = begin; i < end; i++)
             for (int pass = 0; pass < 3; pass++)
                 flops += (double)p->model.layer[i].flops[pass];
-        char layers[64], workers[32];
+        char layers[64];
+        dml_str workers = {0};
         snprintf(layers, sizeof layers, "%s .. %s", p->model.layer[begin].spec->name,
                  p->model.layer[end - 1].spec->name);
-        snprintf(workers, sizeof workers, p->replicas > 1 ? "%d-%d" : "%d", s * p->replicas,
-                 (s + 1) * p->replicas - 1);
-        printf("%-6d %-28s %-10s %12" PRId64 " %12.2f %12.2f\n", s, layers, workers, parameters,
-               flops * 1e-6, (double)dml_plan_worker_bytes(p, s * p->replicas) / 1048576.0);
+        append_holders(p, s, &workers);
+        printf("%-6d %-28s %-10s %12" PRId64 " %8d %12.2f %12.2f\n", s, layers,
+               dml_str_text(&workers), parameters, p->train.buckets[s], flops * 1e-6,
+               (double)dml_plan_worker_bytes(p, first_holder(p, s)) / 0x1p20);
+        dml_str_free(&workers);
     }
 }
 
 static void print_workers(const dml_plan *p, const dml_sim *sim)
 {
-    printf("\n%-8s %-6s %-8s %10s %8s %12s\n", "worker", "stage", "replica", "busy ms", "bubble",
+    printf("\n%-8s %-6s %-8s %10s %8s %12s\n", "worker", "rank", "replica", "busy ms", "bubble",
            "stash peak");
     for (int32_t w = 0; w < p->workers; w++)
-        printf("%-8d %-6d %-8d %10.3f %7.1f%% %12d\n", w, dml_plan_stage(p, w),
+        printf("%-8d %-6d %-8d %10.3f %7.1f%% %12d\n", w, dml_plan_rank(p, w),
                dml_plan_replica(p, w), (double)sim->busy_ns[w] * 1e-6,
                100.0 * dml_sim_bubble(sim, w), sim->peak_stash[w]);
 }
 
-static dml_err print_plan(const command_line *c, const dml_plan *p)
+static void print(dml_str *text)
+{
+    fputs(dml_str_text(text), stdout);
+    dml_str_free(text);
+}
+
+static dml_err print_summary(const command_line *c, const dml_plan *p, const dml_sim *sim)
 {
     const dml_spec *spec = p->spec;
-    const dml_program *program = c->eval ? &p->eval : &p->train;
-    dml_str out = {0};
-    if (c->text) {
-        dml_text_print(program, &out);
-        fputs(dml_str_text(&out), stdout);
-        dml_str_free(&out);
-        return DML_ERR_OK;
-    }
     const dml_schedule *schedule;
     DML_TRY(dml_schedule_find(spec->parallelism.schedule, &schedule));
-    printf("%s: pp %d x dp %d = %d workers, schedule %s (%s)\n", spec->run.name, p->stages,
-           p->replicas, p->workers, schedule->name, schedule->doc);
+    char each[48] = "";
+    if (p->stages > p->ranks)
+        snprintf(each, sizeof each, ", %d stages on each rank", p->stages / p->ranks);
+    printf("%s: pp %d x dp %d = %d workers%s, schedule %s (%s)\n", spec->run.name, p->ranks,
+           p->replicas, p->workers, each, schedule->name, schedule->doc);
     printf("batch %d = %d samples x %d micro-batches, %d on each replica\n\n",
            spec->training.global_batch_size, spec->training.micro_batch_size, p->mbs,
            p->mbs / p->replicas);
     print_stages(p);
-    dml_sim sim;
-    DML_TRY(dml_simulate(program, &p->cost, &sim));
-    print_workers(p, &sim);
+    print_workers(p, sim);
     printf("\n%s: %.3f ms%s\n\n", c->eval ? "evaluation round" : "step",
-           (double)sim.makespan_ns * 1e-6,
+           (double)sim->makespan_ns * 1e-6,
            p->cost_is_exact ? " (delay layers: exact)" : " at an assumed 50 GFLOP/s; not measured");
-    dml_draw_text(program, &sim, c->width, &out);
-    fputs(dml_str_text(&out), stdout);
-    dml_str_free(&out);
-    dml_sim_free(&sim);
     return DML_ERR_OK;
+}
+
+static dml_err print_simulated(const command_line *c, const dml_plan *p, const dml_program *program)
+{
+    dml_sim sim;
+    dml_str out = {0};
+    DML_TRY(dml_simulate(program, &p->cost, &sim));
+    dml_err err = c->form == FORM_SUMMARY ? print_summary(c, p, &sim) : DML_ERR_OK;
+    if (err == DML_ERR_OK) {
+        if (c->form == FORM_SVG)
+            dml_draw_svg(program, &sim, p->spec->run.name, SVG_PIXELS, &out);
+        else
+            dml_draw_text(program, &sim, c->width, &out);
+        print(&out);
+    }
+    dml_sim_free(&sim);
+    return err;
+}
+
+static dml_err print_plan(const command_line *c, const dml_spec *spec)
+{
+    dml_plan plan;
+    dml_str out = {0};
+    DML_TRY(dml_plan_make(spec, &plan));
+    const dml_program *program = c->eval ? &plan.eval : &plan.train;
+    dml_err err = DML_ERR_OK;
+    switch (c->form) {
+    case FORM_TEXT: dml_text_print(program, &out); break;
+    case FORM_CSV: dml_csv_print(program, &out); break;
+    case FORM_COMPARE:
+    case FORM_SUMMARY:
+    case FORM_PICTURE:
+    case FORM_SVG: err = print_simulated(c, &plan, program); break;
+    }
+    print(&out);
+    dml_plan_free(&plan);
+    return err;
+}
+
+static dml_err print_comparison(const dml_spec *spec)
+{
+    dml_str out = {0};
+    const dml_err err = dml_plan_compare(spec, &out);
+    if (err == DML_ERR_OK) fputs(dml_str_text(&out), stdout);
+    dml_str_free(&out);
+    return err;
 }
 
 static int columns(void)
@@ -152,16 +244,14 @@ int main(int argc, char **argv)
     argp_err_exit_status = dml_err_exit_code(DML_ERR_SPEC);
     if (argp_parse(&argp, argc, argv, 0, NULL, &c) != 0) return argp_err_exit_status;
     dml_spec spec = {0};
-    dml_plan plan = {0};
     dml_err err = dml_spec_load(c.spec, c.override, c.n, &spec);
-    if (err == DML_ERR_OK) err = dml_plan_make(&spec, &plan);
-    if (err == DML_ERR_OK) err = print_plan(&c, &plan);
+    if (err == DML_ERR_OK)
+        err = c.form == FORM_COMPARE ? print_comparison(&spec) : print_plan(&c, &spec);
     if (err == DML_ERR_OK && (fflush(stdout) != 0 || ferror(stdout)))
         err =
             dml_err_set(DML_ERR_UNAVAILABLE, __FILE__, __LINE__, "cannot write to standard output");
     if (err != DML_ERR_OK)
         fprintf(stderr, "%s%s\n", err == DML_ERR_SPEC ? "" : "dml-plan: ", dml_err_trail());
-    dml_plan_free(&plan);
     dml_spec_free(&spec);
     return dml_err_exit_code(err);
 }

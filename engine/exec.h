@@ -13,6 +13,7 @@
 #include "engine/chunk.h"
 #include "engine/control.h"
 #include "engine/data_loader.h"
+#include "engine/graphs.h"
 #include "engine/update.h"
 #include "schedule/program.h"
 
@@ -24,8 +25,8 @@ typedef struct dml_held {
     int32_t n_replicas;
     char *pool[DML_POOLS];
     int64_t bytes[DML_POOLS];
-    char *input;  /* first chunk: the loaded batch, one buffer per STASH slot; else NULL */
-    char *labels; /* last chunk: [micro_batch_size] int32; else NULL */
+    char *input;     /* first chunk: the loaded batches, bytes[IN] for each STASH slot; else NULL */
+    int32_t *labels; /* last chunk: [STASH slots][micro_batch_size]; else NULL */
 } dml_held;
 
 typedef struct dml_exec_config {
@@ -33,14 +34,18 @@ typedef struct dml_exec_config {
     int32_t worker;
     const dml_backend *backend;
     dml_device *device;
-    dml_queue *const *lane;     /* [DML_LANES] */
+    dml_queue *const *lane; /* [DML_LANES] */
+    dml_queue *load; /* batches are copied on it: the compute lane when the device is the host's
+                                 * memory, else one of its own */
     dml_kctx *compute, *reduce; /* contexts of the compute and reduce lanes */
     const dml_transport_api *comm;
     dml_transport *transport;
     dml_held *held;              /* [program->chunks] chunk NULL where not held */
     dml_loader *images, *labels; /* NULL where not needed */
     dml_worker_page *page;       /* progress is published here */
-    int64_t timeout_ns;          /* for one wait */
+    dml_graphs
+        *graphs; /* compute ops are captured into it and replayed; NULL: submitted each time */
+    int64_t timeout_ns; /* for one wait */
 } dml_exec_config;
 
 typedef struct dml_exec dml_exec;
@@ -54,21 +59,26 @@ typedef struct dml_exec_times {
 dml_err dml_exec_new(const dml_exec_config *config, dml_arena *arena, dml_exec **out);
 void dml_exec_close(dml_exec *x); /* releases events; NULL is fine */
 
-/* Issues every op up to VOTE (all of them in a forward-only program) and waits until they have run.
- *   step  keys dropout; rows [mbs] samples of each micro-batch: ops of a micro-batch without samples and
- *         their transfers do nothing, on both sides
- *   learn false: evaluation mode of dropout and batch norm */
-dml_err dml_exec_run(dml_exec *x, int64_t step, const int32_t *rows, bool learn);
+/* Issues every op up to VOTE (all of them in a forward-only program, which computes in evaluation mode) and
+ * waits until they have run.
+ *
+ *   words  what kernels read of the step
+ *   rows   [mbs] samples of each micro-batch: ops of a micro-batch without samples and their transfers do nothing,
+ *          on both sides; borrowed until the step's commit
+ *
+ * Errors name the op: the one whose call failed or, when the device says it later, the first not known to be done. */
+dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *rows);
 
 /* Issues the ops after VOTE: the optimizer steps. */
 dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr);
 
 dml_exec_times dml_exec_take_times(dml_exec *x);
 
-/* Median time of an op kind of a chunk over the last steps, 0 when it did not run. */
+/* Median time of an op kind of a chunk over the last steps, 0 when it did not run.  The parts of an op count as
+ * one, and so do the reductions of a step. */
 int64_t dml_exec_median_ns(const dml_exec *x, dml_op_kind kind, int32_t chunk);
 
-/* Jobs and events the queue must hold for one step of the program. */
+/* Jobs, waits and copies a queue must hold for one step of the program. */
 int32_t dml_exec_queue_capacity(const dml_program *program, int32_t worker);
 
 #endif

@@ -1,6 +1,7 @@
 /* engine/leader.c - reports become lines for people and records for programs. */
 #include "engine/leader.h"
 
+#include "comm/transport.h"
 #include "engine/base/clock.h"
 #include "engine/chunk_sum.h"
 #include "engine/data.h"
@@ -50,6 +51,7 @@ static dml_run_start_record run_start(const dml_leader *l, const dml_leader_conf
         .host = host,
         .backend = backend,
         .numerics = dml_sum_info_of(spec->training.numerics)->name,
+        .precision = dml_precision_name(spec->training.precision),
         .model = spec->model.type,
         .layers = l->plan->model.n_layers,
         .parameters = l->plan->model.param_elems,
@@ -81,8 +83,10 @@ static void describe_stages(const dml_leader *l, dml_stage_figures *out, dml_are
     for (int32_t s = 0; s < p->stages; s++) {
         const int32_t begin = p->stage_begin[s], end = p->stage_begin[s + 1];
         const char *workers = "";
-        for (int32_t r = 0; r < p->replicas; r++)
-            workers = dml_arena_printf(arena, "%s%s%d", workers, r ? "," : "", s * p->replicas + r);
+        int32_t holder[DML_HOST_WORKERS];
+        const int32_t n = dml_plan_holders(p, s, holder);
+        for (int32_t r = 0; r < n; r++)
+            workers = dml_arena_printf(arena, "%s%s%d", workers, r ? "," : "", holder[r]);
         int64_t parameters = 0;
         for (int32_t i = p->train.span[s].param_begin; i < p->train.span[s].param_end; i++)
             parameters += p->model.param[i].elems;
@@ -93,7 +97,7 @@ static void describe_stages(const dml_leader *l, dml_stage_figures *out, dml_are
             .workers = workers,
             .parameters = parameters,
             .flops_share = all > 0.0 ? flops_of(&p->model, begin, end) / all : 0.0,
-            .memory_bytes = dml_plan_worker_bytes(p, s * p->replicas),
+            .memory_bytes = dml_plan_worker_bytes(p, holder[0]),
         };
     }
 }
@@ -107,6 +111,14 @@ static double mean(const double *x, int32_t n)
     return sum / n;
 }
 
+/* What moves this backend's tensors, with its version; "": nothing that has one. */
+static const char *library_of(const dml_backend *backend)
+{
+    const dml_transport_api *transport;
+    const bool found = dml_transport_find(backend->transport, &transport) == DML_ERR_OK;
+    return found && transport->library ? transport->library() : "";
+}
+
 static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t train_samples,
                             int64_t test_samples)
 {
@@ -114,9 +126,11 @@ static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t t
     dml_arena arena = {0};
     char host[64] = "";
     gethostname(host, sizeof host - 1);
-    const char *backend = dml_arena_printf(
-        &arena, "%s (%s), %d thread%s per worker%s%s", c->backend->name, c->backend->doc,
-        c->threads, c->threads == 1 ? "" : "s", c->why[0] ? "; " : "", c->why);
+    const char *library = library_of(c->backend);
+    const char *backend =
+        dml_arena_printf(&arena, "%s (%s%s%s), %d thread%s per worker%s%s", c->backend->label,
+                         c->backend->doc, library[0] ? "; " : "", library, c->threads,
+                         c->threads == 1 ? "" : "s", c->why[0] ? "; " : "", c->why);
     const dml_run_start_record run = run_start(l, c, host, backend, train_samples, test_samples);
     dml_stage_figures *stages = DML_NEW_N(&arena, dml_stage_figures, p->stages);
     describe_stages(l, stages, &arena);
@@ -129,7 +143,7 @@ static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t t
     }
     dml_plan_record plan = {.schedule = p->spec->parallelism.schedule,
                             .world_size = p->workers,
-                            .pipeline_parallel_size = p->stages,
+                            .pipeline_parallel_size = p->ranks,
                             .data_parallel_size = p->replicas,
                             .split = split,
                             .predicted_step_time_s = NAN,
@@ -208,6 +222,7 @@ static dml_err take_step(dml_leader *l, const dml_report_step *r)
         .loss = r->loss,
         .grad_norm = r->grad_norm,
         .lr = r->lr,
+        .loss_scale = r->loss_scale,
         .step_time_s = seconds,
         .samples = r->samples,
         .samples_per_second = (double)r->samples / seconds,
@@ -215,7 +230,12 @@ static dml_err take_step(dml_leader *l, const dml_report_step *r)
         .eta_s = eta_s(l),
     };
     dml_console_step(&l->view, &s);
-    if (r->verdict == DML_SKIP)
+    if (r->verdict == DML_SKIP && r->loss_scale > 1.0)
+        dml_console_note(&l->view,
+                         "step %" PRId64 ": gradients left fp16's range at loss scale %.0f; the "
+                         "step was skipped",
+                         r->step, r->loss_scale);
+    else if (r->verdict == DML_SKIP)
         dml_console_note(&l->view,
                          "step %" PRId64 ": loss or gradients are not finite; the step was skipped",
                          r->step);
@@ -236,20 +256,32 @@ static dml_err take_eval(dml_leader *l, const dml_report_eval *r)
     return l->has_metrics ? written(l, dml_metrics_eval(&l->metrics, &e)) : DML_ERR_OK;
 }
 
-/* Replicas of a stage hold the same weights, or something is badly wrong; stages add up. */
-static dml_err add_hashes(dml_leader *l)
+/* Who holds a stage holds the same weights as the others, or something is badly wrong; stages add up. */
+dml_err dml_leader_hash(const dml_plan *p, const dml_report_end *end, uint64_t *out)
 {
-    const dml_plan *p = l->plan;
-    l->weights_hash = 0;
-    for (int32_t w = 0; w < p->workers; w++) {
-        const int32_t first = w - dml_plan_replica(p, w);
-        if (l->end[w].weights_hash != l->end[first].weights_hash)
-            DML_FAIL(DML_ERR_BUG,
-                     "workers %d and %d, replicas of stage %d, ended with different weights", first,
-                     w, dml_plan_stage(p, w));
-        if (w == first) l->weights_hash += l->end[w].weights_hash;
-    }
-    return DML_ERR_OK;
+    dml_arena arena = {0};
+    int32_t *first =
+        DML_NEW_N(&arena, int32_t, p->stages); /* worker + 1 that spoke for the stage */
+    uint64_t *hash = DML_NEW_N(&arena, uint64_t, p->stages);
+    dml_err err = DML_ERR_OK;
+    *out = 0;
+    for (int32_t w = 0; w < p->workers && err == DML_ERR_OK; w++)
+        for (int32_t i = 0; i < end[w].n_chunks && err == DML_ERR_OK; i++) {
+            const dml_report_chunk *c = &end[w].chunk[i];
+            if (first[c->chunk] == 0) {
+                first[c->chunk] = w + 1;
+                hash[c->chunk] = c->weights_hash;
+                *out += c->weights_hash;
+            } else if (c->weights_hash != hash[c->chunk]) {
+                err =
+                    dml_err_set(DML_ERR_BUG, __FILE__, __LINE__,
+                                "workers %d and %d, which both hold stage %d, ended with different "
+                                "weights",
+                                first[c->chunk] - 1, w, c->chunk);
+            }
+        }
+    dml_arena_free(&arena);
+    return err;
 }
 
 dml_err dml_leader_take(dml_leader *l, const dml_report *r)
@@ -261,7 +293,8 @@ dml_err dml_leader_take(dml_leader *l, const dml_report *r)
         if (!l->ended[r->rank]) l->n_ended++;
         l->ended[r->rank] = true;
         l->end[r->rank] = r->end;
-        return l->n_ended == l->plan->workers ? add_hashes(l) : DML_ERR_OK;
+        return l->n_ended == l->plan->workers ? dml_leader_hash(l->plan, l->end, &l->weights_hash)
+                                              : DML_ERR_OK;
     case DML_REPORT_READY:
     case DML_REPORT_FAIL: return DML_ERR_OK;
     }
@@ -283,6 +316,7 @@ static dml_err predict(const dml_leader *l, int64_t *step_ns, double *bubble, in
     const dml_plan *p = l->plan;
     dml_cost cost;
     DML_TRY(dml_cost_init(&cost, p->stages));
+    dml_err err = dml_cost_buckets_of(&cost, &p->cost);
     cost.link_latency_ns = p->cost.link_latency_ns;
     cost.link_bytes_per_s = p->cost.link_bytes_per_s;
     for (int32_t c = 0; c < p->stages; c++)
@@ -291,14 +325,15 @@ static dml_err predict(const dml_leader *l, int64_t *step_ns, double *bubble, in
         for (int32_t i = 0; i < l->end[w].n_chunks; i++) {
             const dml_report_chunk *m = &l->end[w].chunk[i];
             dml_chunk_cost *c = &cost.chunk[m->chunk];
-            c->fwd_ns += m->fwd_ns / p->replicas;
-            c->bwd_ns += m->bwd_ns / p->replicas;
-            c->bwd_input_ns += m->bwd_input_ns / p->replicas;
-            c->bwd_weight_ns += m->bwd_weight_ns / p->replicas;
-            c->reduce_ns += m->reduce_ns / p->replicas;
-            c->step_ns += m->step_ns / p->replicas;
+            const int32_t holders = dml_plan_holders(p, m->chunk, NULL);
+            c->fwd_ns += m->fwd_ns / holders;
+            c->bwd_ns += m->bwd_ns / holders;
+            c->bwd_input_ns += m->bwd_input_ns / holders;
+            c->bwd_weight_ns += m->bwd_weight_ns / holders;
+            c->reduce_ns += m->reduce_ns / holders;
+            c->step_ns += m->step_ns / holders;
         }
-    const dml_err err = dml_plan_predict(p, &cost, step_ns, bubble, stash);
+    if (err == DML_ERR_OK) err = dml_plan_predict(p, &cost, step_ns, bubble, stash);
     dml_cost_free(&cost);
     return err;
 }
@@ -318,7 +353,7 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
         const dml_report_end *e = &l->end[w];
         out[w] = (dml_worker_figures){
             .worker = w,
-            .stage = dml_plan_stage(p, w),
+            .rank = dml_plan_rank(p, w),
             .replica = dml_plan_replica(p, w),
             .predicted_step_s = end->predicted_step_time_s,
             .measured_step_s = end->step_time_median_s,

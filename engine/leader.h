@@ -48,6 +48,11 @@ dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config);
  * DML_ERR_BUG  replicas of a stage ended with different weights */
 dml_err dml_leader_take(dml_leader *l, const dml_report *report);
 
+/* The whole model's weights hash from what its workers reported at their ends.
+ *   end  [plan->workers]
+ * DML_ERR_BUG  two that hold a stage differ */
+dml_err dml_leader_hash(const dml_plan *plan, const dml_report_end *end, uint64_t *out);
+
 /* Prints the failures, root cause first. */
 void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n);
 

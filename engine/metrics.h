@@ -41,6 +41,7 @@ typedef const char *dml_field_TEXT;
     X(T, TEXT, host)                                                                                       \
     X(T, TEXT, backend)                                                                                    \
     X(T, TEXT, numerics)                      /* "fast", "exact", "exact_wide"                          */ \
+    X(T, TEXT, precision)                     /* "fp32", "tf32", "bf16", "fp16"                         */ \
     X(T, TEXT, model)                         /* family                                                 */ \
     X(T, INT,  layers)                                                                                     \
     X(T, INT,  parameters)                                                                                 \
@@ -69,6 +70,7 @@ typedef const char *dml_field_TEXT;
     X(T, NUM,  loss)                          /* mean over the step's samples                           */ \
     X(T, NUM,  grad_norm)                     /* before clipping                                        */ \
     X(T, NUM,  lr)                                                                                         \
+    X(T, NUM,  loss_scale)                    /* on the loss's gradient in this step; 1 but in fp16     */ \
     X(T, NUM,  step_time_s)                                                                                \
     X(T, INT,  samples)                       /* in this step                                           */ \
     X(T, NUM,  samples_per_second)                                                                         \

@@ -101,6 +101,26 @@ dml_err dml_model_make(const dml_spec *spec, dml_arena *arena, dml_model *out)
     return DML_ERR_OK;
 }
 
+dml_dtype dml_act_type(const dml_spec *spec)
+{
+    switch (spec->training.precision) {
+    case DML_PRECISION_FP32:
+    case DML_PRECISION_TF32: return DML_F32;
+    case DML_PRECISION_BF16: return DML_BF16;
+    case DML_PRECISION_FP16: return DML_F16;
+    }
+    return DML_F32;
+}
+
+const char *dml_precision_name(dml_precision precision)
+{
+    static const char *const name_of[] = {[DML_PRECISION_FP32] = "fp32",
+                                          [DML_PRECISION_TF32] = "tf32",
+                                          [DML_PRECISION_BF16] = "bf16",
+                                          [DML_PRECISION_FP16] = "fp16"};
+    return name_of[precision];
+}
+
 static dml_err check_kernels(uint64_t need, const dml_kernel_table *table, const char *backend,
                              const char *who)
 {
@@ -117,6 +137,6 @@ dml_err dml_model_check_kernels(const dml_model *model, const dml_kernel_table *
     for (int32_t i = 0; i < model->n_layers; i++)
         DML_TRY(check_kernels(model->layer[i].cls->kernels, table, backend,
                               model->layer[i].spec->name));
-    return check_kernels(DML_USES(add) | DML_USES(fill) | DML_USES(accumulate), table, backend,
-                         "adding up gradients");
+    return check_kernels(DML_USES(add) | DML_USES(fill) | DML_USES(accumulate) | DML_USES(convert),
+                         table, backend, "adding up gradients");
 }

@@ -18,7 +18,7 @@ int64_t dml_shape_elems(dml_shape s);
 typedef enum dml_param_role {
     DML_PARAM_WEIGHT,
     DML_PARAM_BIAS,
-    DML_PARAM_SCALE /* batch norm's; starts at 1 */
+    DML_PARAM_SCALE /* batch norm's; starts at 1, or at 0 when the layer says zero_init */
 } dml_param_role;
 
 typedef struct dml_param {
@@ -73,6 +73,12 @@ typedef struct dml_model {
  * DML_ERR_SPEC  a layer does not fit the shape before it: the text shows its place in the spec
  */
 dml_err dml_model_make(const dml_spec *spec, dml_arena *arena, dml_model *out);
+
+/* The type of activations and their gradients, of what crosses chunk borders, and of the copies of weights that
+ * products read: training.precision.  Everything else real is F32 (a loss sum F64). */
+dml_dtype dml_act_type(const dml_spec *spec);
+/* "fp32" ... as in the spec. */
+const char *dml_precision_name(dml_precision precision);
 
 /* Whether the table has every kernel the model's layers, their gradients and adding them up call.
  *

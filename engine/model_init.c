@@ -45,7 +45,7 @@ void dml_param_init(const dml_spec *spec, const dml_param *p, float *out)
 {
     const uint64_t key = dml_rng_key(spec->run.seed, DML_RNG_INIT, dml_hash_text(p->name));
     if (p->role == DML_PARAM_SCALE) {
-        constant(p, 1, out);
+        constant(p, spec->model.layers[p->layer].zero_init ? 0 : 1, out);
         return;
     }
     if (p->fan_in == 0) {

@@ -1,7 +1,8 @@
 /* engine/plan.c - spec -> model -> cut -> order -> program, each step a pure function. */
 #include "engine/plan.h"
 
-#include "engine/chunk.h"
+#include "engine/chunk_bucket.h"
+#include "engine/chunk_sum.h"
 #include "schedule/check.h"
 #include "schedule/lower.h"
 #include "schedule/schedule.h"
@@ -41,16 +42,103 @@ static dml_err make_cost(dml_plan *plan)
         all_ns += c->fwd_ns + c->bwd_input_ns + c->bwd_weight_ns;
         const dml_layer *last = &plan->model.layer[plan->stage_begin[s + 1] - 1];
         if (s + 1 < plan->stages)
-            c->out_bytes = dml_shape_elems(last->out) * rows * (int64_t)sizeof(float);
+            c->out_bytes =
+                dml_shape_elems(last->out) * rows * dml_dtype_bytes(dml_act_type(plan->spec));
     }
     plan->cost_is_exact = assumed_ns * 100 <= all_ns;
     return DML_ERR_OK;
 }
 
-/* Stage s holds chunk s: its layers, and the parameters of these. */
+/* ---- buckets ---- */
+
+/* What reducing bucket `b` of stage s takes: the calls that the executor makes (engine/exec_op.c). */
+static int64_t bucket_ns(const dml_plan *plan, int32_t stage, const dml_chunk *c,
+                         const dml_bucket *b, bool last)
+{
+    const int32_t holders = dml_plan_holders(plan, stage, NULL);
+    const int32_t words = dml_sum_info_of(plan->spec->training.numerics)->words;
+    const int64_t slots = c->slot_words * (int64_t)sizeof(int32_t),
+                  maxima = (b->param_end - b->param_begin) * (int64_t)sizeof(uint32_t);
+    int64_t ns = last ? dml_all_reduce_ns(&plan->cost, holders, slots) : 0;
+    if (b->elems == 0) return ns;
+    if (words == 0) return ns + dml_all_reduce_ns(&plan->cost, holders, dml_bucket_bytes(c, b));
+    ns += dml_all_reduce_ns(&plan->cost, holders, maxima);
+    return ns + words * dml_all_reduce_ns(&plan->cost, holders, dml_bucket_bytes(c, b) / words);
+}
+
+/* Turns amounts into shares of them and all before; amounts of nothing into equal shares. */
+static void accumulate(double *amount, int32_t n)
+{
+    double all = 0.0, sum = 0.0;
+    for (int32_t k = 0; k < n; k++)
+        all += amount[k];
+    for (int32_t k = 0; k < n; k++) {
+        sum += amount[k];
+        amount[k] = k + 1 == n ? 1.0 : all > 0.0 ? sum / all : (double)(k + 1) / n;
+    }
+}
+
+/* [layers of the chunk][3] */
+static int64_t (*layer_times(const dml_plan *plan, const dml_chunk *c, dml_arena *arena))[3]
+{
+    int64_t(*ns)[3] = dml_arena_alloc(arena, (int64_t)sizeof *ns * (c->layer_end - c->layer_begin));
+    int64_t assumed_ns = 0;
+    for (int32_t i = c->layer_begin; i < c->layer_end; i++)
+        for (int pass = 0; pass < 3; pass++)
+            ns[i - c->layer_begin][pass] =
+                layer_ns(&plan->model.layer[i], c->mb_rows, pass, &assumed_ns);
+    return ns;
+}
+
+/* Buckets of stage s: what each takes of a backward, by the steps that a chunk makes of these layers, and of the
+ * reduction, by the link or, where that is not emulated, by its bytes; and the reduction of the whole. */
+static dml_err price_buckets(dml_plan *plan, int32_t s, dml_arena *arena)
+{
+    dml_chunk chunk;
+    DML_TRY(dml_chunk_plan(plan->spec, &plan->model, plan->stage_begin[s], plan->stage_begin[s + 1],
+                           false, arena, &chunk));
+    const int32_t n = chunk.n_buckets;
+    const int64_t(*ns)[3] = (const int64_t(*)[3])layer_times(plan, &chunk, arena);
+    double *bwd = DML_NEW_N(arena, double, n), *weight = DML_NEW_N(arena, double, n),
+           *reduce = DML_NEW_N(arena, double, n);
+    dml_chunk_cost *cost = &plan->cost.chunk[s];
+    for (int32_t k = 0; k < n; k++) {
+        const dml_part_times t = dml_chunk_part_times(&chunk, k + 1, ns);
+        const int64_t reduce_ns = bucket_ns(plan, s, &chunk, &chunk.bucket[k], k + 1 == n);
+        bwd[k] = (double)t.bwd_ns;
+        weight[k] = (double)t.weight_ns;
+        reduce[k] = (double)reduce_ns;
+        cost->reduce_ns += reduce_ns;
+    }
+    for (int32_t k = 0; k < n && cost->reduce_ns == 0; k++)
+        reduce[k] = (double)dml_bucket_bytes(&chunk, &chunk.bucket[k]);
+    accumulate(bwd, n);
+    accumulate(weight, n);
+    accumulate(reduce, n);
+    DML_TRY(dml_cost_buckets(&plan->cost, s, n));
+    for (int32_t k = 0; k < n; k++)
+        cost->bucket[k] = (dml_bucket_cost){bwd[k], weight[k], reduce[k]};
+    return DML_ERR_OK;
+}
+
+static dml_err price_all_buckets(dml_plan *plan)
+{
+    for (int32_t s = 0; s < plan->stages; s++) {
+        dml_arena arena = {0};
+        const dml_err err = price_buckets(plan, s, &arena);
+        dml_arena_free(&arena);
+        DML_TRY(err);
+    }
+    return DML_ERR_OK;
+}
+
+/* ---- programs ---- */
+
+/* Stage s holds chunk s: its layers, the parameters of these, and their buckets. */
 static void fill_spans(const dml_plan *plan, dml_program *p)
 {
     for (int32_t s = 0; s < plan->stages; s++) {
+        p->buckets[s] = plan->cost.chunk[s].buckets;
         const dml_layer *first = &plan->model.layer[plan->stage_begin[s]];
         const dml_layer *last = &plan->model.layer[plan->stage_begin[s + 1] - 1];
         p->span[s] = (dml_chunk_span){plan->stage_begin[s], plan->stage_begin[s + 1],
@@ -75,23 +163,30 @@ static dml_err lower_checked(const dml_program *order, const dml_cost *cost, dml
     return dml_check(out, NULL);
 }
 
-static dml_err make_programs(dml_plan *plan)
+/* The order of all replicas, before it is lowered, in plan->train: whose routes the costs need. */
+static dml_err make_order(dml_plan *plan)
 {
     const dml_schedule *schedule;
     DML_TRY(dml_schedule_find(plan->spec->parallelism.schedule, &schedule));
-    const dml_schedule_args args = {
-        .stages = plan->stages, .virtual_stages = 1, .mbs = plan->mbs / plan->replicas};
-    dml_program one = {0}, order = {0}, forward = {0};
-    dml_err err = dml_schedule_build(schedule, &args, &one);
-    if (err == DML_ERR_OK) err = dml_expand_replicas(&one, plan->replicas, plan->mbs, &order);
-    if (err == DML_ERR_OK) {
-        fill_spans(plan, &order);
-        err = check_coverage(plan, &order);
-    }
+    const dml_schedule_args args = {.stages = plan->ranks,
+                                    .virtual_stages = plan->stages / plan->ranks,
+                                    .mbs = plan->mbs / plan->replicas};
+    dml_program one = {0};
+    DML_TRY(dml_schedule_build(schedule, &args, &one));
+    const dml_err err = dml_expand_replicas(&one, plan->replicas, plan->mbs, &plan->train);
+    dml_program_free(&one);
+    return err;
+}
+
+static dml_err make_programs(dml_plan *plan)
+{
+    dml_program order = plan->train, forward = {0};
+    plan->train = (dml_program){0};
+    fill_spans(plan, &order);
+    dml_err err = check_coverage(plan, &order);
     if (err == DML_ERR_OK) err = lower_checked(&order, &plan->cost, &plan->train);
     if (err == DML_ERR_OK) err = dml_schedule_forward_only(&order, &forward);
     if (err == DML_ERR_OK) err = lower_checked(&forward, &plan->cost, &plan->eval);
-    dml_program_free(&one);
     dml_program_free(&order);
     dml_program_free(&forward);
     return err;
@@ -100,9 +195,10 @@ static dml_err make_programs(dml_plan *plan)
 static dml_err make(dml_plan *plan)
 {
     const dml_spec *spec = plan->spec;
-    plan->stages = spec->parallelism.pipeline_parallel_size;
+    plan->ranks = spec->parallelism.pipeline_parallel_size;
+    plan->stages = plan->ranks * spec->parallelism.virtual_stages;
     plan->replicas = spec->parallelism.data_parallel_size;
-    plan->workers = plan->stages * plan->replicas;
+    plan->workers = plan->ranks * plan->replicas;
     plan->mbs = spec->training.num_microbatches;
     if (plan->mbs % plan->replicas != 0)
         return dml_spec_fail(spec, dml_spec_place(spec, "parallelism.data_parallel_size"),
@@ -113,6 +209,8 @@ static dml_err make(dml_plan *plan)
     plan->stage_begin = DML_NEW_N(&plan->arena, int32_t, plan->stages + 1);
     DML_TRY(dml_model_split(spec, &plan->model, plan->stages, plan->stage_begin));
     DML_TRY(make_cost(plan));
+    DML_TRY(make_order(plan));
+    DML_TRY(price_all_buckets(plan));
     return make_programs(plan);
 }
 
@@ -147,23 +245,46 @@ dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *st
     return DML_ERR_OK;
 }
 
+bool dml_plan_holds(const dml_plan *p, int32_t worker, int32_t stage)
+{
+    for (int32_t mb = 0; mb < p->mbs; mb++)
+        if (*dml_program_route(&p->train, stage, mb) == worker) return true;
+    return false;
+}
+
+int32_t dml_plan_holders(const dml_plan *p, int32_t stage, int32_t *out)
+{
+    int32_t n = 0;
+    for (int32_t w = 0; w < p->workers; w++) {
+        if (!dml_plan_holds(p, w, stage)) continue;
+        if (out) out[n] = w;
+        n++;
+    }
+    return n;
+}
+
+static int64_t stage_bytes(const dml_plan *plan, int32_t worker, int32_t stage, dml_arena *arena)
+{
+    const dml_chunk_span *span = &plan->train.span[stage];
+    dml_chunk chunk;
+    if (dml_chunk_plan(plan->spec, &plan->model, span->layer_begin, span->layer_end,
+                       dml_program_splits_backward(&plan->train), arena, &chunk) != DML_ERR_OK)
+        return 0;
+    const int64_t pool[DML_POOLS] = {chunk.size.in, chunk.size.stash, chunk.size.dy, chunk.size.dx};
+    int64_t bytes = chunk.size.shared + chunk.size.private_;
+    for (int32_t p = 0; p < DML_POOLS; p++)
+        bytes += pool[p] * *dml_program_slots(&plan->train, worker, stage, (dml_pool)p);
+    if (stage == 0) /* the loaded batches */
+        bytes += chunk.size.in * *dml_program_slots(&plan->train, worker, stage, DML_POOL_STASH);
+    return bytes;
+}
+
 int64_t dml_plan_worker_bytes(const dml_plan *plan, int32_t worker)
 {
-    const int32_t c = dml_plan_stage(plan, worker);
-    const dml_chunk_span *span = &plan->train.span[c];
     dml_arena arena = {0};
-    dml_chunk chunk;
     int64_t bytes = 0;
-    if (dml_chunk_plan(plan->spec, &plan->model, span->layer_begin, span->layer_end, false, &arena,
-                       &chunk) == DML_ERR_OK) {
-        const int64_t pool[DML_POOLS] = {chunk.size.in, chunk.size.stash, chunk.size.dy,
-                                         chunk.size.dx};
-        bytes = chunk.size.shared + chunk.size.private_;
-        for (int32_t p = 0; p < DML_POOLS; p++)
-            bytes += pool[p] * *dml_program_slots(&plan->train, worker, c, (dml_pool)p);
-        if (c == 0) /* the loaded batches */
-            bytes += chunk.size.in * *dml_program_slots(&plan->train, worker, c, DML_POOL_STASH);
-    }
+    for (int32_t s = 0; s < plan->stages; s++)
+        if (dml_plan_holds(plan, worker, s)) bytes += stage_bytes(plan, worker, s, &arena);
     dml_arena_free(&arena);
     return bytes;
 }

@@ -12,7 +12,10 @@
 typedef struct dml_plan {
     const dml_spec *spec; /* borrowed */
     dml_model model;
-    int32_t stages, replicas, workers, mbs;
+    int32_t ranks;    /* of one pipeline; with virtual stages each runs several of `stages` */
+    int32_t stages;   /* that the model is cut into; a stage is a chunk of the programs */
+    int32_t replicas; /* of the pipeline */
+    int32_t workers, mbs;
     int32_t *stage_begin;    /* [stages + 1] first layer of each stage */
     dml_program train, eval; /* lowered and checked */
     dml_cost cost;           /* what the planner assumed: delays as given, the rest from flops */
@@ -25,8 +28,8 @@ typedef struct dml_plan {
 dml_err dml_plan_make(const dml_spec *spec, dml_plan *out);
 void dml_plan_free(dml_plan *plan);
 
-/* Worker (rank) -> stage and replica: ranks of a stage are neighbours. */
-static inline int32_t dml_plan_stage(const dml_plan *p, int32_t worker)
+/* Worker -> its place in the pipeline, and which pipeline: replicas of a place are neighbours. */
+static inline int32_t dml_plan_rank(const dml_plan *p, int32_t worker)
 {
     return worker / p->replicas;
 }
@@ -34,6 +37,12 @@ static inline int32_t dml_plan_replica(const dml_plan *p, int32_t worker)
 {
     return worker % p->replicas;
 }
+
+/* Whether the worker runs the stage for any micro-batch: the routes say so. */
+bool dml_plan_holds(const dml_plan *p, int32_t worker, int32_t stage);
+/* The workers that do, ascending, into `out` unless it is NULL; returns how many: the stage's replicas, and for a
+ * schedule with two copies of the weights twice as many. */
+int32_t dml_plan_holders(const dml_plan *p, int32_t stage, int32_t *out);
 
 /* Simulates a training step: from the plan's own costs, or from measured ones.
  *   bubble      [workers] idle share of the compute lane

@@ -7,6 +7,7 @@
 #ifndef DML_ENGINE_SPEC_H
 #define DML_ENGINE_SPEC_H
 
+#include "comm/transport.h"
 #include "engine/base/arena.h"
 #include "engine/base/err.h"
 #include "kernels/kernels.h"
@@ -60,8 +61,10 @@ typedef struct dml_layer_spec {
     dml_conv2d conv;
     dml_pool2d pool;      /* kernel 0: the whole image */
     float rate;           /* DROPOUT */
+    bool tanh_form;       /* GELU: PyTorch's approximate="tanh" */
     float eps, momentum;  /* BATCH_NORM */
     bool per_micro_batch; /* BATCH_NORM: running moments move once a micro-batch, not once a step */
+    bool zero_init;       /* BATCH_NORM: the weight starts at 0, not at 1 */
     int64_t ns[3];        /* DELAY: forward, input gradient, weight gradient */
     dml_place place;
 } dml_layer_spec;
@@ -76,11 +79,19 @@ typedef enum dml_lr_schedule {
     DML_LR_COSINE
 } dml_lr_schedule;
 typedef enum dml_numerics { DML_FAST, DML_EXACT, DML_EXACT_WIDE } dml_numerics;
+/* What activations and the factors of products are; weights, their gradients and moments are float in all. */
+typedef enum dml_precision {
+    DML_PRECISION_FP32,
+    DML_PRECISION_TF32, /* float, but a product may round its factors to 10 bits */
+    DML_PRECISION_BF16,
+    DML_PRECISION_FP16, /* with a loss scale */
+} dml_precision;
 typedef enum dml_init {
     DML_INIT_KAIMING_UNIFORM,
     DML_INIT_KAIMING_NORMAL,
     DML_INIT_XAVIER_UNIFORM
 } dml_init;
+typedef enum dml_stem { DML_STEM_CIFAR, DML_STEM_IMAGENET } dml_stem;
 typedef enum dml_console {
     DML_CONSOLE_AUTO,
     DML_CONSOLE_LINE,
@@ -123,6 +134,8 @@ typedef struct dml_spec {
             int32_t activation; /* 0 relu, 1 gelu, 2 tanh */
             float dropout;
             int32_t depth;
+            dml_stem stem;
+            bool zero_init_residual, batch_norm; /* resnet; vgg */
             bool per_micro_batch;
             float bn_momentum, bn_eps;
         } family;
@@ -131,6 +144,7 @@ typedef struct dml_spec {
         dml_data_format format;
         const char *path;              /* folder, absolute; "" for synthetic */
         int64_t samples, test_samples; /* synthetic only */
+        int32_t pool;                  /* synthetic only: distinct samples; 0: all are */
         float mean[3], std[3];         /* per channel; the first counts for one channel */
         int32_t pad; /* zero pixels added on each side: 2 makes 28x28 into 32x32 */
         bool shuffle;
@@ -148,6 +162,8 @@ typedef struct dml_spec {
         int64_t eval_interval_steps; /* * 0: only at the end */
         dml_loss loss;
         dml_numerics numerics;
+        dml_precision precision;
+        float loss_scale; /* fp16: a power of two; 0: dynamic */
     } training;
     struct {
         dml_optimizer name;
@@ -163,17 +179,24 @@ typedef struct dml_spec {
     } lr_scheduler;
     struct {
         const char *backend;            /* "auto", "cpu", "cuda", "ref" */
-        int32_t pipeline_parallel_size; /* stages */
+        int32_t pipeline_parallel_size; /* ranks of a pipeline */
+        int32_t virtual_stages;         /* stages of each rank */
         int32_t data_parallel_size;     /* replicas of each */
         const char *schedule;           /* canonical name of schedule/schedule.h */
         dml_split split;
         const int32_t
-            *split_list; /* [pipeline_parallel_size] layers per stage, for DML_SPLIT_LIST */
+            *split_list; /* [ranks x virtual stages] layers per stage, for DML_SPLIT_LIST */
         int32_t threads_per_worker; /* 0: cores / workers, at least 1 */
+        int32_t workers_per_device; /* worker r opens device r / workers_per_device */
         int64_t link_latency_ns;    /* emulated link of the CPU transports; 0: none */
         double link_bytes_per_s;
         int64_t timeout_ns; /* deadline of one wait between workers */
     } parallelism;
+    struct {
+        dml_nvls nvls;
+        bool overlap; /* reduce gradients in buckets, under backward */
+        int64_t first_bucket_bytes, bucket_bytes;
+    } comm;
     struct {
         int64_t interval; /* steps between console lines */
         bool jsonl;

@@ -287,6 +287,24 @@ static void check_applicable(dml_spec_reader *r)
     }
 }
 
+/* Of table 1 of He et al. 2015, whose stem is chosen by the image's size. */
+static bool is_large_resnet(int32_t depth)
+{
+    return depth == 18 || depth == 34 || depth == 50 || depth == 101 || depth == 152;
+}
+
+static void derive_stem(dml_spec_reader *r)
+{
+    enum { LARGE_IMAGE = 64 };
+    dml_spec *spec = r->spec;
+    if (written(r, DML_KEY_STEM)) return;
+    const bool large = spec->model.input_rank == 3 && spec->model.input[1] >= LARGE_IMAGE &&
+                       spec->model.input[2] >= LARGE_IMAGE;
+    spec->model.family.stem =
+        large && is_large_resnet(spec->model.family.depth) ? DML_STEM_IMAGENET : DML_STEM_CIFAR;
+    r->source->entry[DML_KEY_STEM].derived = true;
+}
+
 static void check_model(dml_spec_reader *r)
 {
     const dml_spec *spec = r->spec;
@@ -294,19 +312,29 @@ static void check_model(dml_spec_reader *r)
     const bool vgg = strcmp(type, "vgg") == 0, resnet = strcmp(type, "resnet") == 0;
     const int32_t depth = spec->model.family.depth;
     const dml_place where = place_of(r, DML_KEY_DEPTH, DML_KEY_MODEL_TYPE);
-    if (vgg && depth != 8)
-        dml_complain_at(&r->report, where, "no vgg of depth %d; there is 8", depth);
-    if (resnet && (depth < 8 || depth > 1202 || depth % 6 != 2)) {
-        dml_complain_at(&r->report, where, "no resnet of depth %d; it is 6n + 2", depth);
-        dml_complain_note(&r->report, "allowed: 8, 14, 20, 32, 44, 56, ...");
+    if (vgg && depth != 8 && depth != 11 && depth != 13 && depth != 16 && depth != 19) {
+        dml_complain_at(&r->report, where, "no vgg of depth %d; there are 8, 11, 13, 16, 19",
+                        depth);
+        return;
     }
+    const bool large = is_large_resnet(depth);
+    if (resnet && !large && (depth < 8 || depth > 1202 || depth % 6 != 2)) {
+        dml_complain_at(&r->report, where, "no resnet of depth %d", depth);
+        dml_complain_note(&r->report,
+                          "allowed: 18, 34, 50, 101, 152; or 6n + 2: 8, 14, 20, 32, 44, 56, ...");
+    }
+    if (resnet && !large && r->spec->model.family.stem == DML_STEM_IMAGENET)
+        dml_complain_at(&r->report, at(r, DML_KEY_STEM),
+                        "stem imagenet is for depths 18, 34, 50, 101, 152, not %d", depth);
     const bool image = spec->model.input_rank == 3;
     if ((vgg || resnet) && !image && !bad(r, DML_KEY_MODEL_INPUT))
         dml_complain_at(&r->report, place_of(r, DML_KEY_MODEL_INPUT, DML_KEY_MODEL_TYPE),
                         "%s reads images: input is [channels, height, width]", type);
-    if (vgg && image && (spec->model.input[1] < 8 || spec->model.input[2] < 8))
+    const int32_t least = depth == 8 ? 8 : 32;
+    if (vgg && image && (spec->model.input[1] < least || spec->model.input[2] < least))
         dml_complain_at(&r->report, place_of(r, DML_KEY_MODEL_INPUT, DML_KEY_MODEL_TYPE),
-                        "vgg halves the image three times: it needs at least 8x8");
+                        "vgg halves the image %s times: it needs at least %dx%d",
+                        depth == 8 ? "three" : "five", least, least);
     if (strcmp(type, "layers") == 0 && !r->source->entry[DML_KEY_LAYERS].value)
         dml_complain_at(&r->report, at(r, DML_KEY_MODEL_TYPE), "model.type layers needs 'layers'");
 }
@@ -334,6 +362,10 @@ static void check_training(dml_spec_reader *r)
     if (spec->optimizer.nesterov && spec->optimizer.name == DML_OPT_SGD &&
         spec->optimizer.momentum == 0.0f)
         dml_complain_at(&r->report, at(r, DML_KEY_NESTEROV), "nesterov needs momentum > 0");
+    if (spec->training.loss_scale != 0.0f && spec->training.precision != DML_PRECISION_FP16 &&
+        !bad(r, DML_KEY_PRECISION))
+        dml_complain_at(&r->report, at(r, DML_KEY_LOSS_SCALE),
+                        "loss_scale is for training.precision fp16: the others have float's range");
     if (spec->lr_scheduler.name == DML_LR_STEP && spec->lr_scheduler.step.n == 0 &&
         !bad(r, DML_KEY_STEP_SIZE))
         dml_complain_at(&r->report, place_of(r, DML_KEY_STEP_SIZE, DML_KEY_LR_SCHEDULER),
@@ -343,12 +375,21 @@ static void check_training(dml_spec_reader *r)
 static void check_split(dml_spec_reader *r)
 {
     const dml_spec *spec = r->spec;
-    if (spec->parallelism.split != DML_SPLIT_LIST || bad(r, DML_KEY_PIPELINE)) return;
-    const int32_t n = r->source->entry[DML_KEY_SPLIT].value->n;
-    if (n != spec->parallelism.pipeline_parallel_size)
+    if (spec->parallelism.split != DML_SPLIT_LIST || bad(r, DML_KEY_PIPELINE) ||
+        bad(r, DML_KEY_VIRTUAL))
+        return;
+    const int32_t n = r->source->entry[DML_KEY_SPLIT].value->n,
+                  ranks = spec->parallelism.pipeline_parallel_size,
+                  each = spec->parallelism.virtual_stages;
+    if (n == ranks * each) return;
+    if (each == 1)
         dml_complain_at(&r->report, at(r, DML_KEY_SPLIT),
-                        "split lists %d stages, pipeline_parallel_size is %d", n,
-                        spec->parallelism.pipeline_parallel_size);
+                        "split lists %d stages, pipeline_parallel_size is %d", n, ranks);
+    else
+        dml_complain_at(&r->report, at(r, DML_KEY_SPLIT),
+                        "split lists %d stages, not %d: pipeline_parallel_size %d with "
+                        "virtual_pipeline_stages %d",
+                        n, ranks * each, ranks, each);
 }
 
 void dml_spec_check(dml_spec_reader *r)
@@ -370,6 +411,7 @@ void dml_spec_check(dml_spec_reader *r)
                        !bad(r, DML_KEY_LAYERS) && !bad(r, DML_KEY_LOSS);
     if (!model) return;
     const int32_t complaints = r->report.n;
+    derive_stem(r);
     check_model(r);
     if (r->report.n == complaints) dml_spec_make_layers(r);
 }

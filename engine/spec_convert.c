@@ -221,6 +221,26 @@ static bool read_rate(dml_spec_reader *r, const dml_yaml *node, double *out)
     return false;
 }
 
+static bool read_scale(dml_spec_reader *r, const dml_yaml *node, float *out)
+{
+    if (is_scalar(node) && dml_value_scale(node->text, out)) return true;
+    dml_spec_expected(r, node, "dynamic or a power of two");
+    dml_complain_note(&r->report, "allowed: dynamic, or 1, 2, 4 ... 16777216, such as 65536");
+    return false;
+}
+
+static bool read_bytes(dml_spec_reader *r, const dml_spec_key *key, const char *label,
+                       const dml_yaml *node, int64_t *out)
+{
+    if (!is_scalar(node) || !dml_value_bytes(node->text, out)) {
+        dml_spec_expected(r, node, "a size in bytes");
+        dml_complain_note(&r->report,
+                          "a size is a number and B, kB, MB, GB, KiB, MiB or GiB: 25MiB");
+        return false;
+    }
+    return ranged(r, key, label, node, (double)*out);
+}
+
 static bool read_interval(dml_spec_reader *r, const dml_yaml *node, dml_interval *out)
 {
     if (is_scalar(node) && dml_value_interval(node->text, out)) return true;
@@ -379,6 +399,8 @@ bool dml_spec_convert(dml_spec_reader *r, const dml_spec_key *key, const char *l
     case DML_SPEC_INTERVAL: ok = read_interval(r, node, field); break;
     case DML_SPEC_TIME: ok = read_time(r, key, label, node, field); break;
     case DML_SPEC_RATE: ok = read_rate(r, node, field); break;
+    case DML_SPEC_SCALE: ok = read_scale(r, node, field); break;
+    case DML_SPEC_BYTES: ok = read_bytes(r, key, label, node, field); break;
     case DML_SPEC_PAIR: ok = read_floats(r, key, label, node, 2, 2, field); break;
     case DML_SPEC_CHANNELS: ok = read_floats(r, key, label, node, 1, 3, field); break;
     case DML_SPEC_SIZE: ok = read_size(r, key, label, node, field); break;

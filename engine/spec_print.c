@@ -69,6 +69,8 @@ static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
         dml_value_print_double(&s, *(const double *)field);
         dml_str_printf(&s, "B/s");
         break;
+    case DML_SPEC_SCALE: dml_value_print_scale(&s, *f); break;
+    case DML_SPEC_BYTES: dml_value_print_bytes(&s, *l); break;
     case DML_SPEC_PAIR: print_floats(&s, f, 2); break;
     case DML_SPEC_CHANNELS:
         print_floats(&s, f, f[0] == f[1] && f[0] == f[2] ? 1 : spec->model.input[0]);
@@ -78,7 +80,8 @@ static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
     case DML_SPEC_SHAPE: print_ints(&s, i, spec->model.input_rank); break;
     case DML_SPEC_SPLIT:
         if (spec->parallelism.split == DML_SPLIT_LIST)
-            print_ints(&s, spec->parallelism.split_list, spec->parallelism.pipeline_parallel_size);
+            print_ints(&s, spec->parallelism.split_list,
+                       spec->parallelism.pipeline_parallel_size * spec->parallelism.virtual_stages);
         else
             dml_str_printf(&s, spec->parallelism.split == DML_SPLIT_AUTO ? "auto" : "uniform");
         break;

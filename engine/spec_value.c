@@ -176,6 +176,31 @@ bool dml_value_rate(const char *text, double *bytes_per_s)
     return scaled(v, name, length, rate_units, N_OF(rate_units), bytes_per_s);
 }
 
+bool dml_value_bytes(const char *text, int64_t *bytes)
+{
+    double v, scaled_bytes;
+    const char *name;
+    if (!quantity(text, &v, &name)) return false;
+    if (!scaled(v, name, strlen(name), rate_units, N_OF(rate_units), &scaled_bytes)) return false;
+    if (scaled_bytes >= 0x1p62 || scaled_bytes != floor(scaled_bytes)) return false;
+    *bytes = (int64_t)scaled_bytes;
+    return true;
+}
+
+bool dml_value_scale(const char *text, float *out)
+{
+    double v;
+    int exponent;
+    if (dml_value_same_word(text, "dynamic")) {
+        *out = 0.0f;
+        return true;
+    }
+    if (!dml_value_number(text, &v) || v < 1.0 || v > 0x1p24 || frexp(v, &exponent) != 0.5)
+        return false;
+    *out = (float)v;
+    return true;
+}
+
 bool dml_value_interval(const char *text, dml_interval *out)
 {
     double v;
@@ -293,6 +318,23 @@ void dml_value_print_time(dml_str *s, int64_t ns)
     while (u > 0 && ns % (int64_t)time_units[u].scale != 0)
         u--;
     dml_str_printf(s, "%lld%s", (long long)(ns / (int64_t)time_units[u].scale), time_units[u].name);
+}
+
+void dml_value_print_bytes(dml_str *s, int64_t bytes)
+{
+    static const char *const name[] = {"B", "KiB", "MiB", "GiB", "TiB"};
+    int32_t u = 0;
+    for (; u + 1 < N_OF(name) && bytes != 0 && bytes % 1024 == 0; u++)
+        bytes /= 1024;
+    dml_str_printf(s, "%lld%s", (long long)bytes, name[u]);
+}
+
+void dml_value_print_scale(dml_str *s, float v)
+{
+    if (v == 0.0f)
+        dml_str_printf(s, "dynamic");
+    else
+        dml_value_print_float(s, v);
 }
 
 void dml_value_print_interval(dml_str *s, dml_interval v)

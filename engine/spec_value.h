@@ -17,6 +17,10 @@ bool dml_value_bool(const char *text, bool *out);
 bool dml_value_time(const char *text, int64_t *ns);
 /* 1GB/s, 64MiB/s; a bare number is bytes a second.  Never negative. */
 bool dml_value_rate(const char *text, double *bytes_per_s);
+/* 25MiB, 1 MB; a bare number is bytes.  Whole and never negative. */
+bool dml_value_bytes(const char *text, int64_t *bytes);
+/* dynamic, as 0, or a power of two: 1 .. 2^24. */
+bool dml_value_scale(const char *text, float *out);
 /* 250, 250 steps, 1 epoch, 0.5 epochs.  Never negative; steps are whole. */
 bool dml_value_interval(const char *text, dml_interval *out);
 
@@ -46,6 +50,8 @@ void dml_value_print_float(dml_str *s, float v);
 void dml_value_print_double(dml_str *s, double v);
 /* In the largest unit that keeps it whole: 60s, 10ms. */
 void dml_value_print_time(dml_str *s, int64_t ns);
+void dml_value_print_bytes(dml_str *s, int64_t bytes); /* 25MiB, 1000000B */
+void dml_value_print_scale(dml_str *s, float v);
 void dml_value_print_interval(dml_str *s, dml_interval v);
 
 #endif

@@ -1,6 +1,7 @@
 /* engine/update.c - judge, vote, commit. */
 #include "engine/update.h"
 
+#include "engine/chunk_bucket.h"
 #include "engine/chunk_sum.h"
 
 #include <math.h>
@@ -59,6 +60,10 @@ void dml_update_init(dml_update *u, dml_chunk *c, bool counts, void *device_memo
     u->max_host = (uint32_t *)(void *)host;
     u->new_exponent = DML_NEW_N(arena, int32_t, n_params(c));
     u->tensor = DML_NEW_N(arena, dml_opt_tensor, n_params(c));
+    u->partial_at = DML_NEW_N(arena, int64_t, n_params(c));
+    for (int32_t i = 1; i < n_params(c); i++)
+        u->partial_at[i] =
+            u->partial_at[i - 1] + partials_of(c->model->param[c->param_begin + i - 1].elems);
     const bool decay_all = c->spec->optimizer.decay_all;
     for (int32_t i = 0; i < n_params(c); i++) {
         const dml_param *p = &c->model->param[c->param_begin + i];
@@ -74,18 +79,17 @@ void dml_update_init(dml_update *u, dml_chunk *c, bool counts, void *device_memo
     }
 }
 
-dml_err dml_update_measure(dml_update *u, const dml_kernel_table *kt, dml_kctx *k)
+dml_err dml_update_measure(dml_update *u, const dml_kernel_table *kt, dml_kctx *k, int32_t bucket)
 {
     const dml_chunk *c = u->chunk;
-    int64_t at_partial = 0;
-    for (int32_t i = 0; i < n_params(c); i++) {
-        const int64_t n = c->model->param[c->param_begin + i].elems, at = c->param_at[i];
-        const dml_tensor g = dml_tensor_of(c->g + at, DML_F32, 1, &n);
+    const dml_bucket *b = &c->bucket[bucket];
+    for (int32_t i = b->param_begin; i < b->param_end; i++) {
+        const int64_t n = c->model->param[c->param_begin + i].elems, n_partials = partials_of(n);
+        const dml_tensor g = dml_tensor_of(c->g + c->param_at[i], DML_F32, 1, &n);
+        const dml_tensor part =
+            dml_tensor_of(u->partial + u->partial_at[i], DML_F64, 1, &n_partials);
         DML_TRY(dml_sum_finish(c, kt, k, i));
-        const int64_t n_partials = partials_of(n);
-        const dml_tensor part = dml_tensor_of(u->partial + at_partial, DML_F64, 1, &n_partials);
         DML_TRY(kt->sum_squares(k, &part, &g));
-        at_partial += n_partials;
     }
     return DML_ERR_OK;
 }
@@ -206,6 +210,33 @@ dml_err dml_vote_verdict(const dml_vote *sum, bool is_redo, dml_verdict *out)
     return DML_ERR_OK;
 }
 
+enum { GOOD_STEPS = 2000 }; /* before the loss scale grows */
+static const float FIRST_SCALE = 65536.0f, LARGEST_SCALE = 0x1p24f;
+
+dml_loss_scale dml_loss_scale_of(const dml_spec *spec)
+{
+    if (spec->training.precision != DML_PRECISION_FP16) return (dml_loss_scale){.scale = 1.0f};
+    const bool dynamic = spec->training.loss_scale == 0.0f;
+    return (dml_loss_scale){.dynamic = dynamic,
+                            .scale = dynamic ? FIRST_SCALE : spec->training.loss_scale};
+}
+
+bool dml_loss_scale_move(dml_loss_scale *s, dml_verdict verdict)
+{
+    if (!s->dynamic || verdict == DML_REDO) return false;
+    if (verdict == DML_SKIP) {
+        s->good_steps = 0;
+        if (s->scale <= 1.0f) return false;
+        s->scale *= 0.5f;
+        return true;
+    }
+    if (++s->good_steps == GOOD_STEPS) {
+        s->good_steps = 0;
+        if (s->scale < LARGEST_SCALE) s->scale *= 2.0f;
+    }
+    return false;
+}
+
 void dml_update_rescale(dml_update *u)
 {
     if (u->chunk->exponent)
@@ -232,11 +263,11 @@ static void move_exponents(dml_update *u)
 }
 
 dml_err dml_update_commit(dml_update *u, const dml_kernel_table *kt, dml_kctx *k, double norm,
-                          int64_t samples, double lr, const int32_t *rows)
+                          int64_t samples, double lr, float loss_scale)
 {
     dml_chunk *c = u->chunk;
     const dml_spec *spec = c->spec;
-    double scale = 1.0 / (double)samples;
+    double scale = 1.0 / (double)samples / (double)loss_scale;
     if (spec->training.grad_clip > 0.0f && norm > (double)spec->training.grad_clip)
         scale *= (double)spec->training.grad_clip / (norm + 1e-6); /* PyTorch's clip_grad_norm_ */
     const bool first = u->commits++ == 0;
@@ -264,6 +295,7 @@ dml_err dml_update_commit(dml_update *u, const dml_kernel_table *kt, dml_kctx *k
     }
     }
     kt->weights_changed(k);
+    dml_chunk_weights_written(c);
     if (c->exponent) move_exponents(u);
-    return dml_chunk_commit_state(c, rows);
+    return dml_chunk_commit_state(c, kt, k, samples);
 }

@@ -41,6 +41,7 @@ typedef struct dml_update {
     /* device-side results and where the host reads them; one of each per chunk */
     double *partial, *partial_host; /* [partials] sums of squares */
     int64_t partials;
+    int64_t *partial_at;    /* [n params] first partial of each */
     uint32_t *max_host;     /* [n params] unless fast */
     int32_t *slots_host;    /* [slot_words] */
     int32_t *new_exponent;  /* [n params] exact: proposed by judge */
@@ -56,8 +57,9 @@ int64_t dml_update_host_bytes(const dml_chunk *c);
 void dml_update_init(dml_update *u, dml_chunk *c, bool counts, void *device_memory,
                      void *host_memory, dml_arena *arena);
 
-/* On the reduce queue, after the sums: finishes integer sums and takes the norm's partials. */
-dml_err dml_update_measure(dml_update *u, const dml_kernel_table *kt, dml_kctx *k);
+/* On the reduce queue, after the sums of bucket `bucket` (from 0, of c->n_buckets): finishes its integer sums and
+ * takes the norm's partials. */
+dml_err dml_update_measure(dml_update *u, const dml_kernel_table *kt, dml_kctx *k, int32_t bucket);
 
 /* Queues the copies that judge reads. */
 dml_err dml_update_fetch(dml_update *u, const dml_device_api *device, dml_queue *queue);
@@ -75,13 +77,30 @@ const int32_t *dml_update_correct(const dml_update *u);
  * DML_ERR_DIVERGED  gradients are finite, but too large for exact_wide */
 dml_err dml_vote_verdict(const dml_vote *sum, bool is_redo, dml_verdict *out);
 
+/* The factor on the gradient of the loss, which keeps fp16's gradients above its smallest numbers: PyTorch's
+ * GradScaler, in powers of two so that dividing by it later is exact.  A function of the verdicts alone, so the
+ * same on every worker.
+ *
+ *   dynamic  begins at 65536; twice as large after 2000 steps in a row that commit, half after one that is
+ *            skipped, never below 1 or above 2^24 */
+typedef struct dml_loss_scale {
+    bool dynamic;
+    float scale; /* 1 in every precision but fp16 */
+    int32_t good_steps;
+} dml_loss_scale;
+
+dml_loss_scale dml_loss_scale_of(const dml_spec *spec);
+/* After a step.  True when it was skipped and the scale may be what was wrong: it has become smaller. */
+bool dml_loss_scale_move(dml_loss_scale *s, dml_verdict verdict);
+
 /* Takes the new exact scales of the tensors that asked for it.  Host. */
 void dml_update_rescale(dml_update *u);
 
 /* On the compute queue: optimizer step, exact scales, running moments.
- *   norm   global gradient norm after the normaliser; clip 0: no clipping
- *   samples of the step; lr of the step */
+ *   norm        global gradient norm after the normaliser and the loss scale; clip 0: no clipping
+ *   samples     of the step, as lr
+ *   loss_scale  that gradients of this step have been multiplied by */
 dml_err dml_update_commit(dml_update *u, const dml_kernel_table *kt, dml_kctx *k, double norm,
-                          int64_t samples, double lr, const int32_t *rows);
+                          int64_t samples, double lr, float loss_scale);
 
 #endif

@@ -9,6 +9,7 @@
 #include "engine/lr.h"
 
 #include <math.h>
+#include <stdio.h>
 #include <string.h>
 
 enum {
@@ -20,7 +21,8 @@ typedef struct loop {
     int64_t total_steps;
     int64_t committed_at_ns; /* when the step before ended */
     int64_t step_busy_ns, busy_ns, wall_ns;
-    int32_t skipped; /* in a row */
+    int32_t skipped; /* in a row, but for those that the loss scale explains */
+    dml_loss_scale loss_scale;
     bool stop;
 } loop;
 
@@ -36,8 +38,7 @@ static dml_err report(const dml_worker *w, dml_report *r)
     return w->config->reporter.put(w->config->reporter.context, r);
 }
 
-/* Sums `words` of the ballot over all workers; every worker has the result. */
-static dml_err sum_ballot(dml_worker *w, int64_t words)
+dml_err dml_worker_sum_ballot(dml_worker *w, int64_t words)
 {
     return w->vote_comm->all_reduce(w->world, w->lane[DML_LANE_REDUCE], w->ballot, words, DML_I64,
                                     DML_SUM);
@@ -69,7 +70,7 @@ static dml_err hold_vote(loop *l, bool is_redo, dml_vote *vote, dml_verdict *ver
         if (w->held[c].chunk) dml_update_judge(w->held[c].update, w->rows, vote);
     vote->stop = atomic_load_explicit(&w->config->control->stop, memory_order_relaxed);
     memcpy(w->ballot, vote, sizeof *vote);
-    DML_TRY(sum_ballot(w, DML_VOTE_WORDS));
+    DML_TRY(dml_worker_sum_ballot(w, DML_VOTE_WORDS));
     memcpy(vote, w->ballot, sizeof *vote);
     return dml_vote_verdict(vote, is_redo, verdict);
 }
@@ -78,19 +79,22 @@ static dml_err hold_vote(loop *l, bool is_redo, dml_vote *vote, dml_verdict *ver
 static dml_err attempt(loop *l, int64_t step, dml_vote *vote, dml_verdict *verdict)
 {
     dml_worker *w = l->w;
+    const dml_step_words words = {.step = step, .loss_scale = l->loss_scale.scale};
     l->step_busy_ns = 0;
-    DML_TRY(dml_exec_run(w->train_exec, step, w->rows, true));
+    DML_TRY(dml_exec_run(w->train_exec, &words, w->rows));
     DML_TRY(hold_vote(l, false, vote, verdict));
     if (*verdict != DML_REDO) return DML_ERR_OK;
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) dml_update_rescale(w->held[c].update);
     seek(&w->train, step);
-    DML_TRY(dml_exec_run(w->train_exec, step, w->rows, true));
+    DML_TRY(dml_exec_run(w->train_exec, &words, w->rows));
     return hold_vote(l, true, vote, verdict);
 }
 
+/* A step that a smaller loss scale may save is no sign of divergence. */
 static dml_err count_skips(loop *l, dml_verdict verdict, int64_t step)
 {
+    if (dml_loss_scale_move(&l->loss_scale, verdict)) return DML_ERR_OK;
     l->skipped = verdict == DML_SKIP ? l->skipped + 1 : 0;
     if (l->skipped > MAX_SKIPPED)
         DML_FAIL(
@@ -129,6 +133,7 @@ static dml_err report_step(loop *l, int64_t step, const dml_vote *vote, double n
                  .correct = vote->correct,
                  .wall_ns = wall_ns,
                  .verdict = verdict,
+                 .loss_scale = (double)l->loss_scale.scale,
                  .bubble = 1.0 - (double)vote->busy_ns / ((double)wall_ns * w->plan->workers)}};
     return report(w, &r);
 }
@@ -141,7 +146,8 @@ static dml_err train_step(loop *l, int64_t step)
     dml_vote vote;
     dml_verdict verdict;
     DML_TRY(attempt(l, step, &vote, &verdict));
-    const double norm = sqrt(dml_superacc_round(&vote.norm)) / (double)samples;
+    const double norm =
+        sqrt(dml_superacc_round(&vote.norm)) / (double)samples / (double)l->loss_scale.scale;
     const double lr = dml_lr_at(w->spec, l->total_steps, step);
     if (verdict == DML_COMMIT) DML_TRY(dml_exec_commit(w->train_exec, norm, samples, lr));
     l->stop = vote.stop > 0;
@@ -164,7 +170,7 @@ static dml_err gather_round(dml_worker *w)
         for (int32_t mb = 0; mb < mbs; mb++)
             w->ballot[mbs + mb] = correct[mb];
     }
-    return sum_ballot(w, 2 * (int64_t)mbs);
+    return dml_worker_sum_ballot(w, 2 * (int64_t)mbs);
 }
 
 static dml_err evaluate(loop *l, int64_t step)
@@ -177,7 +183,8 @@ static dml_err evaluate(loop *l, int64_t step)
     seek(&w->test, 0);
     for (int64_t round = 0; round < dml_data_epoch_steps(w->test.data); round++) {
         r.eval.samples += fill_rows(w, w->test.data, round);
-        DML_TRY(dml_exec_run(w->eval_exec, round, w->rows, false));
+        const dml_step_words words = {.step = round, .loss_scale = 1.0f};
+        DML_TRY(dml_exec_run(w->eval_exec, &words, w->rows));
         DML_TRY(gather_round(w));
         for (int32_t mb = 0; mb < w->plan->mbs; mb++) {
             double mb_loss;
@@ -211,9 +218,9 @@ static dml_err report_end(loop *l)
         uint64_t hash;
         DML_TRY(dml_chunk_weights_hash(w->held[c].chunk, w->backend->device,
                                        w->lane[DML_LANE_COMPUTE], &hash));
-        r.end.weights_hash += hash;
         r.end.chunk[r.end.n_chunks++] =
             (dml_report_chunk){.chunk = c,
+                               .weights_hash = hash,
                                .fwd_ns = dml_exec_median_ns(x, DML_OP_FWD, c),
                                .bwd_ns = dml_exec_median_ns(x, DML_OP_BWD, c),
                                .bwd_input_ns = dml_exec_median_ns(x, DML_OP_BWD_INPUT, c),
@@ -233,12 +240,15 @@ static void inspect(const dml_worker *w, bool after)
 
 static dml_err train(dml_worker *w)
 {
-    loop l = {.w = w, .total_steps = dml_data_total_steps(w->train.data)};
+    loop l = {.w = w,
+              .total_steps = dml_data_total_steps(w->train.data),
+              .loss_scale = dml_loss_scale_of(w->spec)};
     const int64_t every = w->spec->training.eval_interval_steps;
     inspect(w, false);
     DML_TRY(report(w, &(dml_report){.kind = DML_REPORT_READY}));
     memset(w->ballot, 0, sizeof *w->ballot);
-    DML_TRY(sum_ballot(w, 1)); /* everyone is ready: the first step's time starts together */
+    DML_TRY(
+        dml_worker_sum_ballot(w, 1)); /* everyone is ready: the first step's time starts together */
     l.committed_at_ns = dml_clock_ns();
     int64_t step = 0, evaluated_at = -1;
     for (; step < l.total_steps && !l.stop; step++) {
@@ -254,13 +264,26 @@ static dml_err train(dml_worker *w)
     return report_end(&l);
 }
 
+/* "in worker 3, cuda device 1": libraries that know no device leave that to us. */
+static dml_err name_device(const dml_worker_config *c, dml_err err)
+{
+    char text[64];
+    if (err == DML_ERR_OK || c->backend->on_host) return err;
+    snprintf(text, sizeof text, "worker %d, %s device %d", c->rank, c->backend->label,
+             c->rank / c->plan->spec->parallelism.workers_per_device);
+    return dml_err_add(err, text, __FILE__, __LINE__);
+}
+
 dml_err dml_worker_run(const dml_worker_config *config)
 {
     dml_worker w;
     dml_err err = dml_worker_open(&w, config);
     if (err == DML_ERR_OK) err = train(&w);
+    name_device(config, err);
     /* Before closing: that may wait for jobs that only the agent's abort ends, and say something of its own. */
     if (err != DML_ERR_OK) dml_report_failure(&config->reporter, config->rank, err);
-    dml_worker_close(&w);
-    return err;
+    const dml_err closed = dml_worker_close(&w);
+    if (err != DML_ERR_OK || closed == DML_ERR_OK) return err;
+    dml_report_failure(&config->reporter, config->rank, closed);
+    return closed;
 }

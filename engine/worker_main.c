@@ -9,6 +9,7 @@
 #include <fcntl.h>
 #include <stdio.h>
 #include <string.h>
+#include <unistd.h>
 
 static dml_err put(void *context, const dml_report *report)
 {
@@ -60,5 +61,7 @@ int dml_worker_main(int32_t rank, int32_t supervisor_pid)
     dml_process_name("dml-worker");
     dml_err err = dml_die_with_parent(supervisor_pid);
     if (err == DML_ERR_OK) err = run(rank, DML_FD_LAUNCHER);
+    /* After a failure libraries must not tidy up on the way out: they may wait for a device that does not answer. */
+    if (err != DML_ERR_OK) _exit(dml_err_exit_code(err));
     return dml_err_exit_code(err);
 }

@@ -5,11 +5,27 @@
 #include "engine/exec.h"
 #include "engine/worker.h"
 
+enum { DML_WORKER_ALIGN = 256 }; /* of every part of a slab: what GPU libraries like best */
+
+/* One allocation, handed out in parts. */
+typedef struct dml_slab {
+    char *base;    /* owned by the worker; NULL while only counting */
+    int64_t bytes; /* handed out so far; in the end its size */
+} dml_slab;
+
 /* A data split and its loaders; a loader is NULL where this worker does not need that part. */
 typedef struct dml_feed {
     dml_data *data;
+    void *images_ring, *labels_ring; /* of the host slab */
     dml_loader *images, *labels;
 } dml_feed;
+
+/* What a chunk and its update are bound to. */
+typedef struct dml_chunk_memory {
+    void *shared;             /* the transport's */
+    void *private_, *partial; /* of the device slab */
+    void *readback;           /* of the host slab */
+} dml_chunk_memory;
 
 typedef struct dml_worker {
     const dml_worker_config *config; /* borrowed */
@@ -19,28 +35,72 @@ typedef struct dml_worker {
     dml_worker_page *page;
 
     dml_device *device;
-    dml_queue *lane[DML_LANES];
+    dml_queue *lane[DML_LANES], *load; /* load: the compute lane on the host */
     dml_kctx *compute, *reduce;
 
     const dml_transport_api *comm, *vote_comm;
     dml_transport *transport, *vote_transport; /* tensors; votes between hosts' memories */
     dml_group *world;                          /* of vote_transport */
     int64_t *ballot;                           /* [ballot_words] in vote_transport's memory */
+    int64_t ballot_words;
 
     dml_chunk *chunk;   /* [chunks] */
     dml_update *update; /* [chunks] */
     dml_held *held;     /* [chunks] */
     dml_feed train, test;
+    dml_graphs *graphs; /* of both executors; NULL where the device captures nothing */
     dml_exec *train_exec, *eval_exec;
-    int32_t *rows;               /* [mbs] samples of each micro-batch of the step under way */
-    int64_t memory_bytes;        /* device memory allocated in all */
-    void **on_device, **on_host; /* what to free */
-    int32_t n_on_device, n_on_host;
+    void *
+        choices; /* [choices_bytes] of kernel algorithms, the leader's; NULL where there is none to make */
+    int64_t choices_bytes;
+    int32_t *rows; /* [mbs] samples of each micro-batch of the step under way */
+
+    dml_chunk_memory *chunk_memory; /* [chunks] */
+    dml_slab device_slab, host_slab;
+    int64_t memory_bytes; /* device memory: the slab and what peers reach */
     dml_arena arena;
 } dml_worker;
 
+/* ---- worker_memory.c ---- */
+
+/* Sizes of slabs, pools and memory_bytes: chunks are planned and data sets open. */
+void dml_worker_plan_memory(dml_worker *w);
+/* What the worker will take from its transport, in parts of multiples of DML_WORKER_ALIGN. */
+int64_t dml_worker_shared_bytes(const dml_worker *w);
+/* Takes it and hands it out.  DML_ERR_NOMEM names the bytes. */
+dml_err dml_worker_take_memory(dml_worker *w);
+void dml_worker_free_memory(dml_worker *w);
+
+/* ---- worker_comm.c ---- */
+
+/* Opens both transports and introduces the neighbours of the plan to each other.
+ *   memory_bytes  what the worker will take from the data transport
+ *   ballot_bytes  room of `ballot`, a multiple of 64 */
+dml_err dml_worker_meet(dml_worker *w, int64_t memory_bytes, int64_t ballot_bytes);
+dml_err dml_worker_meet_replicas(dml_worker *w, int32_t chunk);
+
+/* ---- worker_rehearse.c ---- */
+
+/* Collective.  The leader, rank 0, chooses kernel algorithms for the whole model; everyone's compute context gets
+ * them.  Before its first kernel. */
+dml_err dml_worker_choose(dml_worker *w);
+
+/* Runs every shape that occurs, on zeros; then seals the kernel contexts. */
+dml_err dml_worker_rehearse(dml_worker *w);
+
+/* ---- worker.c ---- */
+
+/* Sums `words` of the ballot over all workers; every worker has the result. */
+dml_err dml_worker_sum_ballot(dml_worker *w, int64_t words);
+
+/* ---- worker_open.c ---- */
+
+dml_kctx_config dml_worker_kernels(const dml_worker *w);
+bool dml_worker_splits_backward(const dml_worker *w); /* the program has W ops */
+
 /* Opens everything, prepares every shape, and meets the other workers.  Close `w` whatever the result. */
 dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config);
-void dml_worker_close(dml_worker *w);
+/* DML_ERR_PEER  as the transport's close: the process must end without another call to its device */
+dml_err dml_worker_close(dml_worker *w);
 
 #endif

@@ -28,12 +28,14 @@ static dml_err relu_backward(const dml_layer_call *c)
 
 static dml_err gelu_forward(const dml_layer_call *c)
 {
-    return c->kt->gelu_fwd(c->k, &c->y, &c->x);
+    return c->layer->spec->tanh_form ? c->kt->gelu_tanh_fwd(c->k, &c->y, &c->x)
+                                     : c->kt->gelu_fwd(c->k, &c->y, &c->x);
 }
 
 static dml_err gelu_backward(const dml_layer_call *c)
 {
-    return c->kt->gelu_bwd(c->k, &c->dx, &c->dy, &c->x);
+    return c->layer->spec->tanh_form ? c->kt->gelu_tanh_bwd(c->k, &c->dx, &c->dy, &c->x)
+                                     : c->kt->gelu_bwd(c->k, &c->dx, &c->dy, &c->x);
 }
 
 static dml_err tanh_forward(const dml_layer_call *c)
@@ -56,7 +58,8 @@ const dml_layer_class dml_class_RELU = {
 
 const dml_layer_class dml_class_GELU = {
     .traits = DML_DX_READS_X | DML_DX_MAY_BE_DY,
-    .kernels = DML_USES(gelu_fwd) | DML_USES(gelu_bwd),
+    .kernels =
+        DML_USES(gelu_fwd) | DML_USES(gelu_bwd) | DML_USES(gelu_tanh_fwd) | DML_USES(gelu_tanh_bwd),
     .infer = infer_curve,
     .forward = gelu_forward,
     .backward_input = gelu_backward,

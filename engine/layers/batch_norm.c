@@ -40,7 +40,8 @@ static dml_err backward_input(const dml_layer_call *c)
 
 const dml_layer_class dml_class_BATCH_NORM = {
     .traits = DML_DX_READS_X | DML_JOINT,
-    .kernels = DML_USES(batch_norm_fwd) | DML_USES(batch_norm_eval) | DML_USES(batch_norm_bwd),
+    .kernels = DML_USES(batch_norm_fwd) | DML_USES(batch_norm_eval) | DML_USES(batch_norm_bwd) |
+               DML_USES(move_moments),
     .infer = infer,
     .forward = forward,
     .backward_input = backward_input,

@@ -66,7 +66,7 @@ static dml_err backward_weight(const dml_layer_call *c)
 }
 
 const dml_layer_class dml_class_CONV2D = {
-    .traits = DML_DW_READS_X,
+    .traits = DML_DW_READS_X | DML_W_LIKE_X,
     .kernels = DML_USES(conv2d_fwd) | DML_USES(conv2d_bwd_input) | DML_USES(conv2d_bwd_weight),
     .infer = infer,
     .forward = forward,

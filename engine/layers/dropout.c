@@ -19,7 +19,6 @@ static dml_err mask(const dml_layer_call *c, const dml_tensor *to, const dml_ten
     const dml_dropout p = {
         .rate = c->layer->spec->rate,
         .key = c->dropout_key,
-        .step = c->run->step,
         .first_sample = c->run->first_sample,
     };
     return c->kt->dropout(c->k, &p, to, from);

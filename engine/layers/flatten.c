@@ -13,22 +13,22 @@ static dml_err infer(dml_shaping *m, dml_layer *l)
 }
 
 /* The features as the image [channels, height, width] they are. */
-static dml_tensor planes(const dml_layer_call *c, void *features)
+static dml_tensor planes(const dml_layer_call *c, const dml_tensor *features)
 {
     const dml_shape s = c->layer->in;
-    return dml_tensor_of(features, DML_F32, 4,
+    return dml_tensor_of(features->data, features->dtype, 4,
                          (const int64_t[]){c->run->rows, s.dim[2], s.dim[0], s.dim[1]});
 }
 
 static dml_err forward(const dml_layer_call *c)
 {
-    const dml_tensor y = planes(c, c->y.data);
+    const dml_tensor y = planes(c, &c->y);
     return c->kt->nhwc_to_nchw(c->k, &y, &c->x);
 }
 
 static dml_err backward_input(const dml_layer_call *c)
 {
-    const dml_tensor dy = planes(c, c->dy.data);
+    const dml_tensor dy = planes(c, &c->dy);
     return c->kt->nchw_to_nhwc(c->k, &c->dx, &dy);
 }
 

@@ -23,7 +23,8 @@
     X(JOINT,          5) /* backward_input makes dparam too; there is no backward_weight              */ \
     X(JOIN,           6) /* reads `with` as well; dy is the gradient of both inputs                   */ \
     X(LOSS,           7) /* y is the gradient of x already: there is no backward                      */ \
-    X(TIMED,          8) /* backward takes time even where no gradient flows                          */
+    X(TIMED,          8) /* backward takes time even where no gradient flows                          */ \
+    X(W_LIKE_X,       9) /* reads its parameters in the type of its samples                           */
 /* clang-format on */
 typedef enum dml_trait {
 #define X(name, bit) DML_##name = 1 << bit,
@@ -43,7 +44,8 @@ _Static_assert((int)DML_KERNELS <= 64, "a set of kernels is one word");
 enum { DML_LAYER_PARAMS = 2 }; /* at most, per layer: the weight (or scale), then the bias */
 
 /* One call.  A tensor with NULL data is absent.  Shapes: x [rows, in...], y and dy [rows, out...], dx as x,
- * param and dparam as the model says. */
+ * param and dparam as the model says.  Samples have one type, F32, BF16 or F16 (training.precision); parameters
+ * have it too where W_LIKE_X, else F32; their gradients are F32. */
 typedef struct dml_layer_call {
     const dml_kernel_table *kt;
     dml_kctx *k;

@@ -84,7 +84,7 @@ dml_err dml_layer_copy(const dml_kernel_table *kt, dml_kctx *k, const dml_tensor
                        const dml_tensor *x)
 {
     const int64_t rows = x->dim[0], each = dml_tensor_row_elems(x);
-    dml_tensor from = dml_tensor_of(x->data, DML_F32, 4, (const int64_t[]){rows, each, 1, 1});
-    dml_tensor to = dml_tensor_of(y->data, DML_F32, 4, (const int64_t[]){rows, 1, each, 1});
+    dml_tensor from = dml_tensor_of(x->data, x->dtype, 4, (const int64_t[]){rows, each, 1, 1});
+    dml_tensor to = dml_tensor_of(y->data, y->dtype, 4, (const int64_t[]){rows, 1, each, 1});
     return kt->nhwc_to_nchw(k, &to, &from);
 }

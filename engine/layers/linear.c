@@ -34,7 +34,7 @@ static dml_err backward_weight(const dml_layer_call *c)
 }
 
 const dml_layer_class dml_class_LINEAR = {
-    .traits = DML_DW_READS_X,
+    .traits = DML_DW_READS_X | DML_W_LIKE_X,
     .kernels = DML_USES(linear_fwd) | DML_USES(linear_bwd_input) | DML_USES(linear_bwd_weight),
     .infer = infer,
     .forward = forward,

@@ -60,6 +60,7 @@ static inline void check_same_layers(const dml_spec *a, const dml_spec *b)
         DML_CHECK_EQ(p->pool.count_include_pad, q->pool.count_include_pad);
         DML_CHECK(p->rate == q->rate && p->eps == q->eps && p->momentum == q->momentum);
         DML_CHECK_EQ(p->per_micro_batch, q->per_micro_batch);
+        DML_CHECK_EQ(p->zero_init, q->zero_init);
         DML_CHECK(memcmp(p->ns, q->ns, sizeof p->ns) == 0);
     }
 }

@@ -7,13 +7,28 @@
 #define TINY DML_SOURCE_DIR "/tests/specs/tiny-cnn.yaml"
 
 static const layout layouts[] = {
-    {"1", "1", "1f1b", "1"},          {"1", "1", "gpipe", "1"},
-    {"4", "1", "1f1b", "1"},          {"4", "1", "gpipe", "1"},
-    {"4", "1", "gpipe_reverse", "1"}, {"4", "1", "sequential", "1"},
-    {"2", "2", "1f1b", "1"},          {"2", "2", "sequential", "1"},
-    {"2", "2", "gpipe_reverse", "1"}, {"1", "4", "1f1b", "1"},
-    {"1", "8", "gpipe", "1"},         {"3", "2", "1f1b", "1"},
+    {"1", "1", "1f1b", "1"},
+    {"1", "1", "gpipe", "1"},
+    {"4", "1", "1f1b", "1"},
+    {"4", "1", "gpipe", "1"},
+    {"4", "1", "gpipe_reverse", "1"},
+    {"4", "1", "sequential", "1"},
+    {"2", "2", "1f1b", "1"},
+    {"2", "2", "sequential", "1"},
+    {"2", "2", "gpipe_reverse", "1"},
+    {"1", "4", "1f1b", "1"},
+    {"1", "8", "gpipe", "1"},
+    {"3", "2", "1f1b", "1"},
     {"3", "4", "gpipe_reverse", "1"},
+    {"3", "2", "eager_1f1b", "1"},
+    {"3", "2", "zb_h1", "1"},
+    {"2", "2", "zb_h2", "1"},
+    {"2", "1", "interleaved_1f1b x2", "1"},
+    {"2", "2", "looped_bfs x2", "1"},
+    {"2", "1", "interleaved_zb x2", "1"},
+    {"4", "2", "chimera", "1"},
+    {"2", "2", "chimera", "1"},
+    {"2", "1", "sequential x2", "1"},
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 

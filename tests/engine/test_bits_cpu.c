@@ -37,6 +37,26 @@ static void fast_mode_repeats_on_one_layout(void **state)
     expect_all_same(DML_SOURCE_DIR "/tests/specs/vgg8-synthetic.yaml", twice, 2, extra);
 }
 
+/* Fast mode: buckets under backward, and one reduction after it. */
+static void reducing_in_buckets_changes_no_bit(void **state)
+{
+    (void)state;
+    static const char *const off[] = {"training.numerics=fast", "comm.overlap=false", NULL};
+    static const char *const each[] = {"training.numerics=fast", "comm.first_bucket_bytes=1",
+                                       "comm.bucket_bytes=1", NULL};
+    static const char *const some[] = {"training.numerics=fast", "comm.first_bucket_bytes=20kB",
+                                       "comm.bucket_bytes=100kB", NULL};
+    const char *const spec = DML_SOURCE_DIR "/tests/specs/vgg8-synthetic.yaml";
+    static const layout replicated[] = {{"1", "2", "1f1b", "1"}, {"2", "2", "gpipe", "1"}};
+    for (int l = 0; l < 2; l++) {
+        const run_result want = run_layout(spec, &replicated[l], off);
+        const run_result a = run_layout(spec, &replicated[l], each);
+        const run_result b = run_layout(spec, &replicated[l], some);
+        expect_same(&want, &a, &replicated[l]);
+        expect_same(&want, &b, &replicated[l]);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -44,6 +64,7 @@ int main(void)
         cmocka_unit_test(resnet20_has_the_same_bits_everywhere),
         cmocka_unit_test(wide_sums_have_the_same_bits_everywhere),
         cmocka_unit_test(fast_mode_repeats_on_one_layout),
+        cmocka_unit_test(reducing_in_buckets_changes_no_bit),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -387,7 +387,7 @@ static void the_summary_shows_predicted_beside_measured(void **state)
                                            .measured_stash = 4,
                                            .stash_bytes = 5 << 20},
                                           {.worker = 1,
-                                           .stage = 1,
+                                           .rank = 1,
                                            .predicted_step_s = UNKNOWN,
                                            .measured_step_s = 0.0811,
                                            .predicted_bubble_ratio = UNKNOWN,

@@ -318,6 +318,36 @@ static void synthetic_images_have_mean_0_and_variance_1(void **state)
     dml_data_close(t);
 }
 
+/* Images and labels of sample i are those of sample i % P without a pool; and nothing else changes. */
+static void a_pool_shows_its_samples_over_and_over(void **state)
+{
+    (void)state;
+    enum { N = 23, POOL = 7, ELEMS = 6 };
+    dml_spec spec = spec_of(N, N, N, DML_LAST_WRAP, true);
+    dml_data *alone = open_data(&spec, false, DML_DATA_ALL);
+    static float image[N * ELEMS], of_pool[N * ELEMS];
+    int32_t label[N], label_of_pool[N], at[N];
+    dml_data_fill_images(alone, 0, 0, image);
+    dml_data_fill_labels(alone, 0, 0, label);
+    for (int i = 0; i < N; i++)
+        at[dml_data_sample(alone, 0, i).index] = i;
+    spec.data.pool = POOL;
+    dml_data *pool = open_data(&spec, false, DML_DATA_ALL);
+    for (int64_t step = 0; step < 3; step++) {
+        dml_data_fill_images(pool, step, 0, of_pool);
+        dml_data_fill_labels(pool, step, 0, label_of_pool);
+        for (int i = 0; i < N; i++) {
+            const int32_t index = dml_data_sample(pool, step, i).index;
+            DML_CHECK_EQ(index, dml_data_sample(alone, step, i).index);
+            DML_CHECK(memcmp(of_pool + i * ELEMS, image + at[index % POOL] * ELEMS,
+                             ELEMS * sizeof *image) == 0);
+            DML_CHECK_EQ(label[at[index % POOL]], label_of_pool[i]);
+        }
+    }
+    dml_data_close(alone);
+    dml_data_close(pool);
+}
+
 /* What seed 42 gives, once and for all: changing it breaks every recorded run. */
 static void the_stream_of_a_seed_is_fixed(void **state)
 {
@@ -351,6 +381,7 @@ int main(void)
         cmocka_unit_test(padding_is_a_black_frame),
         cmocka_unit_test(images_must_have_the_models_input_shape),
         cmocka_unit_test(synthetic_images_have_mean_0_and_variance_1),
+        cmocka_unit_test(a_pool_shows_its_samples_over_and_over),
         cmocka_unit_test(the_stream_of_a_seed_is_fixed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

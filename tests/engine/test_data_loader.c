@@ -139,6 +139,7 @@ static void buffers_that_are_held_stay_as_they_are(void **state)
     rig r;
     rig_open(&r, &spec, false, DML_DATA_ALL, mbs, 2, STEPS);
     dml_batch held[DEPTH];
+    DML_CHECK_EQ(DEPTH, dml_loader_depth(r.loader));
     for (int i = 0; i < DEPTH; i++)
         DML_CHECK_OK(dml_loader_get(r.loader, i / 2, i % 2, soon(), &held[i]));
     dml_batch b;

@@ -87,6 +87,7 @@ static void a_step_is_one_line_with_its_figures(void **state)
                                   .loss = 0.1,
                                   .grad_norm = 2.0,
                                   .lr = 6e-4,
+                                  .loss_scale = 1024.0,
                                   .step_time_s = 0.25,
                                   .samples = 64,
                                   .samples_per_second = 256,
@@ -102,7 +103,8 @@ static void a_step_is_one_line_with_its_figures(void **state)
     DML_CHECK_EQ(INT64_C(9007199254740993), json_integer_value(json_object_get(line[0], "step")));
     DML_CHECK(number(line[0], "loss") == 0.1 && number(line[0], "lr") == 6e-4);
     DML_CHECK(number(line[0], "samples_per_second") == 256.0);
-    DML_CHECK_EQ(4 + 11, json_object_size(line[0]));
+    DML_CHECK(number(line[0], "loss_scale") == 1024.0);
+    DML_CHECK_EQ(4 + 12, json_object_size(line[0]));
     json_decref(line[0]);
 }
 

@@ -27,6 +27,8 @@ static void the_shortest_spec_has_the_documented_defaults(void **state)
     DML_CHECK(s.training.epochs == 10);
     DML_CHECK_EQ(0, s.training.max_steps);
     DML_CHECK_EQ(DML_FAST, s.training.numerics);
+    DML_CHECK_EQ(DML_PRECISION_FP32, s.training.precision);
+    DML_CHECK(s.training.loss_scale == 0.0f); /* dynamic */
     DML_CHECK_EQ(DML_OPT_SGD, s.optimizer.name);
     DML_CHECK(s.optimizer.lr == 0.1f && s.optimizer.momentum == 0.9f);
     DML_CHECK_EQ(DML_LR_CONSTANT, s.lr_scheduler.name);
@@ -72,6 +74,8 @@ static void every_key_reaches_its_field(void **state)
         "  loss: mse\n"
         "  eval_interval: 2 epochs\n"
         "  numerics: exact\n"
+        "  precision: fp16\n"
+        "  loss_scale: 512\n"
         "optimizer: {name: AdamW, lr: 3e-4, weight_decay: .1, betas: [0.8, 0.95], eps: 1e-7, "
         "decay_all: true}\n"
         "lr_scheduler: {name: linear, warmup_steps: 0.5 epochs, min_lr_ratio: 0.1}\n"
@@ -113,6 +117,8 @@ static void every_key_reaches_its_field(void **state)
     DML_CHECK(s.training.grad_clip == 1.5f);
     DML_CHECK_EQ(200, s.training.eval_interval_steps); /* 12800 / 128 = 100 steps an epoch */
     DML_CHECK_EQ(DML_EXACT, s.training.numerics);
+    DML_CHECK_EQ(DML_PRECISION_FP16, s.training.precision);
+    DML_CHECK(s.training.loss_scale == 512.0f);
     DML_CHECK_EQ(DML_OPT_ADAMW, s.optimizer.name);
     DML_CHECK(s.optimizer.lr == 3e-4f && s.optimizer.weight_decay == 0.1f);
     DML_CHECK(s.optimizer.betas[0] == 0.8f && s.optimizer.betas[1] == 0.95f);

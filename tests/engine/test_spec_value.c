@@ -78,6 +78,53 @@ static void bandwidths_count_in_thousands_or_in_1024s(void **state)
     DML_CHECK(!dml_value_rate("10GB/h", &v));
 }
 
+static void a_loss_scale_is_dynamic_or_a_power_of_two(void **state)
+{
+    (void)state;
+    float v = -1.0f;
+    DML_CHECK(dml_value_scale("Dynamic", &v) && v == 0.0f);
+    DML_CHECK(dml_value_scale("1", &v) && v == 1.0f);
+    DML_CHECK(dml_value_scale("65_536", &v) && v == 65536.0f);
+    DML_CHECK(dml_value_scale("0x1000000", &v) && v == 0x1p24f);
+    static const char *const bad[] = {"0", "0.5", "3", "-2", "33554432", "static", "", "1e3"};
+    for (size_t i = 0; i < sizeof bad / sizeof *bad; i++)
+        DML_CHECK(!dml_value_scale(bad[i], &v));
+    dml_str s = {0};
+    dml_value_print_scale(&s, 0.0f);
+    dml_value_print_scale(&s, 1024.0f);
+    assert_string_equal("dynamic1024", dml_str_text(&s));
+    dml_str_free(&s);
+}
+
+static void sizes_are_whole_bytes_and_are_printed_in_1024s(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text, *printed;
+        int64_t bytes;
+    } good[] = {{"25MiB", "25MiB", 26214400},
+                {"1 MB", "1000000B", 1000000},
+                {"0", "0B", 0},
+                {"1.5KiB", "1536B", 1536},
+                {"2048", "2KiB", 2048},
+                {"3TiB", "3TiB", INT64_C(3) << 40}};
+    for (size_t i = 0; i < sizeof good / sizeof *good; i++) {
+        int64_t bytes;
+        dml_str s = {0};
+        DML_CHECK(dml_value_bytes(good[i].text, &bytes));
+        DML_CHECK_EQ(good[i].bytes, bytes);
+        dml_value_print_bytes(&s, bytes);
+        assert_string_equal(good[i].printed, dml_str_text(&s));
+        DML_CHECK(dml_value_bytes(dml_str_text(&s), &bytes) && bytes == good[i].bytes);
+        dml_str_free(&s);
+    }
+    int64_t bytes;
+    DML_CHECK(!dml_value_bytes("0.1MiB", &bytes)); /* not a whole number of bytes */
+    DML_CHECK(!dml_value_bytes("-1", &bytes));
+    DML_CHECK(!dml_value_bytes("1e30", &bytes));
+    DML_CHECK(!dml_value_bytes("5 MiB/s", &bytes));
+}
+
 static void intervals_are_steps_or_epochs(void **state)
 {
     (void)state;
@@ -182,6 +229,8 @@ int main(void)
         cmocka_unit_test(whole_numbers_are_exact_and_may_be_written_with_an_exponent),
         cmocka_unit_test(times_have_units_and_bare_ones_are_seconds),
         cmocka_unit_test(bandwidths_count_in_thousands_or_in_1024s),
+        cmocka_unit_test(a_loss_scale_is_dynamic_or_a_power_of_two),
+        cmocka_unit_test(sizes_are_whole_bytes_and_are_printed_in_1024s),
         cmocka_unit_test(intervals_are_steps_or_epochs),
         cmocka_unit_test(ranges_know_their_ends),
         cmocka_unit_test(words_ignore_case_and_joints),

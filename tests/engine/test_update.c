@@ -115,7 +115,7 @@ static void a_redone_step_gives_the_same_bits_on_every_layout(void **state)
 static void poison(void *context, const dml_chunk *chunk, bool after)
 {
     (void)context;
-    if (!after && chunk->param_begin == 0) chunk->w[0] = NAN;
+    if (!after && chunk->param_begin == 0) chunk->w[0] = NAN; /* fp32: there is no copy of it */
 }
 
 static void weights_that_stay_non_finite_end_the_run_as_diverged(void **state)

@@ -15,6 +15,7 @@
 #include "engine/chunk_impl.h"
 #include "engine/chunk_sum.h"
 #include "kernels/backend.h"
+#include "kernels/half.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -39,7 +40,9 @@ typedef struct rig {
     float *images; /* [mbs * mb_rows][input...] */
     int32_t *labels;
     int32_t rows[RIG_MBS];
+    int32_t added[RIG_CHUNKS]; /* micro-batches whose weight gradients were added in this step */
     int64_t step;
+    float loss_scale; /* 0: 1 */
     bool evaluate;
 } rig;
 
@@ -119,7 +122,8 @@ static inline void rig_close(rig *r)
 static inline dml_run rig_run(const rig *r, int32_t mb)
 {
     const int32_t size = r->spec->training.micro_batch_size;
-    return (dml_run){!r->evaluate, r->step, mb, r->rows[mb], (int64_t)mb * size};
+    return (dml_run){
+        .train = !r->evaluate, .mb = mb, .rows = r->rows[mb], .first_sample = (int64_t)mb * size};
 }
 
 static inline const void *rig_in(const rig *r, int32_t c, int32_t mb)
@@ -137,6 +141,10 @@ static inline void rig_poison(rig *r, int32_t c)
 
 static inline void rig_begin(rig *r)
 {
+    const dml_step_words words = {.step = r->step,
+                                  .loss_scale = r->loss_scale > 0.0f ? r->loss_scale : 1.0f};
+    DML_CHECK_OK(r->kt->begin_step(r->k, &words));
+    memset(r->added, 0, sizeof r->added);
     for (int32_t c = 0; c < r->n; c++)
         DML_CHECK_OK(dml_chunk_begin_step(&r->chunk[c], r->kt, r->k));
 }
@@ -160,9 +168,10 @@ static inline const float *rig_dy(const rig *r, int32_t c, int32_t mb)
 
 static inline void rig_backward(rig *r, int32_t mb)
 {
-    const dml_run run = rig_run(r, mb);
+    dml_run run = rig_run(r, mb);
     for (int32_t c = r->n - 1; c >= 0; c--) {
         rig_poison(r, c);
+        run.first = r->added[c]++ == 0;
         DML_CHECK_OK(dml_chunk_backward(&r->chunk[c], r->kt, r->k, &run, rig_in(r, c, mb),
                                         r->stash[c][mb], rig_dy(r, c, mb),
                                         c > 0 ? r->dx[c][mb] : NULL));
@@ -182,9 +191,10 @@ static inline void rig_backward_input(rig *r, int32_t mb)
 
 static inline void rig_backward_weight(rig *r, int32_t mb)
 {
-    const dml_run run = rig_run(r, mb);
+    dml_run run = rig_run(r, mb);
     for (int32_t c = 0; c < r->n; c++) {
         rig_poison(r, c);
+        run.first = r->added[c]++ == 0;
         DML_CHECK_OK(dml_chunk_backward_weight(&r->chunk[c], r->kt, r->k, &run, rig_in(r, c, mb),
                                                r->stash[c][mb], rig_dy(r, c, mb)));
     }
@@ -220,6 +230,15 @@ static inline const float *rig_grad(rig *r, int32_t p)
     const int32_t i = p - c->param_begin;
     DML_CHECK_OK(dml_sum_finish(c, r->kt, r->k, i));
     return c->g + c->param_at[i];
+}
+
+/* Moves the running moments of chunk `c` by the samples of r->rows. */
+static inline void rig_commit_state(rig *r, int32_t c)
+{
+    int64_t samples = 0;
+    for (int32_t mb = 0; mb < r->mbs; mb++)
+        samples += r->rows[mb];
+    DML_CHECK_OK(dml_chunk_commit_state(&r->chunk[c], r->kt, r->k, samples));
 }
 
 static inline double rig_loss(const rig *r)

@@ -5,7 +5,8 @@
 #include "tests/support/run_threads.h"
 
 typedef struct layout {
-    const char *pp, *dp, *schedule, *threads;
+    const char *pp, *dp, *schedule,
+        *threads; /* schedule "looped_bfs x2": two stages on each rank */
 } layout;
 
 /* Runs the spec there; `extra` is a NULL-terminated list of further overrides, or NULL.  Fails the test when

@@ -5,17 +5,21 @@
 
 #include "engine/agent.h"
 #include "engine/data_steps.h"
+#include "engine/leader.h"
 #include "engine/worker.h"
 
 #include <pthread.h>
 #include <stdlib.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 typedef struct run {
     dml_spec spec;
     dml_plan plan;
     const dml_backend *backend;
     dml_control *control;
-    dml_local_hub *data_hub, *vote_hub;
+    dml_local_hub *data_hub, *vote_hub; /* data_hub NULL: the backend has a transport of its own */
+    int data_fds[DML_HOST_WORKERS];
     pthread_mutex_t mu;
     run_result result;
     run_hooks hooks;
@@ -44,6 +48,7 @@ static dml_err take(void *context, const dml_report *report)
         break;
     case DML_REPORT_END: res->end[report->rank] = report->end; break;
     case DML_REPORT_FAIL:
+        if (r->hooks.failed) r->hooks.failed(r->hooks.context, report->rank, report->fail.trail);
         if (res->err == DML_ERR_OK) {
             res->err = (dml_err)report->fail.err;
             snprintf(res->trail, sizeof res->trail, "%s", report->fail.trail);
@@ -73,6 +78,7 @@ static void *worker(void *arg)
                                  .control = t->r->control,
                                  .reporter = {take, t->r},
                                  .data_hub = t->r->data_hub,
+                                 .data_fds = t->r->data_fds,
                                  .vote_hub = t->r->vote_hub,
                                  .inspect = inspect,
                                  .inspect_context = t->r};
@@ -80,13 +86,24 @@ static void *worker(void *arg)
     return NULL;
 }
 
-static void add_hashes(run *r)
+/* What the data transport meets through: the hub of `local`, or a file in memory for each rank. */
+static void open_data(run *r)
 {
-    for (int32_t w = 0; w < r->plan.workers; w++) {
-        const int32_t first = w - dml_plan_replica(&r->plan, w);
-        DML_CHECK(r->result.end[w].weights_hash == r->result.end[first].weights_hash);
-        if (w == first) r->result.weights_hash += r->result.end[w].weights_hash;
+    if (r->backend->on_host) {
+        DML_CHECK_OK(dml_local_hub_new(r->plan.workers, &r->data_hub));
+        return;
     }
+    for (int32_t w = 0; w < r->plan.workers; w++) {
+        r->data_fds[w] = memfd_create("run-threads", MFD_CLOEXEC);
+        DML_CHECK(r->data_fds[w] >= 0);
+    }
+}
+
+static void close_data(run *r)
+{
+    for (int32_t w = 0; w < r->plan.workers && !r->data_hub; w++)
+        close(r->data_fds[w]);
+    dml_local_hub_free(r->data_hub);
 }
 
 run_result run_threads_hooked(const char *spec_path, const char *const *overrides, run_hooks hooks)
@@ -102,7 +119,9 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     DML_CHECK_OK(dml_data_resolve_steps(&r->spec));
     DML_CHECK_OK(dml_plan_make(&r->spec, &r->plan));
     DML_CHECK_OK(dml_agent_backend(&r->plan, &r->backend, why, sizeof why));
-    DML_CHECK_OK(dml_local_hub_new(r->plan.workers, &r->data_hub));
+    if (hooks.plan) hooks.plan(hooks.context, &r->plan);
+    if (hooks.backend) r->backend = hooks.backend(hooks.context, r->backend);
+    open_data(r);
     DML_CHECK_OK(dml_local_hub_new(r->plan.workers, &r->vote_hub));
     r->control = calloc(1, sizeof *r->control);
     pthread_mutex_init(&r->mu, NULL);
@@ -116,10 +135,11 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     }
     for (int32_t w = 0; w < r->plan.workers; w++)
         pthread_join(thread[w], NULL);
-    if (r->result.err == DML_ERR_OK) add_hashes(r);
+    if (r->result.err == DML_ERR_OK)
+        DML_CHECK_OK(dml_leader_hash(&r->plan, r->result.end, &r->result.weights_hash));
 
     const run_result result = r->result;
-    dml_local_hub_free(r->data_hub);
+    close_data(r);
     dml_local_hub_free(r->vote_hub);
     pthread_mutex_destroy(&r->mu);
     free(r->control);

@@ -1,13 +1,14 @@
 /* tests/support/run_threads.h - a whole training run inside this process, one thread per worker.
  *
- * The same worker code as in real runs, over the `local` transport: what TSan can look at, and what tests
- * of bits can call thousands of times.
+ * The same worker code as in real runs, over the `local` transport or, on a GPU, the backend's own: what TSan
+ * can look at, and what tests of bits can call thousands of times.
  */
 #ifndef DML_TEST_RUN_THREADS_H
 #define DML_TEST_RUN_THREADS_H
 
 #include "engine/chunk.h"
 #include "engine/control.h"
+#include "engine/plan.h"
 
 enum { RUN_STEPS = 256 };
 
@@ -29,8 +30,12 @@ run_result run_threads(const char *spec_path, const char *const *overrides);
 
 /* What a test wants to see of the run; members may be NULL. */
 typedef struct run_hooks {
+    void (*plan)(void *context, dml_plan *plan); /* before the workers begin: may change it */
+    /* what runs in the place of the spec's backend, such as the same with an entry wrapped */
+    const dml_backend *(*backend)(void *context, const dml_backend *backend);
     void (*step)(void *context, int64_t step,
                  dml_control *control); /* after each step, rank 0's thread */
+    void (*failed)(void *context, int32_t rank, const char *trail); /* each worker that does */
     void (*inspect)(void *context, const dml_chunk *chunk,
                     bool after); /* engine/worker.h; serialised */
     void *context;

@@ -1,0 +1,125 @@
+/* engine/exec_impl.h - the executor's inside: ops with their operands found, and what its files share.
+ *
+ *   exec_resolve.c  op -> pointers         exec_load.c   micro-batches from the loaders' rings
+ *   exec_op.c       one op                 exec_times.c  how long ops took, what is done
+ *   exec.c          issuing a step
+ *
+ * The same ops on two kinds of device.  Where jobs run on the queue's thread (the host), a job takes its own
+ * time and loads its own batch.  Where a job only enqueues (a GPU), events stamp begin and end of an op, loading
+ * has a queue of its own, and compute ops are replays of what was captured once:
+ *
+ *   load      copy mb 2 | copy mb 3 ...            waits until the slot's last reader is done
+ *   compute        begun [F.2 replay] done         waits for `loaded`
+ */
+#ifndef DML_ENGINE_EXEC_IMPL_H
+#define DML_ENGINE_EXEC_IMPL_H
+
+#include "engine/exec.h"
+#include "schedule/index.h"
+
+enum { DML_EXEC_SAMPLES = 256 }; /* durations kept per (kind, chunk) for the median */
+
+/* An op with its operands found.  Pointers are NULL where the op has no such operand. */
+typedef struct dml_resolved {
+    dml_exec *x;
+    const dml_op *op;
+    dml_held *held;
+    void *in, *stash, *dy, *dx; /* of the chunk's calls */
+    int32_t *labels;            /* of a forward with the loss */
+    void *wire;                 /* what a transfer sends or fills */
+    int64_t row_bytes;          /* of a transfer: bytes per sample */
+    uint32_t tag;
+    bool first; /* adds the first weight gradient of its chunk, or part of it, in the list */
+    bool loads; /* a forward that reads a loaded batch */
+
+    dml_event *done;           /* when another lane waits for it, or its time is taken by events */
+    dml_event *begun, *loaded; /* NULL on the host */
+    int32_t slot_reader;       /* loads: the op that read the slot before, DML_NO_WAIT */
+    dml_replay *replay;        /* full micro-batches; NULL: submit the job */
+} dml_resolved;
+
+typedef struct dml_durations {
+    int64_t ns[DML_EXEC_SAMPLES];
+    int64_t count;
+    int64_t parts_ns; /* of the op under way that is in parts: they count as one */
+} dml_durations;
+
+/* Loaded batches whose copy may still read the loader's ring, oldest first. */
+typedef struct dml_flights {
+    dml_resolved **op; /* [list->n] those of this step */
+    int32_t begin, end;
+    int32_t images, labels; /* buffers held of each loader */
+} dml_flights;
+
+struct dml_exec {
+    dml_exec_config c;
+    const dml_op_list *list;
+    dml_resolved *op;    /* [list->n] */
+    int32_t vote;        /* index of VOTE; list->n when there is none */
+    dml_durations *took; /* [DML_OP_KINDS][chunks] */
+    dml_flights flights;
+
+    /* of the step under way; set before its jobs are issued */
+    dml_step_words words;
+    const int32_t *rows;
+    double norm, lr;
+    int64_t samples;
+    int32_t collected; /* ops before it are known to be done; not on the host */
+
+    /* the compute lane's own */
+    int32_t stash_live;
+    _Atomic int32_t stash_peak;
+    _Atomic int64_t busy_ns;
+};
+
+static inline const dml_device_api *dml_exec_device(const dml_exec *x)
+{
+    return x->c.backend->device;
+}
+
+/* Whether jobs run on their queue's thread, when their turn comes. */
+static inline bool dml_exec_on_host(const dml_exec *x)
+{
+    return x->c.backend->on_host;
+}
+
+/* A micro-batch without samples makes no work. */
+static inline bool dml_exec_has_work(const dml_resolved *r)
+{
+    return r->op->mb < 0 || r->x->rows[r->op->mb] > 0;
+}
+
+/* ---- exec_resolve.c ---- */
+
+/* Finds the operands of every op of the list; DML_NEW'd tables come from the arena. */
+void dml_exec_resolve(dml_exec *x, dml_arena *arena);
+
+/* ---- exec_op.c ---- */
+
+/* Runs one op inside a job of its lane; errors carry its name. */
+dml_err dml_exec_op(const dml_resolved *r);
+
+/* The op on a full micro-batch, as it will be replayed: a dml_job, arg a dml_resolved. */
+dml_err dml_exec_capture_job(void *arg);
+
+/* Counts micro-batches between forward and the end of their stash, in the order of the compute lane. */
+void dml_exec_count_stash(const dml_resolved *r);
+
+/* ---- exec_load.c ---- */
+
+/* Queues the load of the op's micro-batch and makes the compute lane wait for it. */
+dml_err dml_exec_load(dml_resolved *r);
+
+/* Gives back every buffer; all copies have run. */
+void dml_exec_land(dml_exec *x);
+
+/* ---- exec_times.c ---- */
+
+/* The op took `ns`: into durations and progress. */
+void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns);
+
+/* Takes the times of ops that are done, in list order up to `end`; waits for each until deadline_ns, and
+ * with a deadline in the past only looks.  Errors name the first op not known to be done. */
+dml_err dml_exec_collect(dml_exec *x, int32_t end, int64_t deadline_ns);
+
+#endif

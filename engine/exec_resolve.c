@@ -1,0 +1,134 @@
+/* engine/exec_resolve.c - an op's operands: slots by number become pointers.
+ *
+ * Where an op's operand lies follows from the route table alone: on this worker it is read in place, from
+ * the neighbour chunk's slot; from another worker it was received into a slot of the chunk's own.
+ */
+#include "engine/exec_impl.h"
+
+static char *slot_at(const dml_held *h, dml_pool pool, int32_t slot)
+{
+    DML_ASSERT_OP(slot, >=, 0);
+    return h->pool[pool] + h->bytes[pool] * slot;
+}
+
+/* What the op's chunk reads as input: the loaded batch, the lower chunk's output on this worker, or what
+ * was received. */
+static void *input_of(const dml_exec *x, const dml_index *ix, int32_t chunk, int32_t mb)
+{
+    const dml_held *h = &x->c.held[chunk];
+    if (chunk == 0) {
+        const dml_op *f = &x->list->op[dml_index_at(ix, DML_OP_FWD, 0, mb)];
+        return h->input + h->bytes[DML_POOL_IN] * f->slot;
+    }
+    if (*dml_program_route(x->c.program, chunk - 1, mb) == x->c.worker) {
+        const dml_op *f = &x->list->op[dml_index_at(ix, DML_OP_FWD, chunk - 1, mb)];
+        const dml_held *below = &x->c.held[chunk - 1];
+        return slot_at(below, DML_POOL_STASH, f->slot) + below->chunk->size.out_offset;
+    }
+    return slot_at(h, DML_POOL_IN, x->list->op[dml_index_at(ix, DML_OP_RECV_ACT, chunk, mb)].slot);
+}
+
+/* The gradient of the chunk's output: none for the last, from the next chunk here, or received. */
+static void *output_grad_of(const dml_exec *x, const dml_index *ix, int32_t chunk, int32_t mb)
+{
+    if (chunk == x->c.program->chunks - 1) return NULL;
+    if (*dml_program_route(x->c.program, chunk + 1, mb) == x->c.worker) {
+        const dml_op *b = &x->list->op[dml_index_input_grad(ix, chunk + 1, mb)];
+        return slot_at(&x->c.held[chunk + 1], DML_POOL_DX, b->slot);
+    }
+    return slot_at(&x->c.held[chunk], DML_POOL_DY,
+                   x->list->op[dml_index_at(ix, DML_OP_RECV_GRAD, chunk, mb)].slot);
+}
+
+static uint32_t tag_of(bool gradient, int32_t boundary, int32_t mb)
+{
+    return (uint32_t)gradient << 31 | (uint32_t)(boundary & 0x7ff) << 20 | (uint32_t)mb;
+}
+
+static void resolve(dml_exec *x, const dml_index *ix, dml_resolved *r)
+{
+    const dml_op *op = r->op;
+    dml_held *h = r->held;
+    if (op->mb < 0) return;
+    const int64_t rows = h->chunk->mb_rows;
+    const int32_t slot = x->list->op[dml_index_at(ix, DML_OP_FWD, op->chunk, op->mb)].slot;
+    char *stash = slot_at(h, DML_POOL_STASH, slot);
+    switch ((dml_op_kind)op->kind) {
+    case DML_OP_FWD:
+        r->in = input_of(x, ix, op->chunk, op->mb);
+        r->stash = stash;
+        r->labels = h->labels ? h->labels + rows * slot : NULL;
+        r->loads = h->input || h->labels;
+        break;
+    case DML_OP_BWD:
+    case DML_OP_BWD_INPUT:
+    case DML_OP_BWD_WEIGHT:
+        r->in = input_of(x, ix, op->chunk, op->mb);
+        r->stash = stash;
+        r->dy = output_grad_of(x, ix, op->chunk, op->mb);
+        if (op->chunk > 0 && op->slot != DML_NO_SLOT) r->dx = slot_at(h, DML_POOL_DX, op->slot);
+        break;
+    case DML_OP_SEND_ACT:
+        r->wire = stash + h->chunk->size.out_offset;
+        r->row_bytes = h->chunk->size.dy / rows;
+        r->tag = tag_of(false, op->chunk, op->mb);
+        break;
+    case DML_OP_RECV_ACT:
+        r->wire = slot_at(h, DML_POOL_IN, op->slot);
+        r->row_bytes = h->chunk->size.in / rows;
+        r->tag = tag_of(false, op->chunk - 1, op->mb);
+        break;
+    case DML_OP_SEND_GRAD:
+        r->wire = slot_at(h, DML_POOL_DX, op->slot);
+        r->row_bytes = h->chunk->size.dx / rows;
+        r->tag = tag_of(true, op->chunk - 1, op->mb);
+        break;
+    case DML_OP_RECV_GRAD:
+        r->wire = slot_at(h, DML_POOL_DY, op->slot);
+        r->row_bytes = h->chunk->size.dy / rows;
+        r->tag = tag_of(true, op->chunk, op->mb);
+        break;
+    case DML_OP_REDUCE:
+    case DML_OP_VOTE:
+    case DML_OP_STEP: break; /* no micro-batch */
+    }
+}
+
+/* The last compute op before op `i`, a forward, that works on a micro-batch with the same STASH slot: until it
+ * is done the slot's batch may be read.  DML_NO_WAIT: none in this step. */
+static int32_t slot_reader_of(const dml_exec *x, const dml_index *ix, int32_t i)
+{
+    const dml_op *f = &x->list->op[i];
+    for (int32_t j = i - 1; j >= 0; j--) {
+        const dml_op *op = &x->list->op[j];
+        if (dml_op_lane(op) != DML_LANE_COMPUTE || op->mb < 0 || op->chunk != f->chunk) continue;
+        if (x->list->op[dml_index_at(ix, DML_OP_FWD, op->chunk, op->mb)].slot == f->slot) return j;
+    }
+    return DML_NO_WAIT;
+}
+
+/* Whether no op before `i` adds to the same weight gradients: those of its chunk, or of its part of them.  Parts
+ * come from cutting the last of several backwards, or the only one. */
+static bool adds_first(const dml_exec *x, int32_t i)
+{
+    const dml_op *op = &x->list->op[i];
+    if (!dml_op_is_weight_grad(op)) return false;
+    for (int32_t j = 0; j < i; j++) {
+        const dml_op *before = &x->list->op[j];
+        if (dml_op_is_weight_grad(before) && before->chunk == op->chunk && before->mb != op->mb)
+            return false;
+    }
+    return true;
+}
+
+void dml_exec_resolve(dml_exec *x, dml_arena *arena)
+{
+    dml_index ix;
+    dml_index_build(&ix, x->c.program, arena);
+    for (int32_t i = 0; i < x->list->n; i++) {
+        dml_resolved *r = &x->op[i];
+        resolve(x, &ix, r);
+        r->first = adds_first(x, i);
+        r->slot_reader = r->loads ? slot_reader_of(x, &ix, i) : DML_NO_WAIT;
+    }
+}

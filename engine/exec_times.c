@@ -1,0 +1,82 @@
+/* engine/exec_times.c - how long ops took and how far a step has come. */
+#include "engine/exec_impl.h"
+
+#include "engine/base/clock.h"
+
+#include <stdio.h>
+#include <stdlib.h>
+#include <string.h>
+
+static dml_durations *durations_of(const dml_exec *x, dml_op_kind kind, int32_t chunk)
+{
+    return &x->took[(int64_t)kind * x->c.program->chunks + chunk];
+}
+
+void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
+{
+    dml_durations *d = durations_of(x, (dml_op_kind)op->kind, op->chunk);
+    d->parts_ns += ns;
+    if (dml_op_is_last(x->c.program, op)) {
+        d->ns[d->count++ % DML_EXEC_SAMPLES] = d->parts_ns;
+        d->parts_ns = 0;
+    }
+    dml_worker_page *page = x->c.page;
+    if (dml_op_lane(op) == DML_LANE_COMPUTE && op->kind != DML_OP_STEP) {
+        atomic_fetch_add_explicit(&x->busy_ns, ns, memory_order_relaxed);
+        atomic_store_explicit(&page->last, op->kind, memory_order_relaxed);
+        atomic_store_explicit(&page->last_chunk, op->chunk, memory_order_relaxed);
+        atomic_store_explicit(&page->last_mb, op->mb, memory_order_relaxed);
+    }
+    atomic_fetch_add_explicit(&page->ops, 1, memory_order_relaxed);
+}
+
+static dml_err collect(dml_exec *x, const dml_resolved *r, int64_t deadline_ns)
+{
+    const dml_device_api *device = dml_exec_device(x);
+    int64_t ns = 0;
+    DML_TRY(device->await(r->done, deadline_ns));
+    DML_TRY(device->elapsed(r->begun, r->done, &ns));
+    dml_exec_took(x, r->op, ns);
+    return DML_ERR_OK;
+}
+
+dml_err dml_exec_collect(dml_exec *x, int32_t end, int64_t deadline_ns)
+{
+    for (; x->collected < end; x->collected++) {
+        const dml_resolved *r = &x->op[x->collected];
+        if (!r->begun || !dml_exec_has_work(r)) continue;
+        const dml_err err = collect(x, r, deadline_ns);
+        if (err == DML_ERR_OK) continue;
+        char text[DML_OP_NAME_BYTES + 64];
+        snprintf(text, sizeof text, "%s of step %lld, the first op not known to be done",
+                 dml_op_name_of(r->op).text, (long long)x->words.step + 1);
+        return dml_err_add(err, text, __FILE__, __LINE__);
+    }
+    return DML_ERR_OK;
+}
+
+/* ---- figures ---- */
+
+dml_exec_times dml_exec_take_times(dml_exec *x)
+{
+    return (dml_exec_times){
+        .busy_ns = atomic_exchange_explicit(&x->busy_ns, 0, memory_order_relaxed),
+        .stash_peak = atomic_load_explicit(&x->stash_peak, memory_order_relaxed)};
+}
+
+static int by_value(const void *a, const void *b)
+{
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+int64_t dml_exec_median_ns(const dml_exec *x, dml_op_kind kind, int32_t chunk)
+{
+    const dml_durations *d = durations_of(x, kind, chunk);
+    const int64_t n = d->count < DML_EXEC_SAMPLES ? d->count : DML_EXEC_SAMPLES;
+    if (n == 0) return 0;
+    int64_t sorted[DML_EXEC_SAMPLES];
+    memcpy(sorted, d->ns, (size_t)n * sizeof *sorted);
+    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
+    return sorted[n / 2];
+}

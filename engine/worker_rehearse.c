@@ -1,0 +1,217 @@
+/* engine/worker_rehearse.c - before the first step: algorithms chosen once for all, every shape prepared.
+ *
+ *   leader    plans every chunk of the model in a context that launches nothing, on addresses that mean nothing
+ *   everyone  gets its choices, so that the same layer runs the same algorithm wherever it is placed
+ *   each      runs its own chunks on zeros in every way a step will; then kernels make nothing new
+ */
+#include "engine/worker_state.h"
+
+#include "engine/base/clock.h"
+
+#include <string.h>
+
+enum { ROW_COUNTS = 3 }; /* whole micro-batches, the tail of a short step, the test split's */
+
+/* One chunk, and where the regions of its calls begin. */
+typedef struct exercise {
+    const dml_worker *w;
+    dml_kctx *k;
+    dml_chunk *chunk;
+    int32_t *labels;
+    void *in, *stash, *dy, *dx;
+    int32_t rows;
+} exercise;
+
+/* Sizes of micro-batches that occur; returns how many. */
+static int32_t row_counts(const dml_worker *w, int32_t rows[ROW_COUNTS])
+{
+    const int32_t whole = w->spec->training.micro_batch_size;
+    const dml_feed *feeds[] = {&w->train, &w->test};
+    int32_t n = 0;
+    rows[n++] = whole;
+    for (size_t i = 0; i < sizeof feeds / sizeof *feeds; i++) {
+        const int64_t last = dml_data_epoch_steps(feeds[i]->data) - 1;
+        const int32_t tail = (int32_t)(dml_data_step_samples(feeds[i]->data, last) % whole);
+        if (tail > 0 && tail != rows[n - 1]) rows[n++] = tail;
+    }
+    return n;
+}
+
+static dml_err backward(const exercise *e, const dml_run *run)
+{
+    const dml_kernel_table *kt = e->w->backend->kernels;
+    if (!e->chunk->split_backward)
+        return dml_chunk_backward(e->chunk, kt, e->k, run, e->in, e->stash, e->dy, e->dx);
+    DML_TRY(dml_chunk_backward_input(e->chunk, kt, e->k, run, e->in, e->stash, e->dy, e->dx));
+    return dml_chunk_backward_weight(e->chunk, kt, e->k, run, e->in, e->stash, e->dy);
+}
+
+/* Every call of a step.  What it leaves in accumulators and slots is cleared by the first step's begin. */
+static dml_err exercise_chunk(void *arg)
+{
+    const exercise *e = arg;
+    const dml_kernel_table *kt = e->w->backend->kernels;
+    dml_run run = {.train = false, .rows = e->rows};
+    DML_TRY(dml_chunk_begin_step(e->chunk, kt, e->k));
+    DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, &run, e->in, e->labels, e->stash));
+    run.train = true;
+    DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, &run, e->in, e->labels, e->stash));
+    run.first = true;
+    DML_TRY(backward(e, &run));
+    run.first = false;
+    DML_TRY(backward(e, &run));
+    return dml_chunk_begin_step(e->chunk, kt, e->k);
+}
+
+static dml_err on_compute(const dml_worker *w, dml_job job, void *arg)
+{
+    const dml_device_api *device = w->backend->device;
+    dml_queue *queue = w->lane[DML_LANE_COMPUTE];
+    DML_TRY(device->submit(queue, job, arg));
+    return device->sync(queue, dml_clock_ns() + w->spec->parallelism.timeout_ns);
+}
+
+/* ---- the leader's choices ---- */
+
+/* An address that nobody follows, aligned as real ones are. */
+static void *nowhere(int32_t region)
+{
+    return (void *)(((uintptr_t)region + 1) << 44);
+}
+
+/* The kernels of layers [begin, end), planned in `k`. */
+static dml_err choose_for(const dml_worker *w, dml_kctx *k, const dml_chunk_span *span,
+                          dml_arena *arena)
+{
+    dml_chunk chunk;
+    DML_TRY(dml_chunk_plan(w->spec, &w->plan->model, span->layer_begin, span->layer_end,
+                           dml_worker_splits_backward(w), arena, &chunk));
+    dml_chunk_place(&chunk, nowhere(0), nowhere(1));
+    exercise e = {.w = w,
+                  .k = k,
+                  .chunk = &chunk,
+                  .labels = nowhere(2),
+                  .in = nowhere(3),
+                  .stash = nowhere(4),
+                  .dy = nowhere(5),
+                  .dx = nowhere(6)};
+    int32_t rows[ROW_COUNTS];
+    const int32_t n = row_counts(w, rows);
+    for (int32_t i = 0; i < n; i++) {
+        e.rows = rows[i];
+        DML_TRY(on_compute(w, exercise_chunk, &e));
+    }
+    return DML_ERR_OK;
+}
+
+static dml_err choose_for_all(dml_worker *w, dml_kctx *k)
+{
+    const dml_kernel_table *kt = w->backend->kernels;
+    const dml_program *p = &w->plan->train;
+    dml_arena arena = {0};
+    dml_err err = DML_ERR_OK;
+    for (int32_t c = 0; c < p->chunks && err == DML_ERR_OK; c++)
+        err = choose_for(w, k, &p->span[c], &arena);
+    dml_arena_free(&arena);
+    DML_TRY(err);
+    DML_TRY(kt->choices(k, NULL, &w->choices_bytes));
+    w->choices = dml_arena_alloc(&w->arena, w->choices_bytes);
+    return kt->choices(k, w->choices, &w->choices_bytes);
+}
+
+static dml_err lead(dml_worker *w)
+{
+    const dml_kernel_table *kt = w->backend->kernels;
+    dml_kctx_config config = dml_worker_kernels(w);
+    config.plan_only = true;
+    dml_kctx *k = NULL;
+    DML_TRY(kt->open(w->device, w->lane[DML_LANE_COMPUTE], &config, &k));
+    const dml_err err = choose_for_all(w, k);
+    kt->close(k);
+    return err;
+}
+
+/* From rank 0 to all: a sum in which the others add nothing, as much at a time as the ballot holds. */
+static dml_err spread(dml_worker *w, void *data, int64_t bytes)
+{
+    const int64_t room = w->ballot_words * (int64_t)sizeof *w->ballot;
+    for (int64_t at = 0; at < bytes; at += room) {
+        const int64_t n = bytes - at < room ? bytes - at : room;
+        memset(w->ballot, 0, (size_t)room);
+        if (w->config->rank == 0) memcpy(w->ballot, (char *)data + at, (size_t)n);
+        DML_TRY(dml_worker_sum_ballot(w, w->ballot_words));
+        memcpy((char *)data + at, w->ballot, (size_t)n);
+    }
+    return DML_ERR_OK;
+}
+
+dml_err dml_worker_choose(dml_worker *w)
+{
+    const dml_kernel_table *kt = w->backend->kernels;
+    if (!kt->choices) return DML_ERR_OK;
+    if (w->config->rank == 0) DML_TRY(lead(w));
+    DML_TRY(spread(w, &w->choices_bytes, sizeof w->choices_bytes));
+    if (!w->choices) w->choices = dml_arena_alloc(&w->arena, w->choices_bytes);
+    DML_TRY(spread(w, w->choices, w->choices_bytes));
+    return kt->choose(w->compute, w->choices, w->choices_bytes);
+}
+
+/* ---- rehearsal ---- */
+
+/* Where a chunk's input, or the gradient of its output, lies when no slot of its own holds it: with the
+ * neighbour chunk on this worker. */
+static void *input_of(const dml_worker *w, int32_t c)
+{
+    const dml_held *h = &w->held[c];
+    if (h->input) return h->input;
+    if (h->pool[DML_POOL_IN]) return h->pool[DML_POOL_IN];
+    return w->held[c - 1].pool[DML_POOL_STASH] + w->chunk[c - 1].size.out_offset;
+}
+
+static void *output_grad_of(const dml_worker *w, int32_t c)
+{
+    if (c == w->plan->train.chunks - 1 || w->held[c].pool[DML_POOL_DY])
+        return w->held[c].pool[DML_POOL_DY];
+    return w->held[c + 1].pool[DML_POOL_DX];
+}
+
+static dml_err measure(void *arg)
+{
+    const exercise *e = arg;
+    const dml_worker *w = e->w;
+    dml_update *update = w->held[e->chunk - w->chunk].update;
+    for (int32_t b = 0; b < e->chunk->n_buckets; b++)
+        DML_TRY(dml_update_measure(update, w->backend->kernels, w->reduce, b));
+    return DML_ERR_OK;
+}
+
+static dml_err rehearse_chunk(dml_worker *w, int32_t c)
+{
+    const dml_held *h = &w->held[c];
+    exercise e = {.w = w,
+                  .k = w->compute,
+                  .chunk = h->chunk,
+                  .labels = h->labels,
+                  .in = input_of(w, c),
+                  .stash = h->pool[DML_POOL_STASH],
+                  .dy = output_grad_of(w, c),
+                  .dx = h->pool[DML_POOL_DX]};
+    int32_t rows[ROW_COUNTS];
+    const int32_t n = row_counts(w, rows);
+    for (int32_t i = 0; i < n; i++) {
+        e.rows = rows[i];
+        DML_TRY(on_compute(w, exercise_chunk, &e));
+    }
+    dml_queue *reduce = w->lane[DML_LANE_REDUCE];
+    DML_TRY(w->backend->device->submit(reduce, measure, &e));
+    return w->backend->device->sync(reduce, dml_clock_ns() + w->spec->parallelism.timeout_ns);
+}
+
+dml_err dml_worker_rehearse(dml_worker *w)
+{
+    for (int32_t c = 0; c < w->plan->train.chunks; c++)
+        if (w->held[c].chunk) DML_TRY(rehearse_chunk(w, c));
+    w->backend->kernels->seal(w->compute);
+    w->backend->kernels->seal(w->reduce);
+    return DML_ERR_OK;
+}
