@@ -1,29 +1,51 @@
 #!/usr/bin/env bash
-# Schedules cost what theory says: four stages of delay layers (F 10 ms, B 20 ms), 8 micro-batches.
+# Schedules cost what theory says: four workers, 8 micro-batches, delay layers of F = I = W = 10 ms, B = 20 ms.
 #
 #   bench/delay.sh [TRIALS [RESULT.json]]
 #
-# Prints measured step over the closed form (m + p - 1)(F + B) = 33 units, the simulator's prediction from the
-# run's own op times over the measured step, and the stash peaks counted while running.
+# Prints the measured step over the closed form in units of 10 ms (`dml-plan --compare` prints the same), the
+# simulator's prediction from the run's own op times over the measured step, and the stash peaks counted while
+# running.  With two stages on each rank a stage's ops take a unit each, so a step has twice the work.  The last two
+# rows have 16 micro-batches and links of half a unit.
 source "$(dirname "$0")/lib.sh"
 trials=${1:-3}
 result=${2:-/dev/null}
 rows=''
-for schedule in gpipe gpipe_reverse 1f1b sequential; do
-  measured='' predicted=''
+
+layer='{delay: {forward: 10ms, input: 10ms, weight: 10ms}}'
+eight="[$layer, $layer, $layer, $layer, $layer, $layer, $layer, $layer, {linear: 10}]"
+two=(parallelism.virtual_pipeline_stages=2 "model.layers=$eight" 'parallelism.split=[1, 1, 1, 1, 1, 1, 1, 2]')
+far=(training.global_batch_size=64 parallelism.link.latency=5ms)
+
+row() { # name, schedule, units, overrides...
+  local name=$1 schedule=$2 units=$3 measured='' predicted='' m p stash
+  shift 3
   for _ in $(seq "$trials"); do
-    run "$root/examples/pipe4-delay.yaml" parallelism.schedule="$schedule"
+    run "$root/examples/pipe4-delay.yaml" parallelism.schedule="$schedule" "$@"
     measured="$measured $(field step_time_median_s)"
     predicted="$predicted $(field predicted_step_time_s)"
   done
   m=$(tr ' ' '\n' <<<"$measured" | sed '/^$/d' | median)
   p=$(tr ' ' '\n' <<<"$predicted" | sed '/^$/d' | median)
   stash=$(awk '/predicted +measured/ {f = 1; next} f && $1 ~ /^[0-9]+$/ {printf "%s%s", s, $8; s = ","}' "$out/log")
-  [ "$schedule" = sequential ] && units=96 || units=33
-  printf '%-14s step %.1f ms = %.2f units (theory %d, ratio %.3f)  predicted/measured %.3f  stash peaks %s\n' \
-    "$schedule" "$(awk "BEGIN {print $m * 1000}")" "$(awk "BEGIN {print $m * 100}")" "$units" \
+  printf '%-20s step %.1f ms = %.2f units (theory %s, ratio %.3f)  predicted/measured %.3f  stash peaks %s\n' \
+    "$name" "$(awk "BEGIN {print $m * 1000}")" "$(awk "BEGIN {print $m * 100}")" "$units" \
     "$(awk "BEGIN {print $m * 100 / $units}")" "$(awk "BEGIN {print $p / $m}")" "$stash"
   rows="$rows${rows:+,}
-  {\"schedule\":\"$schedule\",\"step_time_median_s\":$m,\"theory_units\":$units,\"unit_s\":0.01,\"predicted_step_time_s\":$p,\"stash_peaks\":[$stash]}"
-done
+  {\"run\":\"$name\",\"schedule\":\"$schedule\",\"step_time_median_s\":$m,\"theory_units\":$units,\"unit_s\":0.01,\"predicted_step_time_s\":$p,\"stash_peaks\":[$stash]}"
+}
+
+row gpipe gpipe 33
+row gpipe_reverse gpipe_reverse 33
+row 1f1b 1f1b 33
+row eager_1f1b eager_1f1b 33
+row zb_h1 zb_h1 27
+row zb_h2 zb_h2 27
+row chimera chimera 30
+row 'interleaved_1f1b x2' interleaved_1f1b 57 "${two[@]}"
+row 'looped_bfs x2' looped_bfs 57 "${two[@]}"
+row 'interleaved_zb x2' interleaved_zb 51 "${two[@]}"
+row sequential sequential 96
+row '1f1b, far' 1f1b 71 "${far[@]}"
+row 'eager_1f1b, far' eager_1f1b 60 "${far[@]}"
 printf '{"environment":%s,\n "trials":%d,"runs":[%s\n]}\n' "$(environment "bench/delay.sh $trials")" "$trials" "$rows" >"$result"

@@ -1,4 +1,4 @@
-/* bench/kernels.c - dml-bench-kernels: time and rate of each kernel at the shapes of VGG-8 and ResNet-20.
+/* bench/kernels.c - dml-bench kernels: time and rate of each kernel at the shapes of VGG-8 and ResNet-20.
  *
  *   rate   GFLOP/s of matrix products and convolutions (2 per multiply-add), GB/s of what only moves
  *          memory (bytes that must be read or written once)
@@ -8,9 +8,12 @@
  * share a physical core, for seconds: the last line says how much faster two threads were than one, at
  * best and in the median of the run, and figures for 2 threads mean little when the best is far below 2.
  */
+#include "bench/bench.h"
+
 #include "engine/base/arena.h"
 #include "engine/base/clock.h"
 #include "kernels/backend.h"
+#include "kernels/half.h"
 
 #include <argp.h>
 #include <omp.h>
@@ -71,7 +74,7 @@ struct row {
     double flops, bytes; /* one of them 0 */
     dml_conv2d conv;
     dml_pool2d pool;
-    dml_tensor x, y, w, b, x2, y2, which, labels, loss, correct, acc, max;
+    dml_tensor x, y, w, b, dw, db, x2, y2, which, labels, loss, correct, acc, max;
 };
 
 enum { MAX_ROWS = 256 };
@@ -94,8 +97,12 @@ static float *noise(dml_arena *arena, int64_t n)
 static dml_tensor tensor(dml_arena *arena, dml_dtype type, int32_t rank, const int64_t dim[])
 {
     dml_tensor t = dml_tensor_of(NULL, type, rank, dim);
-    t.data = noise(arena, dml_tensor_bytes(&t) / (int64_t)sizeof(float));
-    if (type != DML_F32) memset(t.data, 0, (size_t)dml_tensor_bytes(&t));
+    const int64_t elems = dml_tensor_elems(&t);
+    float *v = noise(arena, type == DML_BF16 ? elems : dml_tensor_bytes(&t) / (int64_t)sizeof *v);
+    t.data = v;
+    for (int64_t i = 0; type == DML_BF16 && i < elems; i++)
+        ((dml_bf16 *)t.data)[i] = dml_bf16_of_float(v[i]); /* written behind what is read */
+    if (type != DML_F32 && type != DML_BF16) memset(t.data, 0, (size_t)dml_tensor_bytes(&t));
     return t;
 }
 
@@ -108,10 +115,10 @@ static dml_tensor tensor(dml_arena *arena, dml_dtype type, int32_t rank, const i
 
 CALL(conv_fwd, conv2d_fwd, &r->conv, &r->y, &r->x, &r->w, NULL)
 CALL(conv_bwd_input, conv2d_bwd_input, &r->conv, &r->x, &r->y, &r->w)
-CALL(conv_bwd_weight, conv2d_bwd_weight, &r->conv, &r->w, NULL, &r->y, &r->x)
+CALL(conv_bwd_weight, conv2d_bwd_weight, &r->conv, &r->dw, NULL, &r->y, &r->x)
 CALL(linear_fwd, linear_fwd, &r->y, &r->x, &r->w, &r->b)
 CALL(linear_bwd_input, linear_bwd_input, &r->x, &r->y, &r->w)
-CALL(linear_bwd_weight, linear_bwd_weight, &r->w, &r->b, &r->y, &r->x)
+CALL(linear_bwd_weight, linear_bwd_weight, &r->dw, &r->db, &r->y, &r->x)
 CALL(norm_fwd, batch_norm_fwd, 1e-5f, &r->y, &r->b, &r->w, &r->x, &r->labels, &r->acc)
 CALL(norm_bwd, batch_norm_bwd, 1e-5f, &r->y, &r->max, &r->acc, &r->y2, &r->x, &r->b, &r->w,
      &r->labels)
@@ -171,30 +178,35 @@ static row *push(bench *b, const char *kernel, call run, const row *like)
 }
 
 /* Three kernels of a 3x3 convolution of stride s on n images of hw x hw. */
-static void add_conv(bench *b, int64_t n, int64_t hw, int64_t in, int64_t out, int32_t s)
+static void add_conv(bench *b, dml_dtype type, int64_t n, int64_t hw, int64_t in, int64_t out,
+                     int32_t s)
 {
     row r = {.conv = {{3, 3}, {s, s}, {1, 1}, {1, 1}, 1}};
     const int64_t o = (hw - 1) / s + 1;
-    snprintf(r.shape, sizeof r.shape, "%3lld x %2lldx%-2lld %3lld -> %3lld%s", (long long)n,
-             (long long)hw, (long long)hw, (long long)in, (long long)out, s > 1 ? " /2" : "");
-    r.x = TENSOR(&b->arena, F32, 4, n, hw, hw, in);
-    r.y = TENSOR(&b->arena, F32, 4, n, o, o, out);
-    r.w = TENSOR(&b->arena, F32, 4, out, in, 3, 3);
+    snprintf(r.shape, sizeof r.shape, "%3lld x %2lldx%-2lld %3lld -> %3lld%s%s", (long long)n,
+             (long long)hw, (long long)hw, (long long)in, (long long)out, s > 1 ? " /2" : "",
+             type == DML_BF16 ? " bf16" : "");
+    r.x = tensor(&b->arena, type, 4, (int64_t[]){n, hw, hw, in});
+    r.y = tensor(&b->arena, type, 4, (int64_t[]){n, o, o, out});
+    r.w = tensor(&b->arena, type, 4, (int64_t[]){out, in, 3, 3});
+    r.dw = TENSOR(&b->arena, F32, 4, out, in, 3, 3);
     r.flops = 2.0 * (double)(n * o * o * out * in * 9);
     push(b, "conv2d_fwd", conv_fwd, &r);
     if (in > 1) push(b, "conv2d_bwd_input", conv_bwd_input, &r);
     push(b, "conv2d_bwd_weight", conv_bwd_weight, &r);
 }
 
-static void add_linear(bench *b, int64_t n, int64_t in, int64_t out)
+static void add_linear(bench *b, dml_dtype type, int64_t n, int64_t in, int64_t out)
 {
     row r = {.flops = 2.0 * (double)(n * in * out)};
-    snprintf(r.shape, sizeof r.shape, "%3lld x %lld -> %lld", (long long)n, (long long)in,
-             (long long)out);
-    r.x = TENSOR(&b->arena, F32, 2, n, in);
-    r.y = TENSOR(&b->arena, F32, 2, n, out);
-    r.w = TENSOR(&b->arena, F32, 2, out, in);
-    r.b = TENSOR(&b->arena, F32, 1, out);
+    snprintf(r.shape, sizeof r.shape, "%3lld x %lld -> %lld%s", (long long)n, (long long)in,
+             (long long)out, type == DML_BF16 ? " bf16" : "");
+    r.x = tensor(&b->arena, type, 2, (int64_t[]){n, in});
+    r.y = tensor(&b->arena, type, 2, (int64_t[]){n, out});
+    r.w = tensor(&b->arena, type, 2, (int64_t[]){out, in});
+    r.b = tensor(&b->arena, type, 1, &out);
+    r.dw = TENSOR(&b->arena, F32, 2, out, in);
+    r.db = TENSOR(&b->arena, F32, 1, out);
     push(b, "linear_fwd", linear_fwd, &r);
     push(b, "linear_bwd_input", linear_bwd_input, &r);
     push(b, "linear_bwd_weight", linear_bwd_weight, &r);
@@ -275,24 +287,27 @@ static void add_head(bench *b, int64_t n)
 static void add_all(bench *b)
 {
     for (int64_t n = 32; n <= 64; n += 32) {
-        add_conv(b, n, 28, 1, 64, 1); /* VGG-8 */
-        add_conv(b, n, 28, 64, 64, 1);
-        add_conv(b, n, 14, 64, 128, 1);
-        add_conv(b, n, 14, 128, 128, 1);
-        add_conv(b, n, 7, 128, 256, 1);
-        add_conv(b, n, 7, 256, 256, 1);
-        add_linear(b, n, 2304, 512);
-        add_linear(b, n, 512, 10);
-        add_conv(b, n, 32, 1, 16, 1); /* ResNet-20 */
-        add_conv(b, n, 32, 16, 16, 1);
-        add_conv(b, n, 32, 16, 32, 2);
-        add_conv(b, n, 16, 32, 32, 1);
-        add_conv(b, n, 8, 64, 64, 1);
+        add_conv(b, DML_F32, n, 28, 1, 64, 1); /* VGG-8 */
+        add_conv(b, DML_F32, n, 28, 64, 64, 1);
+        add_conv(b, DML_F32, n, 14, 64, 128, 1);
+        add_conv(b, DML_F32, n, 14, 128, 128, 1);
+        add_conv(b, DML_F32, n, 7, 128, 256, 1);
+        add_conv(b, DML_F32, n, 7, 256, 256, 1);
+        add_linear(b, DML_F32, n, 2304, 512);
+        add_linear(b, DML_F32, n, 512, 10);
+        add_conv(b, DML_F32, n, 32, 1, 16, 1); /* ResNet-20 */
+        add_conv(b, DML_F32, n, 32, 16, 16, 1);
+        add_conv(b, DML_F32, n, 32, 16, 32, 2);
+        add_conv(b, DML_F32, n, 16, 32, 32, 1);
+        add_conv(b, DML_F32, n, 8, 64, 64, 1);
         add_between(b, n, 28, 64);
         add_between(b, n, 32, 16);
         add_between(b, n, 8, 256);
         add_head(b, n);
     }
+    add_conv(b, DML_BF16, 32, 14, 128, 128, 1);
+    add_conv(b, DML_BF16, 32, 32, 16, 16, 1);
+    add_linear(b, DML_BF16, 64, 2304, 512);
     add_flat(b, 100000);
     add_flat(b, 2000000);
 }
@@ -395,7 +410,7 @@ static dml_err run(const options *o)
     return DML_ERR_OK;
 }
 
-int main(int argc, char **argv)
+int dml_bench_kernels(int argc, char **argv)
 {
     options o = {.rounds = 9, .backend = "cpu"};
     static const struct argp argp = {
@@ -405,6 +420,6 @@ int main(int argc, char **argv)
         NULL};
     argp_parse(&argp, argc, argv, 0, NULL, &o);
     const dml_err err = run(&o);
-    if (err != DML_ERR_OK) fprintf(stderr, "dml-bench-kernels: %s\n", dml_err_trail());
+    if (err != DML_ERR_OK) fprintf(stderr, "dml-bench kernels: %s\n", dml_err_trail());
     return dml_err_exit_code(err);
 }

@@ -1,0 +1,48 @@
+/* bench/ceilings.h - rows of dml-bench ceilings: kernels on tensors that lie on the device. */
+#ifndef DML_BENCH_CEILINGS_H
+#define DML_BENCH_CEILINGS_H
+
+#include "kernels/backend.h"
+
+enum { BENCH_ROUNDS = 101, BENCH_ROWS = 64, BENCH_SMALL_BYTES = 4 << 20 };
+
+typedef struct bench_device bench_device;
+typedef struct bench_row bench_row;
+
+struct bench_row {
+    const char *name;
+    dml_err (*run)(const bench_device *b, const bench_row *r); /* one call; NULL: a copy */
+    int32_t kernel;     /* that the backend must have; -1: none */
+    dml_dtype dtype;    /* of the samples */
+    bool tf32, product; /* product: `work` is flops, else bytes */
+    double work;        /* of a call */
+    int32_t
+        ceiling; /* the row whose rate is 100 %; -1: not compared; 0, the copy, for what moves memory */
+    dml_tensor x, y, z, w; /* what `run` is called with */
+    dml_tensor gamma, beta, mean, var, loss, correct, labels, max_bits;
+    double us[BENCH_ROUNDS], rate[BENCH_ROUNDS], share[BENCH_ROUNDS];
+};
+
+struct bench_device {
+    const dml_backend *backend;
+    dml_device *device;
+    dml_queue *queue;
+    dml_event *begin, *end;
+    dml_kctx *k[2]; /* without TF32 and with it */
+    void *host;     /* [host_bytes] random floats, pinned */
+    int64_t host_bytes, elems;
+    char *a, *b, *c; /* device: [elems] random floats each */
+    char *wide;      /* device: [elems] of 8 bytes, zeroed */
+    char *small[6];  /* device: [BENCH_SMALL_BYTES] each, zeroed; the first begins with ones */
+    bench_row rows[BENCH_ROWS];
+    int32_t n_rows;
+};
+
+/* Fills in the rows: a copy first, then copies from and to the host, matrices of side x side, and what moves
+ * memory.  elems >= side * side, and room for one image of ResNet-50's first group. */
+void bench_ceiling_rows(bench_device *b, int64_t side);
+
+/* Images of that group: side and channels. */
+enum { BENCH_SIDE = 56, BENCH_CHANNELS = 64 };
+
+#endif

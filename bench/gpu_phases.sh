@@ -1,0 +1,319 @@
+# bench/gpu_phases.sh - the phases of bench/gpu.sh, a function each.  Sourced.
+
+# ---- build
+
+# Debian packages of the folder, unpacked beside the build; their absolute links point inside.
+unpack() {
+  local prefix=$build/prefix p link target
+  rm -rf "$prefix"
+  mkdir -p "$prefix"
+  for p in "$deps"/*.deb; do dpkg-deb -x "$p" "$prefix"; done
+  [ ! -d "$prefix/lib" ] || { mkdir -p "$prefix/usr/lib" && cp -a "$prefix/lib/." "$prefix/usr/lib/"; }
+  find "$prefix" -type l | while read -r link; do
+    target=$(readlink "$link")
+    [ "${target#/}" = "$target" ] || [ ! -e "$prefix$target" ] || ln -sfr "$prefix$target" "$link"
+  done
+  libraries=$(dirname "$(find "$prefix/usr/lib" -name 'libdnnl.so*' | head -n 1)")
+  flags+=(-DCMAKE_PREFIX_PATH="$prefix/usr" -DCMAKE_LIBRARY_PATH="$libraries"
+    -DCMAKE_INCLUDE_PATH="$prefix/usr/include" -DCMAKE_BUILD_RPATH="$libraries"
+    -DCMAKE_C_FLAGS="-isystem $prefix/usr/include/$(basename "$libraries")" # hwloc's configuration is there
+    -DCMAKE_EXE_LINKER_FLAGS="-Wl,--disable-new-dtags,-rpath-link,$libraries")
+}
+
+# Folder of a wheel nvidia.NAME, or nothing.
+wheel() { "$python" -c "import nvidia.$1 as m; print(list(m.__path__)[0])" 2>/dev/null || true; }
+
+phase_build() {
+  local flags=() part folder libraries=''
+  [ -z "$emulated" ] || { fact note '"the stand-in is part of every build"'; return; }
+  if compgen -G "$deps/*.deb" >/dev/null; then unpack; fi
+  for part in nccl cudnn; do
+    folder=$(wheel $part)
+    [ -z "$folder" ] || flags+=("-D${part^^}_ROOT=$folder")
+  done
+  limit 60 cmake -S "$root" -B "$build" -G Ninja -DDML_CUDA=ON ${flags[@]+"${flags[@]}"} >"$out/log" 2>&1 ||
+    { tail -30 "$out/log"; problem 'cmake failed'; return; }
+  limit 420 cmake --build "$build" --target gpu_programs >"$out/log" 2>&1 || { tail -40 "$out/log"; problem 'the build failed'; return; }
+  fact unpacked "$(quoted "$libraries")"
+}
+
+# ---- right results
+
+phase_conform() {
+  local rounds code=0
+  rounds=$(size 40 1)
+  limit 400 "$build/dml-bench" conform -b $backend -n "$rounds" >"$out/log" 2>&1 || code=$?
+  tail -n "$(if [ $code -eq 0 ]; then echo 2; else echo 40; fi)" "$out/log"
+  case $code in
+    0) ;;
+    7) problem 'kernels differ from the reference' ;;
+    *) problem "the kernels did not run: exit code $code" ;;
+  esac
+  [ -n "$emulated" ] || limit 200 ctest --test-dir "$build" -R '^gpu\.|_gpu$' --output-on-failure --no-tests=error >"$out/contracts" ||
+    { tail -40 "$out/contracts"; problem 'a library differs from its stand-in'; }
+  fact rounds "$rounds"
+  fact summary "$(quoted "$(tail -n 2 "$out/log")")"
+}
+
+# One line a model: name, spec, overrides.  SGD with a small step: what is compared is arithmetic, not chaos.
+models() {
+  local small='optimizer.name=sgd optimizer.lr=0.002 training.eval_interval=0'
+  if [ -n "$emulated" ]; then
+    small="$small training.global_batch_size=4 training.micro_batch_size=1"
+    echo "mlp examples/mlp-fashion-mnist.yaml $(images 1 4) model.hidden=[16,16] $small"
+    return
+  fi
+  small="$small training.global_batch_size=64 training.micro_batch_size=8"
+  echo "mlp examples/mlp-fashion-mnist.yaml $(images 1 28) $small"
+  echo "vgg8 examples/vgg8-fashion-mnist.yaml $(images 3 32) $small"
+  echo "resnet20 examples/resnet20-fashion-mnist.yaml $(images 3 32) data.pad=0 $small"
+}
+
+phase_losses() {
+  local name spec overrides steps rows='' error
+  steps=$(size 50 3)
+  while read -r name spec overrides; do
+    # shellcheck disable=SC2086
+    cpu "$root/$spec" $overrides training.max_steps="$steps" || continue
+    losses >"$out/cpu"
+    # shellcheck disable=SC2086
+    gpu "$root/$spec" $overrides training.max_steps="$steps" || continue
+    losses >"$out/gpu"
+    error=$(apart "$out/gpu" "$out/cpu")
+    echo "  $name: $steps losses, largest relative difference $error"
+    within "$error" 1e-4 || problem "$name: losses differ by $error, more than 1e-4"
+    rows="$rows${rows:+,}{\"model\":\"$name\",\"steps\":$steps,\"largest_difference\":$(quoted "$error")}"
+  done < <(models)
+  fact models "[$rows]"
+}
+
+layout() { # pp dp schedule: overrides; all workers share the one GPU
+  echo "parallelism.pipeline_parallel_size=$1 parallelism.data_parallel_size=$2 parallelism.schedule=$3 parallelism.workers_per_device=$(($1 * $2))"
+}
+
+phase_exact() {
+  local name spec overrides steps rows='' first hash pp dp schedule
+  steps=$(size 40 2)
+  while read -r name spec overrides; do
+    first=''
+    while read -r pp dp schedule; do
+      # shellcheck disable=SC2046,SC2086
+      gpu "$root/$spec" $overrides training.max_steps="$steps" training.numerics=exact $(layout "$pp" "$dp" "$schedule") ||
+        continue
+      hash=$(field weights_hash)
+      first=${first:-$hash}
+      [ "$hash" = "$first" ] || problem "$name at $pp x $dp $schedule: weights $hash, not $first"
+      printf '  %-10s %s x %s %-6s %s\n' "$name" "$pp" "$dp" "$schedule" "$hash"
+      rows="$rows${rows:+,}
+  {\"model\":\"$name\",\"pp\":$pp,\"dp\":$dp,\"schedule\":\"$schedule\",\"weights_hash\":\"$hash\"}"
+    done < <(if [ -n "$emulated" ]; then printf '1 1 1f1b\n2 2 1f1b\n'; else
+      printf '%s\n' '1 1 1f1b' '2 1 1f1b' '1 2 1f1b' '2 2 1f1b' '2 2 gpipe' '4 1 1f1b' '1 4 1f1b'; fi)
+  done < <(models)
+  fact runs "[$rows]"
+}
+
+phase_ranks() {
+  local name spec overrides steps rows='' pp dp error
+  steps=$(size 200 3)
+  read -r name spec overrides < <(models)
+  # shellcheck disable=SC2086
+  gpu "$root/$spec" $overrides training.max_steps="$steps" || return 0
+  losses >"$out/one"
+  while read -r pp dp; do
+    # shellcheck disable=SC2046,SC2086
+    gpu "$root/$spec" $overrides training.max_steps="$steps" $(layout "$pp" "$dp" 1f1b) || continue
+    losses >"$out/many"
+    error=$(apart "$out/many" "$out/one")
+    echo "  $pp x $dp: $steps losses, largest relative difference $error"
+    within "$error" 1e-4 || problem "$pp x $dp: losses differ by $error, more than 1e-4"
+    rows="$rows${rows:+,}{\"pp\":$pp,\"dp\":$dp,\"steps\":$steps,\"largest_difference\":$(quoted "$error")}"
+  done < <(if [ -n "$emulated" ]; then echo '2 1'; else printf '%s\n' '2 1' '1 2' '2 2' '4 1' '1 4'; fi)
+  fact runs "[$rows]"
+}
+
+phase_sanitizer() {
+  local tool rows='' verdict overrides spec name
+  if [ -n "$emulated" ]; then fact note '"the stand-in has sanitizers of its own: ctest -R cuda"'; return; fi
+  command -v compute-sanitizer >/dev/null || { problem 'no compute-sanitizer in PATH'; return; }
+  read -r name spec overrides < <(models)
+  for tool in memcheck racecheck synccheck; do
+    verdict=clean
+    limit 75 compute-sanitizer --tool $tool --error-exitcode 99 "$build/dml-bench" conform -b $backend -n 1 \
+      >"$out/$tool.log" 2>&1 || { verdict=failed; tail -30 "$out/$tool.log"; problem "$tool: kernels ($name aside)"; }
+    echo "  $tool, kernels: $verdict"
+    rows="$rows${rows:+,}{\"tool\":\"$tool\",\"over\":\"conform\",\"verdict\":\"$verdict\"}"
+    verdict=clean
+    # shellcheck disable=SC2086
+    limit 75 compute-sanitizer --tool $tool --target-processes all --error-exitcode 99 "$train" "$root/$spec" \
+      $overrides training.max_steps=2 parallelism.backend=$backend parallelism.timeout=70s \
+      run.output_dir="$out/run" logging.console=line >"$out/$tool.log" 2>&1 ||
+      { verdict=failed; tail -30 "$out/$tool.log"; problem "$tool: training"; }
+    grep -q 'ERROR SUMMARY: [1-9]' "$out/$tool.log" && { verdict=failed; problem "$tool: training has errors"; }
+    echo "  $tool, training: $verdict"
+    rows="$rows${rows:+,}{\"tool\":\"$tool\",\"over\":\"training\",\"verdict\":\"$verdict\"}"
+  done
+  fact runs "[$rows]"
+}
+
+# ---- speed
+
+phase_ceilings() {
+  local sizes=() slow
+  [ -z "$emulated" ] || sizes=(-m 1 -g 64 -n 1 -k relu)
+  limit 400 "$build/dml-bench" ceilings -b $backend ${sizes[@]+"${sizes[@]}"} -J "$out/ceilings.json" >"$out/ceilings.txt" ||
+    { cat "$out/ceilings.txt"; problem 'dml-bench ceilings failed'; return; }
+  cat "$out/ceilings.txt"
+  fact ceilings "$(cat "$out/ceilings.json")"
+  [ -z "$emulated" ] || sizes=(-m 1 -g 64 -n 1)
+  if DML_CUDA_NORM=library limit 100 "$build/dml-bench" ceilings -b $backend ${sizes[@]+"${sizes[@]}"} -k norm \
+    -J "$out/norm.json" >"$out/log" 2>&1; then
+    grep norm "$out/log" | sed 's/^/  by cuDNN: /'
+    fact batch_norm_by_cudnn "$(cat "$out/norm.json")"
+  else
+    tail -5 "$out/log"
+    problem 'batch norm by cuDNN (DML_CUDA_NORM=library) failed'
+  fi
+  [ -z "$emulated" ] || return 0
+  slow=$(awk '$5 == "GB/s" && $6 + 0 < 85 && NF > 6 {printf "%s %s %s %%, ", $1, $2, $6}' "$out/ceilings.txt")
+  [ -z "$slow" ] || problem "below 85 % of the copy: ${slow%, }"
+}
+
+# rival MODEL PRECISION BATCH SIDE STEPS [--compile]: PyTorch's line of JSON; nothing when there is no PyTorch
+rival() {
+  local model=$1 precision=$2 batch=$3 side=$4 steps=$5
+  shift 5
+  limit 150 "$python" "$root/bench/peers/torch_train.py" "$model" --precision "$precision" --batch "$batch" \
+    --side "$side" --steps "$steps" "$@" 2>"$out/torch.log" | tail -n 1
+}
+
+# rate BATCH: samples a second of the last run, by its median step
+rate() { awk "BEGIN {print $1 / $(field step_time_median_s)}"; }
+
+rate_of() { sed -n 's/.*"samples_per_second": \([0-9.e+]*\).*/\1/p' <<<"$1"; }
+
+# duel NAME PAIRS FLOOR SPEC MODEL PRECISION BATCH SIDE STEPS OVERRIDE...: ours and PyTorch's samples a second in turn
+duel() {
+  local name=$1 pairs=$2 floor=$3 spec=$4 model=$5 precision=$6 batch=$7 side=$8 steps=$9 ours='' theirs='' ratios='' gaps=''
+  local i mine line other ratio
+  shift 9
+  for i in $(seq "$pairs"); do
+    gpu "$root/$spec" training.precision="$precision" training.max_steps="$steps" \
+      training.global_batch_size="$batch" training.micro_batch_size="$batch" "$@" || return 0
+    mine=$(rate "$batch")
+    ours="$ours $mine" gaps="$gaps $(field bubble_ratio)"
+    [ -z "$emulated" ] || [ -n "${DML_GPU_PYTHON:-}" ] || continue
+    line=$(rival "$model" "$precision" "$batch" "$side" "$steps")
+    other=$(rate_of "$line")
+    [ -n "$other" ] || { tail -5 "$out/torch.log"; problem "$name: PyTorch did not run"; continue; }
+    ratio=$(awk "BEGIN {print $mine / $other}")
+    echo "  $name pair $i: dml $mine, PyTorch $other samples/s, ratio $ratio"
+    theirs="$theirs $other" ratios="$ratios $ratio"
+  done
+  fact "$name" "{\"batch\":$batch,\"side\":$side,\"steps\":$steps,\"dml_samples_per_second\":$(spread "$ours"),
+  \"idle_share_of_the_compute_lane\":$(spread "$gaps")${ratios:+,\"pytorch_samples_per_second\":$(spread "$theirs"),\"ratio\":$(spread "$ratios"),\"floor\":$floor}}"
+  [ -z "$ratios" ] || at_least "$(numbers "$ratios" | median)" "$floor" || problem "$name: median ratio below $floor"
+  [ -n "$emulated" ] || within "$(numbers "$gaps" | median)" 0.02 || problem "$name: the compute lane idles more than 2 %"
+}
+
+phase_images() {
+  local spec=examples/resnet50-imagenet-synthetic.yaml batch side steps tiny='' pairs i fast exact ratios=''
+  batch=$(size 256 1) side=$(size 224 8) steps=$(size 40 3) pairs=$(size 3 1)
+  [ -z "$emulated" ] || tiny='model.depth=8 model.stem=cifar data.pool=1 data.samples=4 data.test_samples=1 model.classes=4'
+  # shellcheck disable=SC2086
+  duel resnet50_bf16 "$pairs" 1.0 $spec resnet50 bf16 "$batch" "$side" "$steps" model.input="[3,$side,$side]" $tiny
+  [ -z "$emulated" ] || return 0
+  duel resnet50_tf32 "$pairs" 1.0 $spec resnet50 tf32 "$batch" "$side" "$steps"
+  if DML_CUDA_NORM=library gpu "$root/$spec" training.max_steps="$steps" training.global_batch_size="$batch" \
+    training.micro_batch_size="$batch"; then
+    fact bf16_with_batch_norm_by_cudnn "$(rate "$batch")"
+  fi
+  fact pytorch_compiled "$(line=$(rival resnet50 bf16 "$batch" "$side" "$steps" --compile); echo "${line:-null}")"
+  for i in $(seq "$pairs"); do
+    gpu "$root/$spec" training.max_steps=25 training.global_batch_size="$batch" training.micro_batch_size="$batch" || return 0
+    fast=$(field step_time_median_s)
+    gpu "$root/$spec" training.max_steps=25 training.global_batch_size="$batch" training.micro_batch_size="$batch" \
+      training.numerics=exact || return 0
+    exact=$(field step_time_median_s)
+    ratios="$ratios $(awk "BEGIN {print $exact / $fast}")"
+    echo "  pair $i: fast $fast s, exact $exact s"
+  done
+  fact exact_over_fast "$(spread "$ratios")"
+  within "$(numbers "$ratios" | median)" 1.15 || problem 'exact mode takes more than 1.15 of fast'
+}
+
+phase_matrices() {
+  local batch side steps pairs ceiling share tiny=''
+  batch=$(size 8192 4) side=$(size 8192 32) steps=$(size 30 3) pairs=$(size 3 1)
+  [ -z "$emulated" ] || tiny='data.pool=4 data.samples=8 data.test_samples=4'
+  # shellcheck disable=SC2086
+  duel mlp_bf16 "$pairs" 1.0 examples/mlp-wide.yaml mlp bf16 "$batch" "$side" "$steps" model.input="[$((side / 8))]" \
+    model.hidden="[$side,$side,$side,$side,$side,$side,$side,$side]" model.classes=$((side / 8)) $tiny
+  [ -z "$emulated" ] || return 0
+  limit 100 "$build/dml-bench" ceilings -b $backend -k linear_fwd -J "$out/ceilings.json" >"$out/log" 2>&1 ||
+    { problem 'dml-bench ceilings failed'; return; }
+  ceiling=$("$python" -c 'import json, sys
+print(next(r["rate"][1] for r in json.load(open(sys.argv[1]))["results"] if r["kernel"] == "linear_fwd" and r["type"] == "BF16"))' \
+    "$out/ceilings.json")
+  # 7 products of side x side and the last layer: forward, input and weight gradient; the first has no input gradient
+  share=$(awk "BEGIN {s = $side; print $(rate "$batch") * 2 * (7 * 3 * s * s + (2 + 3) * s * s / 8) / ($ceiling * 1e12)}")
+  echo "  ceiling $ceiling TFLOP/s, the training reaches $share of it"
+  fact ceiling_tflops "$ceiling"
+  fact share_of_ceiling "$share"
+  at_least "$share" 0.85 || problem "the MLP reaches $share of the ceiling, less than 0.85"
+}
+
+# ---- faults
+
+# Children of process $1 that were started under the name $2; nothing is forked: it has to be quick.
+children() {
+  local p name all=()
+  pids=''
+  { read -r -a all <"/proc/$1/task/$1/children"; } 2>/dev/null || true
+  for p in ${all[@]+"${all[@]}"}; do
+    name=''
+    { IFS= read -r -d '' name <"/proc/$p/cmdline"; } 2>/dev/null || true
+    [ "$name" != "$2" ] || pids="$pids $p"
+  done
+}
+
+now() { date +%s.%N; }
+
+phase_faults() {
+  local name spec overrides trials rows='' i run_pid killed ended code noticed started_at
+  trials=$(size 5 1)
+  read -r name spec overrides < <(models)
+  for i in $(seq "$trials"); do
+    rm -rf "$out/run"
+    # shellcheck disable=SC2046,SC2086
+    setsid "$train" "$root/$spec" $overrides training.max_steps=1000000 parallelism.backend=$backend $(layout 2 1 1f1b) \
+      run.output_dir="$out/run" logging.console=line logging.interval=1 >"$out/log" 2>&1 &
+    run_pid=$!
+    for _ in $(seq 600); do
+      grep -qs '"type":"step"' "$out/run/metrics.jsonl" && break
+      sleep 0.1
+    done
+    children $run_pid dml-worker
+    # shellcheck disable=SC2086
+    set -- $pids
+    [ $# -gt 0 ] || { tail -20 "$out/log"; kill -9 $run_pid 2>/dev/null; problem "trial $i: no worker"; continue; }
+    killed=$(now)
+    kill -9 "$1"
+    for _ in $(seq 3000); do kill -0 $run_pid 2>/dev/null || break; sleep 0.01; done
+    if kill -0 $run_pid 2>/dev/null; then
+      kill -9 $run_pid
+      problem "trial $i: still running 30 s after the SIGKILL of a worker"
+      continue
+    fi
+    ended=$(now) code=0
+    wait $run_pid || code=$?
+    [ $code = 6 ] || problem "trial $i: exit code $code, not 6"
+    started_at=$(sed -n '1s/.*"time_unix_s":\([0-9.]*\),"wall_time_s":\([0-9.]*\),.*/\1 \2/p' "$out/run/metrics.jsonl" |
+      awk '{printf "%.6f", $1 - $2}')
+    noticed=$(sed -n 's/.*"type":"failure".*"t_detect_s":\([0-9.]*\),.*/\1/p' "$out/run/metrics.jsonl" | head -n 1)
+    noticed=$(awk "BEGIN {printf \"%.4f\", ${started_at:-0} + ${noticed:-0} - $killed}")
+    ended=$(awk "BEGIN {printf \"%.4f\", $ended - $killed}")
+    echo "  trial $i: noticed after $noticed s, all gone after $ended s"
+    rows="$rows${rows:+,}{\"noticed_s\":$noticed,\"all_gone_s\":$ended}"
+  done
+  fact kills "[$rows]"
+}

@@ -1,0 +1,41 @@
+#!/usr/bin/env bash
+# dml-bench: each sub-command runs at tiny sizes, node's report says what it should, and failures are failures.
+#   bench.sh BUILD_FOLDER
+set -uo pipefail
+bench=$1/dml-bench
+work=$(mktemp -d)
+trap 'rm -rf "$work"' EXIT
+failed=0
+
+expect() { # exit code, text of its output, then arguments
+  local want=$1 text=$2 code=0
+  shift 2
+  "$bench" "$@" >"$work/log" 2>&1 </dev/null || code=$?
+  [ $code -eq "$want" ] && grep -q -- "$text" "$work/log" ||
+    { failed=$((failed + 1)); echo "FAIL ($code, not $want, or no '$text'): dml-bench $*"; tail -20 "$work/log"; }
+}
+
+expect 0 'node ' --help
+expect 2 "no command 'nodes'" nodes
+expect 0 '"commit":' environment
+expect 0 'cpu, 1 threads, deterministic: 1 kernels, 1 problems each' conform -b cpu -n 1 -k relu_fwd
+expect 2 "no backend is called 'none'" conform -b none
+expect 0 'relu_bwd .*BF16 .* %' ceilings -b cpu -m 1 -g 64 -n 1 -k relu -J "$work/ceilings.json"
+grep -q '"kernel": "relu_bwd"' "$work/ceilings.json" || { failed=$((failed + 1)); echo "FAIL: no relu_bwd in the JSON"; }
+expect 0 '# all_reduce' comm -r 2 -e 4K -n 2 -o all_reduce
+expect 0 'relu_fwd' kernels -n 1 -k relu_fwd
+
+expect 0 '^passed in' node -b cpu -q -J "$work/node.json"
+for want in '"passed": true' '"same": true' '"weights_hash"' '"busbw_gb_s"' '"samples_per_second"'; do
+  grep -q "$want" "$work/node.json" || { failed=$((failed + 1)); echo "FAIL: no $want in node's report"; }
+done
+[ "$(grep -o '"weights_hash": "[^"]*"' "$work/node.json" | head -n 4 | sort -u | wc -l)" = 1 ] ||
+  { failed=$((failed + 1)); echo "FAIL: the four layouts of exact mode have several hashes"; }
+[ "$(grep -c '"pipeline": ' "$work/node.json")" = 8 ] || { failed=$((failed + 1)); echo "FAIL: not 4 layouts, twice"; }
+expect 7 'no time left' node -b cpu -q -t 0.0001 -J "$work/late.json"
+grep -q '"passed": false' "$work/late.json" || { failed=$((failed + 1)); echo "FAIL: a late report passes"; }
+bash "$(dirname "$0")/liar.sh" "$work/liar" "$1"
+bench=$work/liar/dml-bench
+expect 7 'at 2 x 2: other weights than at 1 x 1' node -b cpu -q -J "$work/lie.json"
+grep -q '"same": false' "$work/lie.json" || { failed=$((failed + 1)); echo "FAIL: other weights are the same"; }
+[ $failed -eq 0 ] && echo "all of dml-bench's commands answer"
