@@ -7,6 +7,7 @@ const dml_backend *dml_cuda_backend(void)
 {
     static const dml_backend backend = {
         .name = "cuda",
+        .label = dml_cuda_label,
         .doc = "NVIDIA GPUs: CUDA kernels and cuBLASLt",
         .transport = "nccl",
         .device = &dml_cuda_device,

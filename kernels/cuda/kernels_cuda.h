@@ -9,6 +9,7 @@
 
 extern const dml_kernel_table dml_cuda_kernels;
 
+extern const char dml_cuda_label[]; /* of the backend: "cuda", or "emulated-cuda" */
 /* What libdml_cuda.so is loaded for; static. */
 const dml_backend *dml_cuda_backend(void);
 

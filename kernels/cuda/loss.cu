@@ -2,9 +2,9 @@
 //
 // One block a row: it finds the largest logit and its first place, then the sum, then writes dx.  A row of up
 // to NARROW columns takes one warp.  Reads a row two or three times (the second and third from L2) and
-// writes it once: 8 to 16 bytes an element.  Row results go to scratch; one more block adds them in a fixed
+// writes it once: two to four times the element's size.  Row results go to scratch; one more block adds them in a fixed
 // order, so the loss has the same bits in every run.  A label outside the row makes its loss NaN: there is
-// nobody on the host to tell, and nothing may be read outside.
+// nobody on the host to tell, and nothing may be read outside.  The loss scale is read from device memory.
 #include "kernels/cuda/launch.cuh"
 
 #include <math.h>
@@ -49,70 +49,87 @@ static __device__ inline double block_sum(double v, double *shared)
     return sum;
 }
 
-static __device__ inline peak row_peak(const float *x, int64_t cols, peak *shared)
+template <class T> static __device__ inline peak row_peak(const T *x, int64_t cols, peak *shared)
 {
     peak p = {-INFINITY, cols};
     for (int64_t j = threadIdx.x; j < cols; j += blockDim.x) {
-        const peak here = {x[j], j};
+        const peak here = {widen(x[j]), j};
         p = higher(p, here);
     }
     return block_peak(p, shared);
 }
 
-static __device__ inline float label_score(const float *x, int64_t label, int64_t cols)
+template <class T>
+static __device__ inline float label_score(const T *x, int64_t label, int64_t cols)
 {
-    return label >= 0 && label < cols ? x[label] : NAN;
+    return label >= 0 && label < cols ? widen(x[label]) : NAN;
 }
 
-// loss = log(sum_j exp(x_j - max)) - (x_label - max),  dx = exp(x - max) / sum - onehot
-static __global__ void softmax_xent_rows(double *row_loss, int32_t *row_hit, float *dx,
-                                         const float *x, const int32_t *labels, int64_t cols)
+// Shared memory of a row's block; apart, since templates have none (README, rule 4).
+static __device__ inline peak *peak_slots()
 {
-    __shared__ peak peaks[BLOCK / WARP];
-    __shared__ double sums[BLOCK / WARP];
+    __shared__ peak slots[BLOCK / WARP];
+    return slots;
+}
+
+static __device__ inline double *sum_slots()
+{
+    __shared__ double slots[BLOCK / WARP];
+    return slots;
+}
+
+// loss = log(sum_j exp(x_j - max)) - (x_label - max),  dx = (exp(x - max) / sum - onehot) loss_scale
+template <class T>
+static __global__ void softmax_xent_rows(double *row_loss, int32_t *row_hit, T *dx, const T *x,
+                                         const int32_t *labels, const dml_cu_step *step,
+                                         int64_t cols)
+{
     const int64_t row = blockIdx.x, label = labels[row];
-    const float *logits = x + row * cols;
+    const T *logits = x + row * cols;
     const float target =
         label_score(logits, label, cols); /* before dx, which may be x, is written */
-    const peak top = row_peak(logits, cols, peaks);
+    const peak top = row_peak(logits, cols, peak_slots());
     double part = 0.0;
     for (int64_t j = threadIdx.x; j < cols; j += blockDim.x)
-        part += expf(logits[j] - top.value);
-    const double sum = block_sum(part, sums);
+        part += expf(widen(logits[j]) - top.value);
+    const double sum = block_sum(part, sum_slots());
     if (threadIdx.x == 0) {
         row_loss[row] = log(sum) - (static_cast<double>(target) - top.value);
         row_hit[row] = top.at == label ? 1 : 0;
     }
     if (!dx) return;
-    const float scale = static_cast<float>(1.0 / sum);
-    for (int64_t j = threadIdx.x; j < cols; j += blockDim.x)
-        dx[row * cols + j] = expf(logits[j] - top.value) * scale - (j == label ? 1.0f : 0.0f);
+    const float unit = static_cast<float>(1.0 / sum), scale = step->loss_scale;
+    for (int64_t j = threadIdx.x; j < cols; j += blockDim.x) {
+        const float share = expf(widen(logits[j]) - top.value) * unit;
+        narrow((share - (j == label ? 1.0f : 0.0f)) * scale, &dx[row * cols + j]);
+    }
 }
 
-// loss = mean_j (x_j - t_j)^2,  dx = 2 (x - t) / cols
-static __global__ void mse_onehot_rows(double *row_loss, int32_t *row_hit, float *dx,
-                                       const float *x, const int32_t *labels, int64_t cols)
+// loss = mean_j (x_j - t_j)^2,  dx = 2 (x - t) / cols loss_scale
+template <class T>
+static __global__ void mse_onehot_rows(double *row_loss, int32_t *row_hit, T *dx, const T *x,
+                                       const int32_t *labels, const dml_cu_step *step, int64_t cols)
 {
-    __shared__ peak peaks[BLOCK / WARP];
-    __shared__ double sums[BLOCK / WARP];
     const int64_t row = blockIdx.x, label = labels[row];
-    const float *given = x + row * cols;
+    const T *given = x + row * cols;
     const float target = label_score(given, label, cols);
-    const peak top = row_peak(given, cols, peaks);
+    const peak top = row_peak(given, cols, peak_slots());
     double part = 0.0 * target; /* NaN without a target */
     for (int64_t j = threadIdx.x; j < cols; j += blockDim.x) {
-        const double d = static_cast<double>(given[j]) - (j == label ? 1.0 : 0.0);
+        const double d = static_cast<double>(widen(given[j])) - (j == label ? 1.0 : 0.0);
         part += d * d;
     }
-    const double sum = block_sum(part, sums);
+    const double sum = block_sum(part, sum_slots());
     if (threadIdx.x == 0) {
         row_loss[row] = sum / static_cast<double>(cols);
         row_hit[row] = top.at == label ? 1 : 0;
     }
     if (!dx) return;
-    for (int64_t j = threadIdx.x; j < cols; j += blockDim.x)
-        dx[row * cols + j] =
-            2.0f * (given[j] - (j == label ? 1.0f : 0.0f)) / static_cast<float>(cols);
+    const float scale = step->loss_scale, count = static_cast<float>(cols);
+    for (int64_t j = threadIdx.x; j < cols; j += blockDim.x) {
+        const float off = widen(given[j]) - (j == label ? 1.0f : 0.0f);
+        narrow(2.0f * off / count * scale, &dx[row * cols + j]);
+    }
 }
 
 static __global__ void add_rows(double *loss, int32_t *correct, const double *row_loss,
@@ -132,34 +149,31 @@ static __global__ void add_rows(double *loss, int32_t *correct, const double *ro
     *correct = static_cast<int32_t>(hit);
 }
 
-typedef void (*rows_kernel)(double *, int32_t *, float *, const float *, const int32_t *, int64_t);
-
-static cudaError_t run(rows_kernel kernel, double *loss, int32_t *correct, float *dx,
-                       const float *x, const int32_t *labels, double *row_loss, int32_t *row_hit,
-                       int64_t rows, int64_t cols, cudaStream_t stream)
+static cudaError_t add_up(double *loss, int32_t *correct, const double *row_loss,
+                          const int32_t *row_hit, int64_t rows, cudaStream_t stream)
 {
-    const cudaLaunchConfig_t each = over(rows, cols <= NARROW ? WARP : BLOCK, stream);
-    const cudaError_t status =
-        cudaLaunchKernelEx(&each, kernel, row_loss, row_hit, dx, x, labels, cols);
-    if (status != cudaSuccess) return status;
-    const cudaLaunchConfig_t all = over(1, BLOCK, stream);
-    const double *from_loss = row_loss;
-    const int32_t *from_hit = row_hit;
-    return cudaLaunchKernelEx(&all, add_rows, loss, correct, from_loss, from_hit, rows);
+    const cudaLaunchConfig_t c = over(1, BLOCK, stream);
+    return cudaLaunchKernelEx(&c, add_rows, loss, correct, row_loss, row_hit, rows);
 }
 
-cudaError_t dml_cu_softmax_xent(double *loss, int32_t *correct, float *dx, const float *x,
-                                const int32_t *labels, double *row_loss, int32_t *row_hit,
-                                int64_t rows, int64_t cols, cudaStream_t stream)
-{
-    return run(softmax_xent_rows, loss, correct, dx, x, labels, row_loss, row_hit, rows, cols,
-               stream);
-}
-
-cudaError_t dml_cu_mse_onehot(double *loss, int32_t *correct, float *dx, const float *x,
-                              const int32_t *labels, double *row_loss, int32_t *row_hit,
-                              int64_t rows, int64_t cols, cudaStream_t stream)
-{
-    return run(mse_onehot_rows, loss, correct, dx, x, labels, row_loss, row_hit, rows, cols,
-               stream);
-}
+#define LOSS(name)                                                                              \
+    template <class T>                                                                          \
+    static cudaError_t run_##name(void *dx, const void *x, const int32_t *labels,               \
+                                  const dml_cu_step *step, double *row_loss, int32_t *row_hit,  \
+                                  int64_t rows, int64_t cols, cudaStream_t stream)              \
+    {                                                                                           \
+        const cudaLaunchConfig_t c = over(rows, cols <= NARROW ? WARP : BLOCK, stream);         \
+        return cudaLaunchKernelEx(&c, name##_rows<T>, row_loss, row_hit, static_cast<T *>(dx),  \
+                                  static_cast<const T *>(x), labels, step, cols);               \
+    }                                                                                           \
+    cudaError_t dml_cu_##name(double *loss, int32_t *correct, void *dx, const void *x,          \
+                              const int32_t *labels, const dml_cu_step *step, double *row_loss, \
+                              int32_t *row_hit, int64_t rows, int64_t cols, dml_dtype dtype,    \
+                              cudaStream_t stream)                                              \
+    {                                                                                           \
+        const cudaError_t status = OF_TYPE(dtype, run_##name, dx, x, labels, step, row_loss,    \
+                                           row_hit, rows, cols, stream);                        \
+        if (status != cudaSuccess) return status;                                               \
+        return add_up(loss, correct, row_loss, row_hit, rows, stream);                          \
+    }
+DML_CU_LOSS_LIST(LOSS)

@@ -58,7 +58,7 @@ static struct {
     uint32_t launches;
 } block;
 
-place here;
+thread_local place here;
 
 static thread &self()
 {
@@ -258,7 +258,8 @@ bool run(const grid &g)
 {
     const int32_t faults = dml_emu_faults();
     prepare(g);
-    block.dynamic = g.dynamic_bytes ? memory_new(g.dynamic_bytes, true) : nullptr;
+    block.dynamic =
+        g.dynamic_bytes ? memory_new(g.dynamic_bytes, place_of_memory::shared) : nullptr;
     const unsigned plane = g.blocks.x * g.blocks.y;
     std::vector<int> order(static_cast<size_t>(plane) * g.blocks.z);
     std::iota(order.begin(), order.end(), 0);

@@ -2,6 +2,8 @@
 #ifndef DML_EMULATION_FAULT_H
 #define DML_EMULATION_FAULT_H
 
+#include "kernels/cuda/emulation/memory.h"
+
 #include <stddef.h>
 #include <stdint.h>
 
@@ -17,22 +19,29 @@ struct place {
     uint32_t warp_interval; /* __syncwarp calls the warp has passed */
     uint16_t thread, warp;
 };
-extern place here; /* of the running fiber; launch 0 outside */
+extern thread_local place here; /* of the running fiber; launch 0 outside */
 
-/* Where memory came from.  Blocks of device and dynamic shared memory have red zones round them. */
+/* Where memory came from. */
 struct block_of_memory {
     char *base;
     size_t bytes;
-    bool shared, freed;
+    place_of_memory where;
+    bool freed;
 };
-/* The device or dynamic shared block whose pages hold `at`; nullptr: other memory. */
+/* The block whose pages hold `at`; nullptr: other memory. */
 const block_of_memory *find_memory(const void *at);
-/* Is `at` in the span of addresses that device memory comes from? */
-bool is_device_address(const void *at);
+/* Is `at` in the span of addresses that these blocks come from? */
+bool is_emulated_address(const void *at);
 
-/* The race finder's entries; empty in a program without it (hooks.cc, no_hooks.cc: CMake takes one). */
+struct stamp;
+
+/* The race finder's entries; empty in a program without it (hooks.cc, no_hooks.cc: CMake takes one).
+ * A fiber of the running block accesses memory. */
 void hook_access(const void *at, size_t bytes, bool write, bool atomic, void *pc);
+/* A step does, or (step nullptr) the host. */
+void hook_step_access(const void *at, size_t bytes, bool write, const stamp *step, void *pc);
 void hook_free(const void *base, size_t bytes);
+void hook_forget_all();
 } // namespace emu
 
 #endif

@@ -1,7 +1,7 @@
 /* kernels/cuda/emulation/hooks.cc - the race finder.
  *
  * Kernels are compiled with -fsanitize=thread, but these functions take the place of its library.  Every
- * cell of CELL bytes of device and shared memory remembers its last writer and its last readers: launch,
+ * cell of device and shared memory (of 4 bytes; of fewer in a page once it has smaller accesses) remembers its last writer and its last readers: launch,
  * block, thread, barriers passed.  Two accesses by different threads of a launch, one of them a write, are
  * ordered by a barrier of their block or a __syncwarp of their warp, and by nothing else:
  *
@@ -12,7 +12,9 @@
  * not have been.  Atomics do not race with atomics.  Launches are taken as ordered: streams order them.
  * Shared memory must have been written by this very block before it is read.
  */
+#include "kernels/cuda/emulation/clocks.h"
 #include "kernels/cuda/emulation/fault.h"
+#include "kernels/cuda/emulation/shadow.h"
 
 #include <stdio.h>
 #include <unordered_map>
@@ -24,8 +26,7 @@ extern "C" char __executable_start[];
 
 namespace emu
 {
-/* No kernel has elements under 4 bytes; the first that does makes this 2 or 1. */
-enum { CELL = 4, PAGE = 4096 };
+enum { PAGE = 4096 };
 static const uint32_t ANY = UINT32_MAX;
 static const uint16_t ANY_SHORT = UINT16_MAX;
 
@@ -34,19 +35,36 @@ struct cell {
     bool atomic; /* the last write was */
 };
 
-/* By page of memory, and the one asked for last. */
-static std::unordered_map<uintptr_t, std::vector<cell>> shadow;
-static uintptr_t last_page;
-static std::vector<cell> *last;
+struct page {
+    size_t cell_bytes = 4;
+    std::vector<cell> cells = std::vector<cell>(PAGE / 4);
 
-static cell *cell_of(uintptr_t at)
-{
-    if (!last || at / PAGE != last_page) {
-        last_page = at / PAGE;
-        last = &shadow[last_page];
-        last->resize(PAGE / CELL);
+    /* Cells of `bytes` from now on, each with what the larger one knew. */
+    void refine(size_t bytes)
+    {
+        std::vector<cell> fine(PAGE / bytes);
+        for (size_t i = 0; i < fine.size(); i++)
+            fine[i] = cells[i * bytes / cell_bytes];
+        cells.swap(fine);
+        cell_bytes = bytes;
     }
-    return &(*last)[at % PAGE / CELL];
+};
+
+/* By address, and the one asked for last. */
+static std::unordered_map<uintptr_t, page> shadow;
+static uintptr_t last_number;
+static page *last;
+
+/* The page of `at`, with cells that a first or last byte at `at` does not cut. */
+static page *page_of(uintptr_t at, uintptr_t end)
+{
+    if (!last || at / PAGE != last_number) {
+        last_number = at / PAGE;
+        last = &shadow[last_number];
+    }
+    while (last->cell_bytes > 1 && (at % last->cell_bytes != 0 || end % last->cell_bytes != 0))
+        last->refine(last->cell_bytes / 2);
+    return last;
 }
 
 static bool before(const place &a, const place &b)
@@ -89,9 +107,8 @@ static void report(const char *what, const char *kind, const void *at, const pla
           static_cast<char *>(pc) - __executable_start, theirs);
 }
 
-static void access_cell(uintptr_t address, bool shared, bool write, bool atomic, void *pc)
+static void access_cell(cell *c, uintptr_t address, bool shared, bool write, bool atomic, void *pc)
 {
-    cell *c = cell_of(address);
     const void *at = reinterpret_cast<const void *>(address);
     const char *kind = atomic ? "atomic" : write ? "write" : "read";
     if (shared && (c->write.launch != here.launch || c->write.block != here.block)) {
@@ -113,30 +130,38 @@ static void access_cell(uintptr_t address, bool shared, bool write, bool atomic,
 
 void hook_access(const void *at, size_t bytes, bool write, bool atomic, void *pc)
 {
-    if (here.launch == 0) return;
+    if (here.launch == 0) { /* host code, where that is instrumented too */
+        if (is_emulated_address(at)) hook_step_access(at, bytes, write, nullptr, pc);
+        return;
+    }
     const char *first = static_cast<const char *>(at);
     bool shared = first >= __start_emu_shared && first < __stop_emu_shared;
     if (!shared) {
-        if (!is_device_address(at)) return; /* the thread's own stack, constants, parameters */
+        if (!is_emulated_address(at)) return; /* the thread's own stack, constants, parameters */
         const block_of_memory *b = find_memory(at);
         if (!b || b->freed || first < b->base || first + bytes > b->base + b->bytes) {
             report("out of bounds", write ? "write" : "read", at, here, pc);
             return;
         }
-        shared = b->shared;
+        shared = b->where == place_of_memory::shared;
     }
-    const uintptr_t address = reinterpret_cast<uintptr_t>(at);
-    for (uintptr_t a = address / CELL * CELL; a < address + bytes; a += CELL)
-        access_cell(a, shared, write, atomic, pc);
+    const uintptr_t begin = reinterpret_cast<uintptr_t>(at), end = begin + bytes;
+    for (uintptr_t a = begin; a < end;) {
+        page *p = page_of(a, end);
+        access_cell(&p->cells[a % PAGE / p->cell_bytes], a, shared, write, atomic, pc);
+        a += p->cell_bytes;
+    }
+    if (!shared && running_step()) hook_step_access(at, bytes, write, running_step(), pc);
 }
 
 /* Addresses are never used again: only the cells' memory is at stake. */
 void hook_free(const void *base, size_t bytes)
 {
     const uintptr_t first = reinterpret_cast<uintptr_t>(base);
-    for (uintptr_t page = first / PAGE; page <= (first + bytes) / PAGE; page++)
-        shadow.erase(page);
+    for (uintptr_t n = first / PAGE; n <= (first + bytes) / PAGE; n++)
+        shadow.erase(n);
     last = nullptr;
+    shadow_forget(base, bytes);
 }
 } // namespace emu
 

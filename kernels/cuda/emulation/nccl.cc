@@ -1,188 +1,234 @@
-/* kernels/cuda/emulation/nccl.cc - NCCL among the threads of one process.
+/* kernels/cuda/emulation/nccl.cc - the emulated NCCL's communicators.  How data moves: nccl_move.cc.
  *
- * An operation is a place in its stream.  When the stream comes there the operation arrives and holds the
- * stream; when all who take part have arrived, the last one moves the data and lets all streams go on.
+ * Communicators are non-blocking.  A call that returns ncclInProgress has not yet enqueued anything: that is
+ * done when ncclCommGetAsyncError has been asked some times, by the seed, and from then on it says so.  Any
+ * other call meanwhile is ncclInvalidArgument.  What is posted is a step of its stream; the steps of one
+ * communicator go in the order they were posted in, those of a group together.
  *
- *   send and receive   the k-th send from a to b meets the k-th receive of b from a
- *   collectives        the k-th of each rank; kind, type and count must agree
- *
- * What differs between those who meet is ncclInvalidUsage for all of them, told by ncclCommGetAsyncError.
- * A rank that aborts lets its own streams go on; who waits for it waits on, as with the real one on one host.
+ * Nothing here notices a peer that died or differs in what it calls: operations are never done.  Abort and
+ * revoke let the own streams go on.  A mismatch of two posted operations is a fault.
  */
-#include "kernels/cuda/emulation/stream.h"
+#include "kernels/cuda/emulation/nccl_move.h"
 
-#include <nccl.h>
+#include "kernels/cuda/emulation/fault.h"
+#include "kernels/cuda/emulation/order.h"
+#include "kernels/cuda/emulation/stream.h"
 
 #include <list>
 #include <map>
-#include <stdint.h>
+#include <set>
+#include <stdlib.h>
 #include <string.h>
 #include <string>
+#include <unistd.h>
 #include <vector>
 
-enum class kind { send, recv, all_reduce, all_gather, reduce_scatter };
+using namespace emu;
 
-struct operation {
-    kind what;
-    ncclComm_t comm;
-    const void *src;
-    void *dst;
-    size_t count;
-    ncclDataType_t type;
-    ncclRedOp_t op;
-    int peer;
-    std::shared_ptr<bool> gate;
+/* Operations that were posted together; a step of one stream. */
+struct batch {
+    std::list<operation> left;
+    cudaStream_t stream;
 };
 
-struct clique {
-    size_t n;
-    std::map<int, ncclComm_t> members;
-    /* Arrived and not yet met: [from][to] for point to point, [rank] for collectives. */
-    std::map<std::pair<int, int>, std::list<operation *>> sends, recvs;
-    std::map<int, std::list<operation *>> collectives;
-};
-
-/* Never freed: steps of a stream may still name one that was aborted. */
-struct ncclComm {
-    clique *all;
+/* What steps share with the handle; they may outlive it. */
+struct party {
+    meeting *at;
     int rank;
-    ncclResult_t error;
-    std::vector<std::shared_ptr<bool>> gates; /* of all its operations so far */
-    bool finalizing, aborted;
+    bool stopped; /* aborted or revoked: nothing moves any more */
+    progress own;
+    std::list<std::shared_ptr<batch>> posted; /* not done, in order */
+
+    ~party() { meeting_leave(at); }
 };
 
-static std::map<std::string, clique> cliques;
-#define HOLD() const std::lock_guard<std::recursive_mutex> hold(emu::lock)
+enum class phase { joining, ready, finalizing, revoked };
 
-static size_t size_of(ncclDataType_t type)
+struct ncclComm {
+    std::shared_ptr<party> p;
+    ncclUniqueId id;
+    phase is;
+    ncclResult_t error;
+    uint32_t polls; /* to be asked before what was called is under way */
+    bool stuck;     /* on purpose: in progress for ever */
+    std::vector<std::shared_ptr<batch>> waiting; /* to be enqueued when the polls are over */
+};
+
+static std::set<ncclComm_t> comms;
+/* Files behind ids made here, until all have joined; closed at the latest when the process ends. */
+static std::map<std::string, int> made;
+
+/* Of a thread: the operations of an open group, by communicator. */
+static thread_local int depth;
+static thread_local std::vector<std::pair<ncclComm_t, std::shared_ptr<batch>>> grouped;
+
+#define FAIL_ON_PURPOSE(name) \
+    if (EMU_JUDGE(#name, false) != verdict::go) return ncclInternalError
+
+static bool known(ncclComm_t c)
 {
-    switch (type) {
-    case ncclUint8: return 1;
-    case ncclInt32:
-    case ncclUint32:
-    case ncclFloat: return 4;
-    case ncclInt64:
-    case ncclDouble: return 8;
-    case ncclNumTypes: break;
+    return comms.count(c) > 0;
+}
+
+/* ---- joining ---- */
+
+/* Two processes on one GPU are a mistake unless each has a host id of its own. */
+static bool gpu_taken(const party &p)
+{
+    const member &self = p.at->rank[p.rank];
+    for (int r = 0; r < p.at->n_ranks; r++) {
+        const member &other = p.at->rank[r];
+        if (r != p.rank && other.joined && other.pid != self.pid && other.device == self.device &&
+            strcmp(other.host, self.host) == 0)
+            return true;
     }
-    return 0;
+    return false;
 }
 
-static void finish(operation *o, ncclResult_t error)
+static void forget_id(const ncclUniqueId &id)
 {
-    if (error != ncclSuccess) o->comm->error = error;
-    *o->gate = true;
-    delete o;
+    const auto at = made.find(id.internal);
+    if (at == made.end()) return;
+    close(at->second);
+    made.erase(at);
 }
 
-static void meet(std::list<operation *> &sends, std::list<operation *> &recvs)
+static bool all_joined(const ncclComm_t c)
 {
-    if (sends.empty() || recvs.empty()) return;
-    operation *s = sends.front(), *r = recvs.front();
-    sends.pop_front();
-    recvs.pop_front();
-    const bool same = s->count == r->count && s->type == r->type;
-    if (same) memcpy(r->dst, s->src, s->count * size_of(s->type));
-    finish(s, same ? ncclSuccess : ncclInvalidUsage);
-    finish(r, same ? ncclSuccess : ncclInvalidUsage);
+    for (int r = 0; r < c->p->at->n_ranks; r++)
+        if (!c->p->at->rank[r].joined) return false;
+    return true;
 }
 
-template <class T> static void combine(void *to, const void *from, size_t n, ncclRedOp_t op)
+static bool all_finalized(const ncclComm_t c)
 {
-    T *a = static_cast<T *>(to);
-    const T *b = static_cast<const T *>(from);
-    for (size_t i = 0; i < n; i++)
-        a[i] = op == ncclSum ? static_cast<T>(a[i] + b[i]) : a[i] < b[i] ? b[i] : a[i];
+    for (int r = 0; r < c->p->at->n_ranks; r++)
+        if (!c->p->at->rank[r].finalized) return false;
+    return true;
 }
 
-static void combine(ncclDataType_t type, void *to, const void *from, size_t n, ncclRedOp_t op)
+/* ---- posting ---- */
+
+/* Moves what can be moved of the oldest operations.  True: `b` is done. */
+static bool go(party *p, batch *b)
 {
-    switch (type) {
-    case ncclUint8: combine<uint8_t>(to, from, n, op); break;
-    case ncclInt32: combine<int32_t>(to, from, n, op); break;
-    case ncclUint32: combine<uint32_t>(to, from, n, op); break;
-    case ncclInt64: combine<int64_t>(to, from, n, op); break;
-    case ncclFloat: combine<float>(to, from, n, op); break;
-    case ncclDouble: combine<double>(to, from, n, op); break;
-    case ncclNumTypes: break;
+    if (p->stopped) return true;
+    if (p->posted.front().get() != b) return false;
+    for (auto o = b->left.begin(); o != b->left.end();) {
+        switch (move(p->at, &p->own, p->rank, &*o)) {
+        case outcome::waits: o++; break;
+        case outcome::done: o = b->left.erase(o); break;
+        case outcome::differs: p->stopped = true; return true;
+        }
     }
+    if (!b->left.empty()) return false;
+    p->posted.pop_front();
+    return true;
 }
 
-/* All of `ops`, by rank, at once: results go through a buffer, since outputs may be inputs. */
-static void run_collective(const std::vector<operation *> &ops)
+static ncclResult_t start(ncclComm_t c, const std::shared_ptr<batch> &b)
 {
-    const operation &first = *ops[0];
-    const size_t n = ops.size(), part = first.count * size_of(first.type);
-    const bool whole = first.what == kind::all_reduce;
-    std::vector<char> result(whole ? part : part * n);
-    if (first.what == kind::all_gather) {
-        for (size_t i = 0; i < n; i++)
-            memcpy(&result[i * part], ops[i]->src, part);
-    } else {
-        memcpy(result.data(), first.src, result.size());
-        for (size_t i = 1; i < n; i++)
-            combine(first.type, result.data(), ops[i]->src, result.size() / size_of(first.type),
-                    first.op);
-    }
-    for (size_t i = 0; i < n; i++)
-        if (first.what == kind::reduce_scatter)
-            memcpy(ops[i]->dst, &result[i * part], part);
-        else
-            memcpy(ops[i]->dst, result.data(), result.size());
+    const std::shared_ptr<party> p = c->p;
+    p->posted.push_back(b);
+    const cudaError_t status = enqueue(
+        b->stream, {nullptr, [p, b] { return go(p.get(), b.get()); }, "NCCL operation", {}, {}});
+    return status == cudaSuccess ? ncclSuccess : ncclUnhandledCudaError;
 }
 
-static void meet_all(clique &c)
+static ncclResult_t post(ncclComm_t c, const std::shared_ptr<batch> &b)
 {
-    std::vector<operation *> ops;
-    for (const auto &member : c.members)
-        if (!c.collectives[member.first].empty())
-            ops.push_back(c.collectives[member.first].front());
-    if (ops.size() < c.n) return;
-    bool same = true;
-    for (const operation *o : ops)
-        same = same && o->what == ops[0]->what && o->count == ops[0]->count &&
-               o->type == ops[0]->type && o->op == ops[0]->op;
-    if (same) run_collective(ops);
-    for (operation *o : ops) {
-        c.collectives[o->comm->rank].pop_front();
-        finish(o, same ? ncclSuccess : ncclInvalidUsage);
-    }
+    if (c->stuck) return ncclInProgress;
+    c->polls = order_draw(3);
+    if (c->polls == 0) return start(c, b);
+    c->waiting.push_back(b);
+    return ncclInProgress;
 }
 
-static void arrive(operation *o)
+static ncclResult_t add(const char *call, void *site, ncclComm_t c, const operation &o,
+                        cudaStream_t stream)
 {
-    if (o->comm->aborted) {
-        delete o;
-        return;
+    switch (judge_at(call, site, true)) {
+    case verdict::go: break;
+    case verdict::fail: return ncclInternalError;
+    case verdict::hang: c->stuck = true;
     }
-    clique &c = *o->comm->all;
-    const int self = o->comm->rank;
-    if (o->what == kind::send || o->what == kind::recv) {
-        const bool sends = o->what == kind::send;
-        const std::pair<int, int> way =
-            sends ? std::make_pair(self, o->peer) : std::make_pair(o->peer, self);
-        (sends ? c.sends : c.recvs)[way].push_back(o);
-        meet(c.sends[way], c.recvs[way]);
-    } else {
-        c.collectives[self].push_back(o);
-        meet_all(c);
-    }
+    const bool pair = o.call.what == kind::send || o.call.what == kind::recv;
+    if (!known(c) || size_of(o.call.type) == 0) return ncclInvalidArgument;
+    if (c->is != phase::ready || c->polls > 0) return ncclInvalidArgument;
+    if (pair && (o.peer < 0 || o.peer >= c->p->at->n_ranks)) return ncclInvalidArgument;
+    if (is_capturing(stream)) return ncclInvalidUsage; /* our graphs hold no communication */
+    if (depth == 0) return post(c, std::make_shared<batch>(batch{{o}, stream}));
+    for (const auto &each : grouped)
+        if (each.first == c) {
+            if (each.second->stream != stream) return ncclInvalidUsage; /* not emulated */
+            each.second->left.push_back(o);
+            return ncclInProgress;
+        }
+    grouped.push_back({c, std::make_shared<batch>(batch{{o}, stream})});
+    return ncclInProgress;
 }
 
-static ncclResult_t post(const operation &wanted, cudaStream_t stream)
+ncclResult_t ncclGroupStart(void)
 {
-    ncclComm_t comm = wanted.comm;
-    if (!comm || size_of(wanted.type) == 0) return ncclInvalidArgument;
-    if (comm->all->members.size() < comm->all->n) return ncclInvalidUsage; /* not ready yet */
-    const bool pair = wanted.what == kind::send || wanted.what == kind::recv;
-    if (pair && comm->all->members.count(wanted.peer) == 0) return ncclInvalidArgument;
-    operation *o = new operation(wanted);
-    o->gate = std::make_shared<bool>(false);
-    comm->gates.push_back(o->gate);
-    const cudaError_t status = emu::hold(
-        stream, [o] { arrive(o); }, o->gate);
-    return status == cudaSuccess ? ncclInProgress : ncclUnhandledCudaError;
+    EMU_HOLD();
+    FAIL_ON_PURPOSE(ncclGroupStart);
+    depth++;
+    return ncclSuccess;
 }
+
+ncclResult_t ncclGroupEnd(void)
+{
+    EMU_HOLD();
+    FAIL_ON_PURPOSE(ncclGroupEnd);
+    if (depth == 0) return ncclInvalidUsage;
+    if (--depth > 0) return ncclSuccess;
+    ncclResult_t result = ncclSuccess;
+    for (const auto &each : grouped) {
+        const ncclResult_t one = post(each.first, each.second);
+        if (result == ncclSuccess || result == ncclInProgress)
+            result = one == ncclSuccess ? result : one;
+    }
+    grouped.clear();
+    return result;
+}
+
+#define ADD(name, ...) \
+    EMU_HOLD();        \
+    return add(#name, __builtin_return_address(0), comm, __VA_ARGS__, stream)
+
+ncclResult_t ncclSend(const void *src, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
+                      cudaStream_t stream)
+{
+    ADD(ncclSend, {{kind::send, type, ncclSum, count}, src, nullptr, peer, {}, {}, {}, 0, 0, 0});
+}
+
+ncclResult_t ncclRecv(void *dst, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
+                      cudaStream_t stream)
+{
+    ADD(ncclRecv, {{kind::recv, type, ncclSum, count}, nullptr, dst, peer, {}, {}, {}, 0, 0, 0});
+}
+
+ncclResult_t ncclAllReduce(const void *src, void *dst, size_t count, ncclDataType_t type,
+                           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
+{
+    ADD(ncclAllReduce, {{kind::all_reduce, type, op, count}, src, dst, 0, {}, {}, {}, 0, 0, 0});
+}
+
+ncclResult_t ncclAllGather(const void *src, void *dst, size_t count, ncclDataType_t type,
+                           ncclComm_t comm, cudaStream_t stream)
+{
+    ADD(ncclAllGather,
+        {{kind::all_gather, type, ncclSum, count}, src, dst, 0, {}, {}, {}, 0, 0, 0});
+}
+
+ncclResult_t ncclReduceScatter(const void *src, void *dst, size_t count, ncclDataType_t type,
+                               ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
+{
+    ADD(ncclReduceScatter,
+        {{kind::reduce_scatter, type, op, count}, src, dst, 0, {}, {}, {}, 0, 0, 0});
+}
+
+/* ---- texts ---- */
 
 const char *ncclGetErrorString(ncclResult_t result)
 {
@@ -199,110 +245,174 @@ const char *ncclGetErrorString(ncclResult_t result)
 
 const char *ncclGetLastError(ncclComm_t)
 {
-    return "";
+    return dml_emu_faults() > 0 ? dml_emu_fault(0) : "";
 }
+
+ncclResult_t ncclGetVersion(int *version)
+{
+    EMU_HOLD();
+    FAIL_ON_PURPOSE(ncclGetVersion);
+    *version = NCCL_VERSION_CODE;
+    return ncclSuccess;
+}
+
+/* ---- life of a communicator ---- */
 
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id)
 {
-    HOLD();
-    static int made;
-    memset(id, 0, sizeof *id);
-    const std::string text = "id" + std::to_string(++made);
-    memcpy(id->internal, text.c_str(), text.size());
+    EMU_HOLD();
+    FAIL_ON_PURPOSE(ncclGetUniqueId);
+    int fd;
+    meeting *m = meeting_new(id, &fd);
+    if (!m) return ncclSystemError;
+    meeting_leave(m);
+    made[id->internal] = fd;
     return ncclSuccess;
 }
 
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int n_ranks, ncclUniqueId id, int rank,
                                     ncclConfig_t *config)
 {
-    HOLD();
-    if (config->magic != 0xcafebeef || config->blocking != 0) return ncclInvalidArgument;
-    if (id.internal[0] != 'i' || rank < 0 || rank >= n_ranks) return ncclInvalidArgument;
-    clique &c = cliques[id.internal];
-    if (c.n == 0) c.n = static_cast<size_t>(n_ranks);
-    if (c.n != static_cast<size_t>(n_ranks) || c.members.count(rank)) return ncclInvalidUsage;
-    *comm = new ncclComm{&c, rank, ncclSuccess, {}, false, false};
-    c.members[rank] = *comm;
+    EMU_HOLD();
+    const verdict told = EMU_JUDGE("ncclCommInitRankConfig", true);
+    if (told == verdict::fail) return ncclInternalError;
+    if (config->magic != 0xcafebeef || config->size != sizeof *config) return ncclInvalidArgument;
+    if (config->blocking != 0) return ncclInvalidUsage; /* blocking ones are not emulated */
+    if (rank < 0 || rank >= n_ranks || n_ranks > MAX_RANKS) return ncclInvalidArgument;
+    meeting *m = meeting_join(id);
+    if (!m) return ncclSystemError;
+    const std::shared_ptr<party> p(new party{m, rank, false, {}, {}});
+    int32_t agreed = 0;
+    if (!m->n_ranks.compare_exchange_strong(agreed, n_ranks) && agreed != n_ranks)
+        return ncclInvalidArgument;
+    member *self = &m->rank[rank];
+    const char *host = getenv("NCCL_HOSTID");
+    self->pid = getpid();
+    self->device = current_device;
+    snprintf(self->host, sizeof self->host, "%s", host ? host : "");
+    if (self->joined.exchange(1) != 0) return ncclInvalidUsage;
+    *comm = new ncclComm{
+        p, id, phase::joining, ncclSuccess, 1 + order_draw(3), told == verdict::hang, {}};
+    comms.insert(*comm);
     return ncclInProgress;
+}
+
+/* Lets the communicator come a step further and says where it is. */
+static ncclResult_t come_on(ncclComm_t c)
+{
+    if (c->stuck) return ncclInProgress;
+    if (c->error != ncclSuccess) return c->error;
+    if (c->polls > 0 && --c->polls > 0) return ncclInProgress;
+    switch (c->is) {
+    case phase::joining:
+        if (!all_joined(c)) {
+            c->polls = 1;
+            return ncclInProgress;
+        }
+        forget_id(c->id);
+        c->is = phase::ready;
+        return c->error = gpu_taken(*c->p) ? ncclInvalidUsage : ncclSuccess;
+    case phase::finalizing:
+        if (!c->p->posted.empty()) return ncclInProgress;
+        c->p->at->rank[c->p->rank].finalized = 1;
+        return all_finalized(c) ? ncclSuccess : ncclInProgress;
+    case phase::ready:
+    case phase::revoked: break;
+    }
+    for (const std::shared_ptr<batch> &b : c->waiting)
+        if (c->error == ncclSuccess) c->error = start(c, b);
+    c->waiting.clear();
+    return c->error;
 }
 
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error)
 {
-    HOLD();
-    bool busy = comm->all->members.size() < comm->all->n;
-    for (const std::shared_ptr<bool> &gate : comm->gates)
-        busy = busy || (comm->finalizing && !*gate);
-    *error = busy ? ncclInProgress : comm->error;
+    EMU_HOLD();
+    switch (EMU_JUDGE("ncclCommGetAsyncError", true)) {
+    case verdict::go: break;
+    case verdict::fail: return ncclInternalError;
+    case verdict::hang: comm->stuck = true;
+    }
+    if (!known(comm)) return ncclInvalidArgument;
+    *error = come_on(comm);
+    if (*error == ncclInProgress) ask(nullptr);
     return ncclSuccess;
 }
 
-/* Done when all that was posted is. */
+ncclResult_t ncclCommCount(const ncclComm_t comm, int *count)
+{
+    EMU_HOLD();
+    FAIL_ON_PURPOSE(ncclCommCount);
+    if (!known(comm) || comm->is == phase::joining) return ncclInvalidArgument;
+    *count = comm->p->at->n_ranks;
+    return ncclSuccess;
+}
+
 ncclResult_t ncclCommFinalize(ncclComm_t comm)
 {
-    HOLD();
-    comm->finalizing = true;
+    EMU_HOLD();
+    switch (EMU_JUDGE("ncclCommFinalize", true)) {
+    case verdict::go: break;
+    case verdict::fail: return ncclInternalError;
+    case verdict::hang: comm->stuck = true;
+    }
+    if (!known(comm) || comm->is != phase::ready || comm->polls > 0) return ncclInvalidArgument;
+    comm->is = phase::finalizing;
     return ncclInProgress;
 }
 
-ncclResult_t ncclCommDestroy(ncclComm_t)
+static void end(ncclComm_t c)
 {
+    forget_id(c->id);
+    comms.erase(c);
+    delete c;
+}
+
+ncclResult_t ncclCommDestroy(ncclComm_t comm)
+{
+    EMU_HOLD();
+    FAIL_ON_PURPOSE(ncclCommDestroy);
+    if (!known(comm)) return ncclInvalidArgument;
+    const bool quiet = comm->is == phase::finalizing && all_finalized(comm);
+    if (!quiet && comm->is != phase::revoked) return ncclInvalidUsage; /* would block */
+    end(comm);
     return ncclSuccess;
 }
 
-template <class Key>
-static void withdraw(std::map<Key, std::list<operation *>> &all, ncclComm_t comm)
+static void stop(ncclComm_t c)
 {
-    for (auto &each : all)
-        each.second.remove_if([comm](operation *o) {
-            const bool its = o->comm == comm;
-            if (its) delete o;
-            return its;
-        });
+    c->p->stopped = true;
+    c->p->posted.clear();
+    c->waiting.clear();
 }
 
+/* An abort that hangs does so in the caller, as the real one. */
 ncclResult_t ncclCommAbort(ncclComm_t comm)
 {
-    HOLD();
-    comm->aborted = true;
-    withdraw(comm->all->sends, comm);
-    withdraw(comm->all->recvs, comm);
-    withdraw(comm->all->collectives, comm);
-    for (const std::shared_ptr<bool> &gate : comm->gates)
-        *gate = true;
+    const verdict told = EMU_JUDGE("ncclCommAbort", true);
+    if (told == verdict::fail) return ncclInternalError;
+    while (told == verdict::hang)
+        pause();
+    EMU_HOLD();
+    if (!known(comm)) return ncclInvalidArgument;
+    stop(comm);
+    end(comm);
     return ncclSuccess;
 }
 
-ncclResult_t ncclSend(const void *src, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
-                      cudaStream_t stream)
+ncclResult_t ncclCommRevoke(ncclComm_t comm, int flags)
 {
-    HOLD();
-    return post({kind::send, comm, src, nullptr, count, type, ncclSum, peer, nullptr}, stream);
-}
-
-ncclResult_t ncclRecv(void *dst, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
-                      cudaStream_t stream)
-{
-    HOLD();
-    return post({kind::recv, comm, nullptr, dst, count, type, ncclSum, peer, nullptr}, stream);
-}
-
-ncclResult_t ncclAllReduce(const void *src, void *dst, size_t count, ncclDataType_t type,
-                           ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
-{
-    HOLD();
-    return post({kind::all_reduce, comm, src, dst, count, type, op, 0, nullptr}, stream);
-}
-
-ncclResult_t ncclAllGather(const void *src, void *dst, size_t count, ncclDataType_t type,
-                           ncclComm_t comm, cudaStream_t stream)
-{
-    HOLD();
-    return post({kind::all_gather, comm, src, dst, count, type, ncclSum, 0, nullptr}, stream);
-}
-
-ncclResult_t ncclReduceScatter(const void *src, void *dst, size_t count, ncclDataType_t type,
-                               ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
-{
-    HOLD();
-    return post({kind::reduce_scatter, comm, src, dst, count, type, op, 0, nullptr}, stream);
+    EMU_HOLD();
+    switch (EMU_JUDGE("ncclCommRevoke", true)) {
+    case verdict::go: break;
+    case verdict::fail: return ncclInternalError;
+    case verdict::hang: comm->stuck = true;
+    }
+    if (!known(comm) || flags != NCCL_REVOKE_DEFAULT) return ncclInvalidArgument;
+    if (comm->is == phase::joining)
+        fault("ncclCommRevoke before the communicator has joined: the real one crashes");
+    stop(comm);
+    comm->is = phase::revoked;
+    comm->polls = 1 + order_draw(3);
+    return ncclInProgress;
 }

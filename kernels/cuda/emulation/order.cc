@@ -1,18 +1,41 @@
-/* kernels/cuda/emulation/order.cc - orders, and the faults they bring out. */
+/* kernels/cuda/emulation/order.cc - orders.  The environment's words, for programs that know nothing of the
+ * emulator, are read before main (emulation.h lists them). */
 #include "kernels/cuda/emulation/order.h"
 
-#include "kernels/cuda/emulation/fault.h"
+#include "kernels/cuda/emulation/clocks.h"
 
 #include <algorithm>
-#include <stdarg.h>
-#include <stdio.h>
-#include <string>
+#include <stdlib.h>
+#include <string.h>
 
 namespace emu
 {
 static dml_emu_order order = DML_EMU_FORWARD;
 static dml_emu_streams streams = DML_EMU_EAGER;
 static uint64_t draws = 1;
+static int devices = 8;
+
+static bool says(const char *variable, const char *word)
+{
+    const char *value = getenv(variable);
+    return value && strcmp(value, word) == 0;
+}
+
+__attribute__((constructor)) static void read_environment()
+{
+    if (says("DML_EMULATED_ORDER", "reverse")) order = DML_EMU_REVERSE;
+    if (says("DML_EMULATED_ORDER", "random")) order = DML_EMU_RANDOM;
+    if (says("DML_EMULATED_STREAMS", "lazy")) streams = DML_EMU_LAZY;
+    if (says("DML_EMULATED_STREAMS", "lottery")) streams = DML_EMU_LOTTERY;
+    const char *seed = getenv("DML_EMULATED_SEED"), *gpus = getenv("DML_EMULATED_GPUS");
+    if (seed) draws = strtoull(seed, nullptr, 10);
+    if (gpus) devices = std::min(static_cast<int>(strtol(gpus, nullptr, 10)), int{MAX_DEVICES});
+}
+
+int number_of_devices()
+{
+    return devices;
+}
 
 uint32_t order_draw(uint32_t n)
 {
@@ -42,20 +65,6 @@ dml_emu_streams order_of_streams()
     return streams;
 }
 
-enum { KEPT = 16, TEXT_BYTES = 320 };
-static char kept[KEPT][TEXT_BYTES];
-static int32_t faults;
-
-void fault(const char *fmt, ...)
-{
-    if (faults < KEPT) {
-        va_list ap;
-        va_start(ap, fmt);
-        vsnprintf(kept[faults], TEXT_BYTES, fmt, ap);
-        va_end(ap);
-    }
-    faults++;
-}
 } // namespace emu
 
 void dml_emu_setup(dml_emu_order order, dml_emu_streams streams, uint64_t seed)
@@ -63,25 +72,4 @@ void dml_emu_setup(dml_emu_order order, dml_emu_streams streams, uint64_t seed)
     emu::order = order;
     emu::streams = streams;
     emu::draws = seed;
-}
-
-int32_t dml_emu_faults(void)
-{
-    return emu::faults;
-}
-
-const char *dml_emu_fault(int32_t i)
-{
-    return i >= 0 && i < emu::KEPT && i < emu::faults ? emu::kept[i] : "";
-}
-
-namespace emu
-{
-void forget_error();
-}
-
-void dml_emu_clear(void)
-{
-    emu::faults = 0;
-    emu::forget_error();
 }

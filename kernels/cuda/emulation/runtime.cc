@@ -1,129 +1,23 @@
-/* kernels/cuda/emulation/runtime.cc - streams and events without threads.
+/* kernels/cuda/emulation/runtime.cc - devices, memory and copies of the emulated CUDA runtime.
  *
- * A call appends to its stream's list.  Eager streams run it at once; lazy ones when somebody asks whether
- * they are done; in the lottery every call also lets random streams take random steps.  A seed replays a
- * failure.  An event is a count of records: `record` gives the wait that follows its number, a wait step
- * blocks its stream until the event has come that far.
+ * Devices are alike and share the host's memory; what is theirs are streams, and being the current one of a
+ * thread.  Our code has no default stream; only cudaMemset runs there, which of device memory returns before
+ * it is done: its callers must wait for the device.
  */
-#include "kernels/cuda/emulation/block.h"
-#include "kernels/cuda/emulation/emulation.h"
-#include "kernels/cuda/emulation/fault.h"
-#include "kernels/cuda/emulation/host_step.h"
-#include "kernels/cuda/emulation/memory.h"
-#include "kernels/cuda/emulation/order.h"
 #include "kernels/cuda/emulation/stream.h"
 
-#include <deque>
-#include <set>
-#include <stdlib.h>
+#include "kernels/cuda/emulation/emulation.h"
+#include "kernels/cuda/emulation/fault.h"
+#include "kernels/cuda/emulation/memory.h"
+#include "kernels/cuda/emulation/order.h"
+
+#include <stdio.h>
 #include <string.h>
-#include <vector>
-
-struct CUevent_st {
-    uint64_t recorded, reached;
-};
-
-struct step {
-    std::function<void()> run;
-    std::function<bool()> ready; /* empty: at once */
-};
-
-struct CUstream_st {
-    std::deque<step> steps;
-};
-
-namespace emu
-{
-/* Streams and events live in lists so that a stale handle is an error. */
-std::recursive_mutex lock;
-static std::vector<CUstream_st *> streams;
-static std::set<CUevent_st *> events;
-static std::set<void *> host_blocks;
-static cudaError_t sticky = cudaSuccess;
-
-void forget_error()
-{
-    sticky = cudaSuccess;
-}
-
-/* Takes one step of `s` or, when it has to wait, of a stream not yet tried.  False: none can move. */
-static bool advance(CUstream_st *s, std::set<CUstream_st *> *tried)
-{
-    if (!tried->insert(s).second || s->steps.empty()) return false;
-    if (s->steps.front().ready && !s->steps.front().ready()) {
-        for (CUstream_st *other : streams)
-            if (advance(other, tried)) return true;
-        return false;
-    }
-    const step now = std::move(s->steps.front());
-    s->steps.pop_front();
-    if (now.run) now.run();
-    return true;
-}
-
-static bool advance(CUstream_st *s)
-{
-    std::set<CUstream_st *> tried;
-    return advance(s, &tried);
-}
-
-static void drain(CUstream_st *s)
-{
-    while (!s->steps.empty() && advance(s)) {
-    }
-}
-
-static void lottery()
-{
-    for (uint32_t n = order_draw(4); n > 0 && !streams.empty(); n--)
-        advance(streams[order_draw(static_cast<uint32_t>(streams.size()))]);
-}
-
-static bool known(CUstream_st *s)
-{
-    for (CUstream_st *each : streams)
-        if (each == s) return true;
-    return false;
-}
-
-static cudaError_t enqueue(CUstream_st *s, step next)
-{
-    if (sticky != cudaSuccess) return sticky;
-    if (!known(s)) return cudaErrorInvalidResourceHandle; /* also: no default stream in our code */
-    s->steps.push_back(std::move(next));
-    switch (order_of_streams()) {
-    case DML_EMU_EAGER: drain(s); break;
-    case DML_EMU_LAZY: break;
-    case DML_EMU_LOTTERY: lottery(); break;
-    }
-    return sticky;
-}
-
-cudaError_t launch(grid g, cudaStream_t stream)
-{
-    const std::lock_guard<std::recursive_mutex> hold(lock);
-    const uint64_t threads = static_cast<uint64_t>(g.threads.x) * g.threads.y * g.threads.z;
-    const uint64_t blocks = static_cast<uint64_t>(g.blocks.x) * g.blocks.y * g.blocks.z;
-    if (threads < 1 || threads > 1024 || threads % 32 != 0 || blocks < 1 || blocks > INT32_MAX ||
-        g.dynamic_bytes > 48 << 10)
-        return cudaErrorInvalidConfiguration;
-    const auto go = [g] {
-        if (sticky == cudaSuccess && !run(g)) sticky = cudaErrorLaunchFailure;
-    };
-    return enqueue(stream, {go, nullptr});
-}
-
-cudaError_t hold(cudaStream_t stream, std::function<void()> arrive, std::shared_ptr<bool> gate)
-{
-    const std::lock_guard<std::recursive_mutex> hold(lock);
-    const cudaError_t status = enqueue(stream, {std::move(arrive), nullptr});
-    return status == cudaSuccess ? enqueue(stream, {nullptr, [gate] { return *gate; }}) : status;
-}
-} // namespace emu
 
 using namespace emu;
 
-#define HOLD() const std::lock_guard<std::recursive_mutex> hold(lock)
+/* Of all devices of the process together. */
+static const size_t DEVICE_BYTES = size_t{8} << 30;
 
 const char *cudaGetErrorName(cudaError_t error)
 {
@@ -136,8 +30,10 @@ const char *cudaGetErrorName(cudaError_t error)
     return "unrecognized error code";
 }
 
+/* A failed launch says what the emulator found: that is what a person needs to read. */
 const char *cudaGetErrorString(cudaError_t error)
 {
+    if (error == cudaErrorLaunchFailure && dml_emu_faults() > 0) return dml_emu_fault(0);
     switch (error) {
 #define X(name, value, text) \
     case name: return text;
@@ -147,164 +43,187 @@ const char *cudaGetErrorString(cudaError_t error)
     return "unrecognized error code";
 }
 
+/* Gives the last error of this thread and forgets it, unless it sticks. */
 cudaError_t cudaGetLastError(void)
 {
-    HOLD();
-    return sticky;
+    EMU_HOLD();
+    const cudaError_t status = sticky != cudaSuccess ? sticky : last_error;
+    last_error = cudaSuccess;
+    return status;
 }
+
+cudaError_t cudaPeekAtLastError(void)
+{
+    EMU_HOLD();
+    return sticky != cudaSuccess ? sticky : last_error;
+}
+
+cudaError_t cudaDriverGetVersion(int *version)
+{
+    EMU_CALL(cudaDriverGetVersion);
+    *version = 13000;
+    return returned(cudaSuccess);
+}
+
+cudaError_t cudaRuntimeGetVersion(int *version)
+{
+    EMU_CALL(cudaRuntimeGetVersion);
+    *version = 13000;
+    return returned(cudaSuccess);
+}
+
+/* ---- devices ---- */
 
 cudaError_t cudaGetDeviceCount(int *count)
 {
-    *count = 1;
-    return cudaSuccess;
+    EMU_CALL(cudaGetDeviceCount);
+    *count = number_of_devices();
+    return returned(*count > 0 ? cudaSuccess : cudaErrorNoDevice);
 }
 
 cudaError_t cudaSetDevice(int device)
 {
-    return device == 0 ? cudaSuccess : cudaErrorInvalidDevice;
+    EMU_CALL(cudaSetDevice);
+    if (device < 0 || device >= number_of_devices()) return returned(cudaErrorInvalidDevice);
+    current_device = device;
+    return returned(cudaSuccess);
+}
+
+cudaError_t cudaGetDevice(int *device)
+{
+    EMU_CALL(cudaGetDevice);
+    *device = current_device;
+    return returned(cudaSuccess);
+}
+
+cudaError_t cudaGetDeviceProperties(struct cudaDeviceProp *out, int device)
+{
+    EMU_CALL(cudaGetDeviceProperties);
+    if (device < 0 || device >= number_of_devices()) return returned(cudaErrorInvalidDevice);
+    *out = {};
+    snprintf(out->name, sizeof out->name, "emulated GPU");
+    out->totalGlobalMem = DEVICE_BYTES;
+    out->major = 9;
+    out->multiProcessorCount = 4;
+    return returned(cudaSuccess);
+}
+
+cudaError_t cudaDeviceGetAttribute(int *value, enum cudaDeviceAttr attribute, int device)
+{
+    EMU_CALL(cudaDeviceGetAttribute);
+    if (device < 0 || device >= number_of_devices()) return returned(cudaErrorInvalidDevice);
+    switch (attribute) {
+    case cudaDevAttrMultiProcessorCount: *value = 4; return returned(cudaSuccess);
+    case cudaDevAttrMaxThreadsPerMultiProcessor: *value = 2048; return returned(cudaSuccess);
+    case cudaDevAttrComputeCapabilityMajor: *value = 9; return returned(cudaSuccess);
+    case cudaDevAttrComputeCapabilityMinor: *value = 0; return returned(cudaSuccess);
+    }
+    return returned(cudaErrorInvalidValue);
+}
+
+cudaError_t cudaDeviceGetPCIBusId(char *out, int bytes, int device)
+{
+    EMU_CALL(cudaDeviceGetPCIBusId);
+    if (device < 0 || device >= number_of_devices()) return returned(cudaErrorInvalidDevice);
+    if (bytes < 13) return returned(cudaErrorInvalidValue);
+    snprintf(out, static_cast<size_t>(bytes), "ffff:%02x:00.0", device); /* no machine has it */
+    return returned(cudaSuccess);
+}
+
+cudaError_t cudaMemGetInfo(size_t *free_bytes, size_t *total_bytes)
+{
+    EMU_CALL(cudaMemGetInfo);
+    *total_bytes = DEVICE_BYTES;
+    *free_bytes = DEVICE_BYTES - memory_live_bytes();
+    return returned(cudaSuccess);
 }
 
 cudaError_t cudaDeviceSynchronize(void)
 {
-    HOLD();
-    for (CUstream_st *s : streams)
-        drain(s);
-    return sticky;
+    EMU_CALL(cudaDeviceSynchronize);
+    const cudaError_t unsafe = unsafe_call();
+    return returned(unsafe != cudaSuccess ? unsafe : synchronize(current_device));
 }
+
+/* ---- memory ---- */
+
+/* The head of a call that allocates or frees. */
+#define MEMORY_CALL(name, on_failure)                                        \
+    EMU_HOLD();                                                              \
+    if (EMU_JUDGE(#name, false) != verdict::go) return returned(on_failure); \
+    const cudaError_t unsafe = unsafe_call();                                \
+    if (unsafe != cudaSuccess) return returned(unsafe);                      \
+    if (sticky != cudaSuccess) return sticky
 
 cudaError_t cudaMalloc(void **out, size_t bytes)
 {
-    HOLD();
-    if (sticky != cudaSuccess) return sticky;
-    *out = memory_new(bytes, false);
-    return *out ? cudaSuccess : cudaErrorMemoryAllocation;
-}
-
-/* As the real one: waits for the device first. */
-cudaError_t cudaFree(void *memory)
-{
-    HOLD();
-    cudaDeviceSynchronize();
-    if (!memory) return sticky;
-    if (!memory_live(memory)) return cudaErrorInvalidValue;
-    memory_free(memory);
-    return sticky;
+    MEMORY_CALL(cudaMalloc, cudaErrorMemoryAllocation);
+    *out = nullptr;
+    if (bytes > 0 && bytes <= DEVICE_BYTES - memory_live_bytes())
+        *out = memory_new(bytes, place_of_memory::device);
+    return returned(*out || bytes == 0 ? cudaSuccess : cudaErrorMemoryAllocation);
 }
 
 cudaError_t cudaHostAlloc(void **out, size_t bytes, unsigned flags)
 {
-    HOLD();
-    if (flags != cudaHostAllocDefault) return cudaErrorInvalidValue;
-    if (sticky != cudaSuccess) return sticky;
-    *out = aligned_alloc(4096, (bytes + 4095) / 4096 * 4096);
-    if (!*out) return cudaErrorMemoryAllocation;
-    memset(*out, 0xff, bytes);
-    host_blocks.insert(*out);
-    return cudaSuccess;
+    MEMORY_CALL(cudaHostAlloc, cudaErrorMemoryAllocation);
+    if (flags != cudaHostAllocDefault) return returned(cudaErrorInvalidValue);
+    *out = nullptr;
+    if (bytes > 0) *out = memory_new(bytes, place_of_memory::pinned);
+    return returned(*out || bytes == 0 ? cudaSuccess : cudaErrorMemoryAllocation);
+}
+
+/* As the real ones: nothing that is under way may still use it, so they wait for all of it. */
+static cudaError_t release(void *memory, place_of_memory where)
+{
+    if (!memory) return cudaSuccess;
+    if (!memory_live(memory, where)) return cudaErrorInvalidValue;
+    synchronize(current_device);
+    memory_free(memory);
+    return sticky;
+}
+
+cudaError_t cudaFree(void *memory)
+{
+    MEMORY_CALL(cudaFree, cudaErrorUnknown);
+    return returned(release(memory, place_of_memory::device));
 }
 
 cudaError_t cudaFreeHost(void *memory)
 {
-    HOLD();
-    cudaDeviceSynchronize();
-    if (!memory) return sticky;
-    if (host_blocks.erase(memory) == 0) return cudaErrorInvalidValue;
-    free(memory);
-    return sticky;
+    MEMORY_CALL(cudaFreeHost, cudaErrorUnknown);
+    return returned(release(memory, place_of_memory::pinned));
 }
 
 cudaError_t cudaMemset(void *memory, int value, size_t bytes)
 {
-    HOLD();
-    if (sticky != cudaSuccess) return sticky;
+    MEMORY_CALL(cudaMemset, cudaErrorUnknown);
+    const stamp_of_step before = clocks_enter(default_stream_step("cudaMemset"));
+    clocks_access(memory, bytes, true);
+    clocks_enter(before);
     memset(memory, value, bytes);
     return cudaSuccess;
 }
 
 cudaError_t cudaMemsetAsync(void *memory, int value, size_t bytes, cudaStream_t stream)
 {
-    HOLD();
-    return enqueue(stream, {[=] { memset(memory, value, bytes); }, nullptr});
+    EMU_QUEUED_CALL(cudaMemsetAsync, stream);
+    const auto set = [=] {
+        clocks_access(memory, bytes, true);
+        memset(memory, value, bytes);
+    };
+    return returned(enqueue(stream, {set, nullptr, "cudaMemsetAsync", {}, {}}));
 }
 
-cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, cudaMemcpyKind kind,
+cudaError_t cudaMemcpyAsync(void *dst, const void *src, size_t bytes, enum cudaMemcpyKind kind,
                             cudaStream_t stream)
 {
-    HOLD();
-    if (kind != cudaMemcpyDefault) return cudaErrorInvalidValue;
-    return enqueue(stream, {[=] { memcpy(dst, src, bytes); }, nullptr});
-}
-
-cudaError_t dml_emu_host_step(cudaStream_t stream, void (*step)(void *), void *arg)
-{
-    HOLD();
-    return enqueue(stream, {[=] { step(arg); }, nullptr});
-}
-
-cudaError_t cudaStreamCreateWithFlags(cudaStream_t *out, unsigned flags)
-{
-    HOLD();
-    if (flags != cudaStreamNonBlocking) return cudaErrorInvalidValue;
-    if (sticky != cudaSuccess) return sticky;
-    *out = new CUstream_st();
-    streams.push_back(*out);
-    return cudaSuccess;
-}
-
-cudaError_t cudaStreamDestroy(cudaStream_t stream)
-{
-    HOLD();
-    if (!known(stream)) return cudaErrorInvalidResourceHandle;
-    drain(stream);
-    for (size_t i = 0; i < streams.size(); i++)
-        if (streams[i] == stream) streams.erase(streams.begin() + static_cast<long>(i));
-    delete stream;
-    return sticky;
-}
-
-cudaError_t cudaStreamQuery(cudaStream_t stream)
-{
-    HOLD();
-    if (!known(stream)) return cudaErrorInvalidResourceHandle;
-    if (order_of_streams() == DML_EMU_LOTTERY) lottery();
-    advance(stream);
-    if (sticky != cudaSuccess) return sticky;
-    return stream->steps.empty() ? cudaSuccess : cudaErrorNotReady;
-}
-
-cudaError_t cudaStreamWaitEvent(cudaStream_t stream, cudaEvent_t event, unsigned flags)
-{
-    HOLD();
-    if (flags != 0) return cudaErrorInvalidValue;
-    if (events.count(event) == 0) return cudaErrorInvalidResourceHandle;
-    const uint64_t until = event->recorded;
-    return enqueue(stream, {nullptr, [=] { return event->reached >= until; }});
-}
-
-cudaError_t cudaEventCreateWithFlags(cudaEvent_t *out, unsigned flags)
-{
-    HOLD();
-    if (flags != cudaEventDisableTiming) return cudaErrorInvalidValue;
-    if (sticky != cudaSuccess) return sticky;
-    *out = new CUevent_st();
-    events.insert(*out);
-    return cudaSuccess;
-}
-
-cudaError_t cudaEventDestroy(cudaEvent_t event)
-{
-    HOLD();
-    if (events.count(event) == 0) return cudaErrorInvalidResourceHandle;
-    cudaDeviceSynchronize(); /* steps still hold it */
-    events.erase(event);
-    delete event;
-    return sticky;
-}
-
-cudaError_t cudaEventRecord(cudaEvent_t event, cudaStream_t stream)
-{
-    HOLD();
-    if (events.count(event) == 0) return cudaErrorInvalidResourceHandle;
-    const uint64_t number = ++event->recorded;
-    return enqueue(stream, {[=] { event->reached = number; }, nullptr});
+    EMU_QUEUED_CALL(cudaMemcpyAsync, stream);
+    if (kind != cudaMemcpyDefault) return returned(cudaErrorInvalidValue);
+    const auto copy = [=] {
+        clocks_access(src, bytes, false);
+        clocks_access(dst, bytes, true);
+        memmove(dst, src, bytes);
+    };
+    return returned(enqueue(stream, {copy, nullptr, "cudaMemcpyAsync", {}, {}}));
 }

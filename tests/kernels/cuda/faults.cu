@@ -1,7 +1,7 @@
 // tests/kernels/cuda/faults.cu - right but for one line each.  All compute out = in + 1, by detours.
 #include "tests/kernels/cuda/faults.h"
 
-#include <dml_cuda_target.h>
+#include "kernels/cuda/launch.cuh"
 
 enum { N = FAULT_ELEMS, THREADS = FAULT_THREADS };
 
@@ -150,6 +150,52 @@ static __global__ void misaligned(float *out, const float *in)
     out[own()] = in[own()] + (two == two ? 1.0f : 1.0f + in[0] * 0.0f);
 }
 
+// norm's sum over the rows of threads, all of 1 + 2 + .. + THREADS here.
+static __global__ void tree_unsynced(float *out, const float *in)
+{
+    __shared__ float s[THREADS];
+    const int t = static_cast<int>(threadIdx.x);
+    s[t] = static_cast<float>(t + 1);
+    __syncthreads();
+    for (int half = THREADS / 2; half > 0; half /= 2)
+        if (t < half) s[t] += s[t + half];
+    __syncthreads();
+    const float want = static_cast<float>(THREADS * (THREADS + 1) / 2);
+    out[own()] = s[0] == want ? in[own()] + 1.0f : NAN;
+}
+
+// layout's tile of 8 x 8.
+static __global__ void tile_turned(float *out, const float *in)
+{
+    DYN_SHARED(float, tile);
+    const int t = static_cast<int>(threadIdx.x), turned = t % 8 * 8 + t / 8;
+    tile[t] = in[own()];
+    const float other = tile[turned];
+    out[own()] = other == in[own() - t + turned] ? in[own()] + 1.0f : NAN;
+}
+
+// pool's gradient, scattered: every cell is under two windows.
+static __global__ void scatter_add(float *out, const float *in)
+{
+    const int next = own() + 1 < N ? own() + 1 : 0;
+    out[own()] += in[own()];
+    out[next] += in[next] + 1.0f - in[next];
+}
+
+static __global__ void pack_past_global(float *out, const float *in)
+{
+    float v[4];
+    load<4>(v, in, own() / 4 * 4 + (own() == N - 1 ? 4 : 0), N, true);
+    out[own()] = own() == N - 1 ? in[own()] + 1.0f : v[own() % 4] + 1.0f;
+}
+
+static __global__ void pack_misaligned(float *out, const float *in)
+{
+    float v[4] = {};
+    if (own() == 0) load<4>(v, in, 1, N, true);
+    out[own()] = own() == 0 ? v[0] + in[0] - in[1] + 1.0f : in[own()] + 1.0f;
+}
+
 static __global__ void float_atomics(float *out, const float *in)
 {
     if (own() == 0) atomicAdd(out, 0.0f);
@@ -192,4 +238,9 @@ LAUNCHER(early_return)
 LAUNCHER(branch_shuffle)
 LAUNCHER(partial_mask)
 LAUNCHER(misaligned)
+LAUNCHER(tree_unsynced)
+LAUNCHER(tile_turned)
+LAUNCHER(scatter_add)
+LAUNCHER(pack_past_global)
+LAUNCHER(pack_misaligned)
 LAUNCHER(float_atomics)

@@ -25,7 +25,12 @@ enum { FAULT_ELEMS = 256, FAULT_BLOCKS = 4, FAULT_THREADS = FAULT_ELEMS / FAULT_
     X(early_return,      true,  true,  true,  true,  true)  /* some threads skip a barrier          */ \
     X(branch_shuffle,    true,  true,  true,  true,  true)  /* half a warp skips a shuffle          */ \
     X(partial_mask,      true,  true,  true,  true,  true)  /* a shuffle of 16 lanes                */ \
-    X(misaligned,        false, false, false, false, true)  /* an 8-byte load at 4 bytes            */
+    X(misaligned,        false, false, false, false, true)  /* an 8-byte load at 4 bytes            */ \
+    X(tree_unsynced,     true,  false, true,  true,  false) /* halves added without a barrier between */ \
+    X(tile_turned,       true,  true,  true,  true,  true)  /* a tile read by columns, no barrier   */ \
+    X(scatter_add,       false, false, false, true,  false) /* windows add to the cells they share  */ \
+    X(pack_past_global,  false, false, false, true,  true)  /* 16 bytes read over the end           */ \
+    X(pack_misaligned,   false, false, false, false, true)  /* 16 bytes read off their border       */
 /* clang-format on */
 
 #if defined(__cplusplus)

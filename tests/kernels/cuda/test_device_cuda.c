@@ -5,6 +5,8 @@
 #include "kernels/cuda/device_cuda.h"
 #include "kernels/cuda/emulation/emulation.h"
 #include "kernels/cuda/emulation/host_step.h"
+#include "kernels/cuda/numa.h"
+#include "tests/kernels/device_contract.h"
 
 #include <stdlib.h>
 
@@ -59,6 +61,17 @@ static void every_way(void (*body)(void))
         body();
         DML_CHECK_EQ(0, dml_emu_faults());
     }
+}
+
+static void promises(void)
+{
+    device_contract(api);
+}
+
+static void it_keeps_the_contract_of_a_device(void **state)
+{
+    (void)state;
+    every_way(promises);
 }
 
 static void ordered_by_an_event(void)
@@ -186,6 +199,99 @@ static void waits_end_at_the_deadline_and_at_the_abort_flag(void **state)
     api->close(device);
 }
 
+static void await_ends_at_its_deadline_and_at_the_abort_flag(void **state)
+{
+    (void)state;
+    dml_emu_setup(DML_EMU_FORWARD, DML_EMU_LAZY, 1);
+    dml_abort abort = {0};
+    dml_device *device = open_device(&abort);
+    dml_queue *queue = open_queue(device, "slow");
+    dml_event *event = NULL;
+    DML_CHECK_OK(api->event_open(device, &event));
+    int clock = 0;
+    mark many[200];
+    for (int i = 0; i < 200; i++) {
+        many[i] = (mark){queue, &clock, 0};
+        DML_CHECK_OK(api->submit(queue, enqueue_tick, &many[i]));
+    }
+    DML_CHECK_OK(api->record(queue, event));
+    DML_CHECK_FAILS(DML_ERR_PEER, "an event of queue 'slow' of device 0 is not done",
+                    api->await(event, 0));
+    atomic_store(&abort.raised, 1);
+    DML_CHECK_FAILS(DML_ERR_PEER, "the run is being stopped", api->await(event, INT64_MAX));
+    atomic_store(&abort.raised, 0);
+    DML_CHECK_OK(api->await(event, INT64_MAX));
+    DML_CHECK_EQ(200, clock);
+    api->event_close(event);
+    api->queue_close(queue);
+    api->close(device);
+}
+
+/* A capture that does what must not be done in one fails with the call's name, and leaves the queue usable. */
+static dml_err allocate(void *arg)
+{
+    const mark *m = arg;
+    (void)m;
+    void *memory = NULL;
+    return DML_CUDA(cudaMalloc, (&memory, 64), "64 bytes in a capture");
+}
+
+static void a_capture_that_allocates_fails_and_the_queue_goes_on(void **state)
+{
+    (void)state;
+    dml_emu_setup(DML_EMU_FORWARD, DML_EMU_EAGER, 1);
+    dml_device *device = open_device(NULL);
+    dml_queue *queue = open_queue(device, "q");
+    int clock = 0;
+    mark m = {queue, &clock, 0};
+    dml_replay *replay = NULL;
+    DML_CHECK_FAILS(DML_ERR_PEER, "cudaMalloc (64 bytes in a capture)",
+                    api->capture(queue, allocate, &m, &replay));
+    DML_CHECK_OK(api->submit(queue, enqueue_tick, &m));
+    DML_CHECK_OK(api->capture(queue, enqueue_tick, &m, &replay));
+    DML_CHECK_OK(api->sync(queue, INT64_MAX));
+    DML_CHECK_EQ(1, clock);
+    DML_CHECK_OK(api->replay(queue, replay));
+    DML_CHECK_OK(api->replay(queue, replay));
+    DML_CHECK_OK(api->sync(queue, INT64_MAX));
+    DML_CHECK_EQ(3, clock);
+    api->replay_close(replay);
+    api->queue_close(queue);
+    api->close(device);
+}
+
+static cpu_set_t cpus_of(int first, int last)
+{
+    cpu_set_t set;
+    CPU_ZERO(&set);
+    for (int i = first; i <= last; i++)
+        CPU_SET((size_t)i, &set);
+    return set;
+}
+
+static void threads_stay_on_those_of_their_cpus_that_are_near(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *list;
+        bool narrows;
+        int first, last; /* of 0-15, when it narrows */
+    } row[] = {
+        {"0-7,32-39\n", true, 0, 7}, {"12", true, 12, 12},    {"8-2000\n", true, 8, 15},
+        {"0-15\n", false, 0, 0},     {"0-63\n", false, 0, 0}, /* one node */
+        {"16-31\n", false, 0, 0},                             /* not ours */
+        {"\n", false, 0, 0},         {"", false, 0, 0},       {"a", false, 0, 0},
+        {"3-", false, 0, 0},         {"5-4", false, 0, 0},    {"0-3;", false, 0, 0},
+    };
+    for (size_t i = 0; i < sizeof row / sizeof *row; i++) {
+        const cpu_set_t all = cpus_of(0, 15);
+        cpu_set_t cpus = all;
+        if (dml_numa_narrow(row[i].list, &cpus) != row[i].narrows) fail_msg("'%s'", row[i].list);
+        const cpu_set_t want = row[i].narrows ? cpus_of(row[i].first, row[i].last) : all;
+        if (!CPU_EQUAL(&want, &cpus)) fail_msg("'%s' leaves other CPUs", row[i].list);
+    }
+}
+
 static void errors_name_call_operation_and_cause(void **state)
 {
     (void)state;
@@ -197,9 +303,9 @@ static void errors_name_call_operation_and_cause(void **state)
                     "memory (cudaErrorMemoryAllocation)",
                     api->alloc(device, INT64_C(100) << 40, &memory));
     DML_CHECK_FAILS(DML_ERR_BUG, "-1 bytes", api->alloc(device, -1, &memory));
-    const dml_device_config second = {.index = 1, .threads = 1, .queue_capacity = 1};
+    const dml_device_config absent = {.index = 99, .threads = 1, .queue_capacity = 1};
     dml_device *other = NULL;
-    DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "CUDA device 1 of 1", api->open(&second, &other));
+    DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "CUDA device 99 of", api->open(&absent, &other));
     api->close(device);
 }
 
@@ -210,6 +316,10 @@ int main(void)
         cmocka_unit_test(copies_keep_queue_order_and_fresh_memory_is_zero),
         cmocka_unit_test(the_first_failure_sticks_and_goes_with_events),
         cmocka_unit_test(waits_end_at_the_deadline_and_at_the_abort_flag),
+        cmocka_unit_test(it_keeps_the_contract_of_a_device),
+        cmocka_unit_test(await_ends_at_its_deadline_and_at_the_abort_flag),
+        cmocka_unit_test(a_capture_that_allocates_fails_and_the_queue_goes_on),
+        cmocka_unit_test(threads_stay_on_those_of_their_cpus_that_are_near),
         cmocka_unit_test(errors_name_call_operation_and_cause),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

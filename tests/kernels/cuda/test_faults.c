@@ -44,7 +44,8 @@ static int run_case(const fault_case *f, dml_emu_order order)
     const size_t bytes = FAULT_ELEMS * sizeof(float);
     if (cudaStreamCreateWithFlags(&stream, cudaStreamNonBlocking) != cudaSuccess ||
         cudaMalloc((void **)&in, bytes) != cudaSuccess ||
-        cudaMalloc((void **)&out, bytes) != cudaSuccess || cudaMemset(out, 0, bytes) != cudaSuccess)
+        cudaMalloc((void **)&out, bytes) != cudaSuccess ||
+        cudaMemset(out, 0, bytes) != cudaSuccess || cudaDeviceSynchronize() != cudaSuccess)
         abort();
     for (int i = 0; i < FAULT_ELEMS; i++)
         in[i] = (float)(i + 1);

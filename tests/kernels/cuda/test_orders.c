@@ -50,7 +50,7 @@ static dml_err forward(step *s)
                      dy = matrix(a->dy, ROWS, CLASSES), loss = vector(a->loss, DML_F64, 1),
                      correct = vector(a->correct, DML_I32, 1),
                      labels = vector(a->labels, DML_I32, ROWS);
-    const dml_dropout drop = {.rate = 0.25f, .key = 99, .step = 3, .first_sample = 40};
+    const dml_dropout drop = {.rate = 0.25f, .key = 99, .first_sample = 40};
     DML_TRY(s->k->linear_fwd(s->context, &h, &x, &w1, &b1));
     DML_TRY(s->k->relu_fwd(s->context, &h, &h));
     DML_TRY(s->k->dropout(s->context, &drop, &mask, &h));
@@ -66,7 +66,7 @@ static dml_err backward(step *s)
                      dy = matrix(a->dy, ROWS, CLASSES), dh = matrix(a->dh, ROWS, MIDDLE),
                      dw1 = matrix(a->dw1, MIDDLE, IN), db1 = vector(a->db1, DML_F32, MIDDLE),
                      dw2 = matrix(a->dw2, CLASSES, MIDDLE), db2 = vector(a->db2, DML_F32, CLASSES);
-    const dml_dropout drop = {.rate = 0.25f, .key = 99, .step = 3, .first_sample = 40};
+    const dml_dropout drop = {.rate = 0.25f, .key = 99, .first_sample = 40};
     DML_TRY(s->k->linear_bwd_weight(s->context, &dw2, &db2, &dy, &mask));
     DML_TRY(s->k->linear_bwd_input(s->context, &dh, &dy, &w2));
     DML_TRY(s->k->dropout(s->context, &drop, &dh, &dh));
@@ -99,6 +99,8 @@ static dml_err update(step *s)
 
 static dml_err run(void *arg)
 {
+    const step *s = arg;
+    DML_TRY(s->k->begin_step(s->context, &(dml_step_words){.step = 3, .loss_scale = 1.0f}));
     DML_TRY(forward(arg));
     DML_TRY(backward(arg));
     return update(arg);
@@ -253,6 +255,7 @@ static void a_step_is_the_references_up_to_rounding(void **state)
     DML_CHECK_OK(g.backend->device->submit(g.queue, run, &s));
     DML_CHECK_OK(g.backend->device->sync(g.queue, INT64_MAX));
     step r = {&dml_ref_kernels, NULL, make_memory(host_alloc, NULL)};
+    DML_CHECK_OK(r.k->open(NULL, NULL, &(dml_kctx_config){.threads = 1}, &r.context));
     DML_CHECK_OK(run(&r));
     check_close("dy", r.at.dy, s.at.dy, ROWS * CLASSES);
     check_close("db1", r.at.db1, s.at.db1, MIDDLE);
@@ -261,6 +264,7 @@ static void a_step_is_the_references_up_to_rounding(void **state)
     check_close("b2", r.at.b2, s.at.b2, CLASSES);
     DML_CHECK(fabs(*r.at.loss - *s.at.loss) < 1e-4);
     DML_CHECK_EQ(*r.at.correct, *s.at.correct);
+    r.k->close(r.context);
     free_host(&r.at);
     gpu_close(&g);
 }

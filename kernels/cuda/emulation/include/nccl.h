@@ -7,6 +7,11 @@
 
 #include <cuda_runtime_api.h>
 
+#include <limits.h>
+
+#define NCCL_VERSION(major, minor, patch) ((major)*10000 + (minor)*100 + (patch))
+#define NCCL_VERSION_CODE                 NCCL_VERSION(2, 28, 9)
+
 typedef struct ncclComm *ncclComm_t;
 
 typedef struct ncclUniqueId {
@@ -31,32 +36,55 @@ typedef enum {
     ncclInt32 = 2,
     ncclUint32 = 3,
     ncclInt64 = 4,
+    ncclFloat16 = 6,
     ncclFloat = 7,
     ncclDouble = 8,
+    ncclBfloat16 = 9,
     ncclNumTypes = 12
 } ncclDataType_t;
 
+#define NCCL_CONFIG_UNDEF_INT INT_MIN
+#define NCCL_CONFIG_UNDEF_PTR NULL
+#define NCCL_REVOKE_DEFAULT   0x00
+
 typedef struct ncclConfig {
-    unsigned magic;
-    int blocking;
+    size_t size;
+    unsigned magic, version;
+    int blocking, cgaClusterSize, minCTAs, maxCTAs;
+    const char *netName;
+    int splitShare, trafficClass;
+    const char *commName;
+    int collnetEnable, CTAPolicy, shrinkShare, nvlsCTAs, nChannelsPerNetPeer, nvlinkCentricSched;
 } ncclConfig_t;
-#define NCCL_CONFIG_INITIALIZER \
-    {                           \
-        0xcafebeef, 1           \
-    }
+
+/* clang-format off */
+#define NCCL_CONFIG_INITIALIZER                                                               \
+    {sizeof(ncclConfig_t), 0xcafebeef, NCCL_VERSION_CODE,                                     \
+     NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, \
+     NCCL_CONFIG_UNDEF_PTR,                                                                   \
+     NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT,                                            \
+     NCCL_CONFIG_UNDEF_PTR,                                                                   \
+     NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT, \
+     NCCL_CONFIG_UNDEF_INT, NCCL_CONFIG_UNDEF_INT}
+/* clang-format on */
 
 #if defined(__cplusplus)
 extern "C" {
 #endif
+ncclResult_t ncclGetVersion(int *version);
 const char *ncclGetErrorString(ncclResult_t result);
 const char *ncclGetLastError(ncclComm_t comm);
 ncclResult_t ncclGetUniqueId(ncclUniqueId *id);
 ncclResult_t ncclCommInitRankConfig(ncclComm_t *comm, int n_ranks, ncclUniqueId id, int rank,
                                     ncclConfig_t *config);
 ncclResult_t ncclCommGetAsyncError(ncclComm_t comm, ncclResult_t *error);
+ncclResult_t ncclCommCount(const ncclComm_t comm, int *count);
 ncclResult_t ncclCommFinalize(ncclComm_t comm);
 ncclResult_t ncclCommDestroy(ncclComm_t comm);
 ncclResult_t ncclCommAbort(ncclComm_t comm);
+ncclResult_t ncclCommRevoke(ncclComm_t comm, int flags);
+ncclResult_t ncclGroupStart(void);
+ncclResult_t ncclGroupEnd(void);
 ncclResult_t ncclSend(const void *src, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,
                       cudaStream_t stream);
 ncclResult_t ncclRecv(void *dst, size_t count, ncclDataType_t type, int peer, ncclComm_t comm,

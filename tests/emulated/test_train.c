@@ -1,0 +1,141 @@
+/* tests/emulated/test_train.c - whole trainings on emulated GPUs.
+ *
+ *   test_train [SEED]     threads, blocks and streams in random order by this seed; else forward, eager
+ */
+#include "tests/support/test.h"
+
+#include "kernels/cuda/emulation/emulation.h"
+#include "tests/support/layouts.h"
+
+#include <math.h>
+#include <stdlib.h>
+
+#define SPEC(name) DML_SOURCE_DIR "/tests/specs/" name ".yaml"
+
+static const layout two_by_two = {"2", "2", "1f1b", "1"};
+
+static void expect_no_faults(void)
+{
+    for (int32_t i = 0; i < dml_emu_faults() && dml_emu_fault(i)[0]; i++)
+        print_message("%s\n", dml_emu_fault(i));
+    DML_CHECK_EQ(0, dml_emu_faults());
+}
+
+static double apart(double a, double b)
+{
+    return fabs(a - b) / fmax(fabs(a), 1e-30);
+}
+
+/* The same run on the CPU backend and here, at 2 x 2: losses of all steps, the test's too. */
+static void expect_near(const char *spec, const char *const *extra)
+{
+    const char *overrides[16];
+    int n = 0;
+    while (extra[n]) {
+        overrides[n] = extra[n];
+        n++;
+    }
+    overrides[n + 1] = NULL;
+    overrides[n] = "parallelism.backend=cpu";
+    const run_result cpu = run_layout(spec, &two_by_two, overrides);
+    overrides[n] = "parallelism.backend=cuda";
+    const run_result gpu = run_layout(spec, &two_by_two, overrides);
+    expect_no_faults();
+    double worst = apart(cpu.eval.loss, gpu.eval.loss);
+    DML_CHECK_EQ(cpu.steps, gpu.steps);
+    for (int64_t i = 0; i < cpu.steps; i++)
+        worst = fmax(worst, apart(cpu.step[i].loss, gpu.step[i].loss));
+    print_message("%lld steps, losses at most %.1e apart\n", (long long)cpu.steps, worst);
+    DML_CHECK(worst < 1e-4);
+}
+
+static void an_mlp_learns_as_on_the_cpu(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.max_steps=20", NULL};
+    expect_near(SPEC("emulated-mlp"), extra);
+}
+
+static void vgg8_learns_as_on_the_cpu(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.numerics=fast",
+                                        "training.max_steps=2",
+                                        "training.global_batch_size=4",
+                                        "training.micro_batch_size=1",
+                                        "data.samples=8",
+                                        "data.test_samples=2",
+                                        NULL};
+    expect_near(SPEC("vgg8-synthetic"), extra);
+}
+
+static void resnet20_learns_as_on_the_cpu(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {
+        "training.numerics=fast",       "training.max_steps=2",
+        "training.global_batch_size=4", "training.micro_batch_size=1",
+        "model.input=[1, 8, 8]",        "data.samples=8",
+        "data.test_samples=2",          NULL};
+    expect_near(SPEC("resnet20-synthetic"), extra);
+}
+
+static const layout layouts[] = {
+    {"1", "1", "1f1b", "1"},          {"2", "1", "gpipe", "1"}, {"2", "2", "1f1b", "1"},
+    {"1", "4", "1f1b", "1"},          {"3", "2", "1f1b", "1"},  {"2", "2", "sequential", "1"},
+    {"3", "1", "gpipe_reverse", "1"},
+};
+enum { LAYOUTS = sizeof layouts / sizeof *layouts };
+
+static void exact_mode_has_one_hash_over_layouts(void **state)
+{
+    (void)state;
+    static const char *const mlp[] = {"training.numerics=exact", "data.last_batch=short", NULL};
+    expect_all_same(SPEC("emulated-mlp"), layouts, LAYOUTS, mlp);
+    expect_no_faults();
+}
+
+static void exact_mode_of_convolutions_too(void **state)
+{
+    (void)state;
+    static const char *const cnn[] = {"parallelism.backend=cuda", "training.max_steps=2", NULL};
+    expect_all_same(SPEC("tiny-cnn"), layouts, 4, cnn);
+    expect_no_faults();
+}
+
+static void low_precision_has_one_hash_too(void **state)
+{
+    (void)state;
+    static const char *const bf16[] = {"training.numerics=exact", "training.precision=bf16", NULL};
+    static const char *const fp16[] = {"training.numerics=exact", "training.precision=fp16", NULL};
+    expect_all_same(SPEC("emulated-mlp"), layouts, 3, bf16);
+    expect_all_same(SPEC("emulated-mlp"), layouts, 3, fp16);
+    expect_no_faults();
+}
+
+static void every_layer_may_be_a_bucket(void **state)
+{
+    (void)state;
+    static const char *const small[] = {"training.numerics=exact", "comm.first_bucket_bytes=1",
+                                        "comm.bucket_bytes=1", NULL};
+    static const char *const whole[] = {"training.numerics=exact", NULL};
+    const run_result a = run_layout(SPEC("emulated-mlp"), &two_by_two, whole);
+    const run_result b = run_layout(SPEC("emulated-mlp"), &two_by_two, small);
+    expect_same(&a, &b, &two_by_two);
+    expect_no_faults();
+}
+
+int main(int argc, char **argv)
+{
+    if (argc > 1) dml_emu_setup(DML_EMU_RANDOM, DML_EMU_LOTTERY, strtoull(argv[1], NULL, 10));
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(an_mlp_learns_as_on_the_cpu),
+        cmocka_unit_test(vgg8_learns_as_on_the_cpu),
+        cmocka_unit_test(resnet20_learns_as_on_the_cpu),
+        cmocka_unit_test(exact_mode_has_one_hash_over_layouts),
+        cmocka_unit_test(exact_mode_of_convolutions_too),
+        cmocka_unit_test(low_precision_has_one_hash_too),
+        cmocka_unit_test(every_layer_may_be_a_bucket),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
