@@ -1,10 +1,10 @@
 /* engine/dml_plan.c - prints the plan and draws the schedule; no device, no training. */
 #include "engine/plan.h"
 #include "engine/plan_compare.h"
+#include "engine/plan_order.h"
 #include "schedule/csv.h"
 #include "schedule/draw.h"
 #include "schedule/draw_svg.h"
-#include "schedule/schedule.h"
 #include "schedule/sim.h"
 #include "schedule/text.h"
 
@@ -163,16 +163,17 @@ static void print(dml_str *text)
     dml_str_free(text);
 }
 
-static dml_err print_summary(const command_line *c, const dml_plan *p, const dml_sim *sim)
+static void print_summary(const command_line *c, const dml_plan *p, const dml_sim *sim)
 {
     const dml_spec *spec = p->spec;
-    const dml_schedule *schedule;
-    DML_TRY(dml_schedule_find(spec->parallelism.schedule, &schedule));
+    dml_arena arena = {0};
     char each[48] = "";
     if (p->stages > p->ranks)
         snprintf(each, sizeof each, ", %d stages on each rank", p->stages / p->ranks);
     printf("%s: pp %d x dp %d = %d workers%s, schedule %s (%s)\n", spec->run.name, p->ranks,
-           p->replicas, p->workers, each, schedule->name, schedule->doc);
+           p->replicas, p->workers, each, spec->parallelism.schedule,
+           dml_plan_order_doc(spec, &arena));
+    dml_arena_free(&arena);
     printf("batch %d = %d samples x %d micro-batches, %d on each replica\n\n",
            spec->training.global_batch_size, spec->training.micro_batch_size, p->mbs,
            p->mbs / p->replicas);
@@ -181,7 +182,8 @@ static dml_err print_summary(const command_line *c, const dml_plan *p, const dml
     printf("\n%s: %.3f ms%s\n\n", c->eval ? "evaluation round" : "step",
            (double)sim->makespan_ns * 1e-6,
            p->cost_is_exact ? " (delay layers: exact)" : " at an assumed 50 GFLOP/s; not measured");
-    return DML_ERR_OK;
+    if (p->bound_ns > 0 && !c->eval)
+        printf("lower bound of the compute part: %.3f ms\n\n", (double)p->bound_ns * 1e-6);
 }
 
 static dml_err print_simulated(const command_line *c, const dml_plan *p, const dml_program *program)
@@ -189,16 +191,14 @@ static dml_err print_simulated(const command_line *c, const dml_plan *p, const d
     dml_sim sim;
     dml_str out = {0};
     DML_TRY(dml_simulate(program, &p->cost, &sim));
-    dml_err err = c->form == FORM_SUMMARY ? print_summary(c, p, &sim) : DML_ERR_OK;
-    if (err == DML_ERR_OK) {
-        if (c->form == FORM_SVG)
-            dml_draw_svg(program, &sim, p->spec->run.name, SVG_PIXELS, &out);
-        else
-            dml_draw_text(program, &sim, c->width, &out);
-        print(&out);
-    }
+    if (c->form == FORM_SUMMARY) print_summary(c, p, &sim);
+    if (c->form == FORM_SVG)
+        dml_draw_svg(program, &sim, p->spec->run.name, SVG_PIXELS, &out);
+    else
+        dml_draw_text(program, &sim, c->width, &out);
+    print(&out);
     dml_sim_free(&sim);
-    return err;
+    return DML_ERR_OK;
 }
 
 static dml_err print_plan(const command_line *c, const dml_spec *spec)
@@ -225,8 +225,7 @@ static dml_err print_comparison(const dml_spec *spec)
 {
     dml_str out = {0};
     const dml_err err = dml_plan_compare(spec, &out);
-    if (err == DML_ERR_OK) fputs(dml_str_text(&out), stdout);
-    dml_str_free(&out);
+    print(&out);
     return err;
 }
 

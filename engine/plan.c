@@ -3,6 +3,7 @@
 
 #include "engine/chunk_bucket.h"
 #include "engine/chunk_sum.h"
+#include "engine/plan_order.h"
 #include "schedule/check.h"
 #include "schedule/lower.h"
 #include "schedule/schedule.h"
@@ -166,13 +167,8 @@ static dml_err lower_checked(const dml_program *order, const dml_cost *cost, dml
 /* The order of all replicas, before it is lowered, in plan->train: whose routes the costs need. */
 static dml_err make_order(dml_plan *plan)
 {
-    const dml_schedule *schedule;
-    DML_TRY(dml_schedule_find(plan->spec->parallelism.schedule, &schedule));
-    const dml_schedule_args args = {.stages = plan->ranks,
-                                    .virtual_stages = plan->stages / plan->ranks,
-                                    .mbs = plan->mbs / plan->replicas};
     dml_program one = {0};
-    DML_TRY(dml_schedule_build(schedule, &args, &one));
+    DML_TRY(dml_plan_order(plan, &one, &plan->bound_ns));
     const dml_err err = dml_expand_replicas(&one, plan->replicas, plan->mbs, &plan->train);
     dml_program_free(&one);
     return err;
@@ -190,6 +186,21 @@ static dml_err make_programs(dml_plan *plan)
     dml_program_free(&order);
     dml_program_free(&forward);
     return err;
+}
+
+/* A worker that holds more than the spec allows is a mistake of the spec, known before a device is touched. */
+static dml_err check_memory(const dml_plan *plan)
+{
+    const int64_t most = plan->spec->parallelism.memory_bytes;
+    for (int32_t w = 0; w < plan->workers && most > 0; w++) {
+        const int64_t bytes = dml_plan_worker_bytes(plan, w);
+        if (bytes <= most) continue;
+        return dml_spec_fail(
+            plan->spec, dml_spec_place(plan->spec, "parallelism.memory"), "parallelism.memory",
+            "worker %d holds %.2f MiB under %s, parallelism.memory is %.2f MiB", w,
+            (double)bytes / 0x1p20, plan->spec->parallelism.schedule, (double)most / 0x1p20);
+    }
+    return DML_ERR_OK;
 }
 
 static dml_err make(dml_plan *plan)
@@ -211,7 +222,8 @@ static dml_err make(dml_plan *plan)
     DML_TRY(make_cost(plan));
     DML_TRY(make_order(plan));
     DML_TRY(price_all_buckets(plan));
-    return make_programs(plan);
+    DML_TRY(make_programs(plan));
+    return check_memory(plan);
 }
 
 dml_err dml_plan_make(const dml_spec *spec, dml_plan *out)

@@ -19,8 +19,9 @@ typedef struct dml_plan {
     int32_t *stage_begin;    /* [stages + 1] first layer of each stage */
     dml_program train, eval; /* lowered and checked */
     dml_cost cost;           /* what the planner assumed: delays as given, the rest from flops */
-    bool cost_is_exact;      /* at least 99 % of the time is in delay layers */
-    dml_arena arena;         /* owns the tables */
+    int64_t bound_ns;   /* schedule auto: no order over the same placement is shorter; else 0 */
+    bool cost_is_exact; /* at least 99 % of the time is in delay layers */
+    dml_arena arena;    /* owns the tables */
 } dml_plan;
 
 /* DML_ERR_SPEC  no such schedule, cut or division of micro-batches: the text says what would do

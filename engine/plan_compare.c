@@ -1,6 +1,7 @@
 /* engine/plan_compare.c - plans the spec once for each schedule; a row is read off its program. */
 #include "engine/plan_compare.h"
 
+#include "engine/plan_order.h"
 #include "schedule/schedule.h"
 #include "schedule/sim.h"
 
@@ -60,23 +61,30 @@ static dml_err measure(const dml_plan *p, figures *out)
     return DML_ERR_OK;
 }
 
-/* The first line of the trail, without where in our sources it was written. */
+/* What follows `mark` and then `colon` in the first line of `text`, if both are there. */
+static const char *after(const char *text, const char *mark, const char *colon)
+{
+    const char *found = strstr(text, mark), *end = found ? strstr(found, colon) : NULL;
+    return end && end < text + strcspn(text, "\n") ? end + strlen(colon) : text;
+}
+
+/* The first line of the trail, without where in our sources or in the spec it was found. */
 static void append_reason(dml_str *out)
 {
-    const char *text = dml_err_trail(), *at = strstr(text, ": ");
-    if (at && memchr(text, '.', (size_t)(at - text))) text = at + 2;
+    const char *text = after(dml_err_trail(), ".c:", ": ");
+    text = after(text, "error", ": ");
+    text = after(text, "override '", "': ");
     dml_str_printf(out, "  -  %.*s\n", (int)strcspn(text, "\n"), text);
 }
 
-static bool append_row(const dml_spec *spec, const dml_schedule *schedule, int32_t virtual_stages,
+static bool append_row(const dml_spec *spec, const char *schedule, int32_t virtual_stages,
                        dml_str *out)
 {
     dml_spec variant = *spec; /* borrows everything; never freed */
-    variant.parallelism.schedule = schedule->name;
+    variant.parallelism.schedule = schedule;
     variant.parallelism.virtual_stages = virtual_stages;
     char name[40];
-    snprintf(name, sizeof name, virtual_stages > 1 ? "%s x%d" : "%s", schedule->name,
-             virtual_stages);
+    snprintf(name, sizeof name, virtual_stages > 1 ? "%s x%d" : "%s", schedule, virtual_stages);
     dml_str_printf(out, "%-20s", name);
     dml_plan plan = {0};
     figures f = {0};
@@ -102,12 +110,13 @@ dml_err dml_plan_compare(const dml_spec *spec, dml_str *out)
     dml_str_printf(out, "%-20s %10s %8s %12s %6s %7s %10s %10s\n", "schedule", "step ms", "bubble",
                    "MiB/worker", "stash", "weights", "sent MiB", "reduce MiB");
     for (int32_t k = 0; k < n; k++) {
-        if (asked == 1 || !all[k]->many_chunks) any |= append_row(spec, all[k], 1, out);
+        if (asked == 1 || !all[k]->many_chunks) any |= append_row(spec, all[k]->name, 1, out);
         if (all[k]->many_chunks && spec->parallelism.split != DML_SPLIT_LIST)
-            any |= append_row(spec, all[k], asked > 1 ? asked : 2, out);
+            any |= append_row(spec, all[k]->name, asked > 1 ? asked : 2, out);
         else if (all[k]->many_chunks && asked > 1)
-            any |= append_row(spec, all[k], asked, out);
+            any |= append_row(spec, all[k]->name, asked, out);
     }
-    if (!any) DML_FAIL(DML_ERR_SPEC, "no schedule fits:\n%s", dml_str_text(out));
+    any |= append_row(spec, DML_ORDER_AUTO, asked, out);
+    if (!any) DML_FAIL(DML_ERR_SPEC, "no schedule fits this model and layout");
     return DML_ERR_OK;
 }

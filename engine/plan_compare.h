@@ -9,7 +9,7 @@
  * spec says how many), the predicted step and its bubble, the most bytes on a worker, the most micro-batches it
  * keeps, copies of the weights, and what a step sends.  A schedule that does not fit says why.
  *
- * DML_ERR_SPEC  the spec itself has no plan, whatever the schedule */
+ * DML_ERR_SPEC  no schedule fits; the table says why of each */
 dml_err dml_plan_compare(const dml_spec *spec, dml_str *out);
 
 #endif

@@ -182,12 +182,13 @@ typedef struct dml_spec {
         int32_t pipeline_parallel_size; /* ranks of a pipeline */
         int32_t virtual_stages;         /* stages of each rank */
         int32_t data_parallel_size;     /* replicas of each */
-        const char *schedule;           /* canonical name of schedule/schedule.h */
+        const char *schedule;           /* canonical name of schedule/schedule.h, "auto", "csv:PATH" */
         dml_split split;
         const int32_t
             *split_list; /* [ranks x virtual stages] layers per stage, for DML_SPLIT_LIST */
         int32_t threads_per_worker; /* 0: cores / workers, at least 1 */
         int32_t workers_per_device; /* worker r opens device r / workers_per_device */
+        int64_t memory_bytes;       /* most that a worker may hold; 0: no limit */
         int64_t link_latency_ns;    /* emulated link of the CPU transports; 0: none */
         double link_bytes_per_s;
         int64_t timeout_ns; /* deadline of one wait between workers */

@@ -152,6 +152,12 @@ static void check_paths(dml_spec_reader *r)
     dml_spec *spec = r->spec;
     if (!bad(r, DML_KEY_OUTPUT_DIR))
         spec->run.output_dir = path_of(r, DML_KEY_OUTPUT_DIR, spec->run.output_dir, false);
+    if (!bad(r, DML_KEY_SCHEDULE) && strncmp(spec->parallelism.schedule, "csv:", 4) == 0) {
+        const bool beside_spec = at(r, DML_KEY_SCHEDULE).file != dml_spec_command_line;
+        spec->parallelism.schedule = dml_arena_printf(
+            r->arena, "csv:%s",
+            path_of(r, DML_KEY_SCHEDULE, spec->parallelism.schedule + 4, beside_spec));
+    }
     if (spec->data.format == DML_DATA_SYNTHETIC || bad(r, DML_KEY_DATA_PATH)) {
         spec->data.path = "";
         return;

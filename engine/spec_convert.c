@@ -185,7 +185,14 @@ const char *dml_spec_schedule_names(dml_arena *arena)
     const char *names = all[0]->name;
     for (int32_t i = 1; i < n; i++)
         names = dml_arena_printf(arena, "%s %s", names, all[i]->name);
-    return names;
+    return dml_arena_printf(arena, "%s auto csv:FILE", names);
+}
+
+/* A file, or an order made for the spec, instead of a schedule by name (engine/plan_order.h). */
+static const char *special_schedule(dml_spec_reader *r, const char *text)
+{
+    if (strcasecmp(text, "auto") == 0) return "auto";
+    return strncmp(text, "csv:", 4) == 0 && text[4] ? dml_arena_strdup(r->arena, text) : NULL;
 }
 
 static bool read_schedule(dml_spec_reader *r, const dml_spec_key *key, const dml_yaml *node,
@@ -194,6 +201,11 @@ static bool read_schedule(dml_spec_reader *r, const dml_spec_key *key, const dml
     const dml_schedule *schedule;
     if (is_scalar(node) && dml_schedule_find(node->text, &schedule) == DML_ERR_OK) {
         *out = schedule->name;
+        return true;
+    }
+    const char *special = is_scalar(node) ? special_schedule(r, node->text) : NULL;
+    if (special) {
+        *out = special;
         return true;
     }
     int32_t unused;

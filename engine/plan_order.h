@@ -1,0 +1,23 @@
+/* engine/plan_order.h - the order of one pipeline that a spec asks for: by name, made for it, or from a file. */
+#ifndef DML_ENGINE_PLAN_ORDER_H
+#define DML_ENGINE_PLAN_ORDER_H
+
+#include "engine/plan.h"
+
+/* Values of parallelism.schedule that are no schedule's name. */
+#define DML_ORDER_AUTO "auto"
+#define DML_ORDER_CSV  "csv:" /* and a path */
+
+/* The order of plan->ranks ranks, plan->stages chunks and mbs / replicas micro-batches.
+ *
+ *   out       uninitialised before; owned by the caller, {0} on failure
+ *   bound_ns  of `auto`: no order over the same placement is shorter; else 0
+ *
+ * DML_ERR_SPEC  no such schedule; a file that cannot be read, is no schedule, or is of another size
+ * DML_ERR_NOMEM parallelism.memory has no room for one micro-batch */
+dml_err dml_plan_order(const dml_plan *plan, dml_program *out, int64_t *bound_ns);
+
+/* One line on what the spec asks for; the arena's. */
+const char *dml_plan_order_doc(const dml_spec *spec, dml_arena *arena);
+
+#endif
