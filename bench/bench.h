@@ -16,6 +16,7 @@
     X(ceilings,  "copy bandwidth, matrix products, and what the kernels reach of them, on one device")       \
     X(kernels,   "each kernel of a CPU backend at the shapes of VGG-8 and ResNet-20, 1 and 2 threads")       \
     X(comm,      "collectives and transfers between processes, in the columns of nccl-tests")                 \
+    X(schedules, "what lowering, checking and simulating schedules costs, up to 1,024 stages")                 \
     X(environment, "this machine, as the JSON that every result carries")
 /* clang-format on */
 
