@@ -22,6 +22,7 @@
 
 #include "schedule/check.h"
 #include "schedule/depend.h"
+#include "schedule/links.h"
 #include "schedule/lower_slots.h"
 #include "schedule/play.h"
 
@@ -29,6 +30,7 @@
 #include <string.h>
 
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
+#define MIN2(a, b) ((a) < (b) ? (a) : (b))
 
 typedef enum phase { PHASE_TRANSFER, PHASE_COMPUTE, PHASE_REDUCE } phase;
 
@@ -161,6 +163,34 @@ static int64_t *ready_times(lowering *lw, const dml_play *play, int32_t *base)
     return ready_ns;
 }
 
+/* Moves transfers that take time to where the lanes have room for them.  None goes behind its reader, so the list
+ * stays a topological order even where the links are too slow for the predicted times. */
+static void place_transfers(lowering *lw)
+{
+    dml_crossing *crossing = DML_NEW_N(&lw->arena, dml_crossing, lw->n_events);
+    int64_t n = 0;
+    for (int64_t k = 0; k < lw->n_events; k++) {
+        const event *e = &lw->event[k];
+        if (e->phase == PHASE_TRANSFER)
+            crossing[n++] = (dml_crossing){.ready_ns = e->ns,
+                                           .need_ns = e->need_ns,
+                                           .ns = e->end_ns - e->ns,
+                                           .from = e->worker,
+                                           .to = e->peer};
+    }
+    dml_links_place(crossing, n, lw->order->workers, &lw->arena);
+    n = 0;
+    for (int64_t k = 0; k < lw->n_events; k++) {
+        event *e = &lw->event[k];
+        if (e->phase != PHASE_TRANSFER) continue;
+        const dml_crossing *c = &crossing[n++];
+        const int64_t ns = MIN2(c->start_ns, e->need_ns);
+        if (ns > e->ns) e->depth = 0;
+        e->end_ns = c->start_ns + c->ns;
+        e->ns = ns;
+    }
+}
+
 /* One event per worker, chunk held and bucket; all of a bucket when its last replica is ready. */
 static void add_reductions(lowering *lw, const dml_play *play)
 {
@@ -290,6 +320,7 @@ static dml_err run_passes(lowering *lw)
     /* A compute op makes at most one transfer, and is the first of its chunk or of a bucket. */
     lw->event = DML_NEW_N(&lw->arena, event, 3 * (int64_t)play.ops);
     add_computes_and_transfers(lw, &play);
+    place_transfers(lw);
     if (!order->forward_only) add_reductions(lw, &play);
     qsort(lw->event, (size_t)lw->n_events, sizeof *lw->event, by_key);
 
