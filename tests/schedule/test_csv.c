@@ -5,6 +5,18 @@
 #include "schedule/csv.h"
 #include "schedule/schedule.h"
 
+#include <stdlib.h>
+
+static char *read_text(const char *path)
+{
+    char *text = NULL;
+    size_t room = 0;
+    FILE *f = fopen(path, "r");
+    if (!f || getdelim(&text, &room, '\0', f) < 0) fail_msg("cannot read %s", path);
+    fclose(f);
+    return text;
+}
+
 static void every_schedule_goes_there_and_back(void **state)
 {
     (void)state;
@@ -22,6 +34,35 @@ static void every_schedule_goes_there_and_back(void **state)
             dml_str_free(&text);
             dml_program_free(&back);
             dml_program_free(&order);
+        }
+}
+
+/* tests/oracle/torch_schedules.py wrote these with PyTorch: for 4 ranks its lists are ours. */
+static void lists_are_those_that_pytorch_makes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *schedule;
+        int32_t virtual_stages;
+    } had[] = {
+        {"gpipe", 1},      {"1f1b", 1},          {"interleaved_1f1b", 2}, {"interleaved_1f1b", 3},
+        {"looped_bfs", 2}, {"interleaved_zb", 2}};
+    for (size_t k = 0; k < sizeof had / sizeof *had; k++)
+        for (int32_t mbs = 8; mbs <= 12; mbs += 4) {
+            const dml_schedule_args args = {4, had[k].virtual_stages, mbs};
+            const dml_schedule *s;
+            dml_program ours, theirs;
+            char path[256];
+            snprintf(path, sizeof path, DML_SOURCE_DIR "/tests/golden/torch/%s_x%d_m%d.csv",
+                     had[k].schedule, had[k].virtual_stages, mbs);
+            char *text = read_text(path);
+            DML_CHECK_OK(dml_csv_parse(path, text, &theirs));
+            DML_CHECK_OK(dml_schedule_find(had[k].schedule, &s));
+            DML_CHECK_OK(dml_schedule_build(s, &args, &ours));
+            if (!dml_program_equal(&ours, &theirs)) fail_msg("%s: another list", path);
+            free(text);
+            dml_program_free(&ours);
+            dml_program_free(&theirs);
         }
 }
 
@@ -82,6 +123,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_schedule_goes_there_and_back),
+        cmocka_unit_test(lists_are_those_that_pytorch_makes),
         cmocka_unit_test(what_pytorch_writes_is_read),
         cmocka_unit_test(a_rank_without_work_keeps_its_row),
         cmocka_unit_test(mistakes_are_shown_where_they_are),
