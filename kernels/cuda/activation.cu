@@ -67,7 +67,7 @@ static __global__ void gelu_tanh_aux(T *y, uint8_t *aux, int64_t aux_row, int64_
     store<GROUP>(before, v, g.col, cols, packed);
 #pragma unroll
     for (int e = 0; e < GROUP; e++)
-        v[e] = gelu_tanh(v[e]);
+        v[e] = gelu_tanh(v[e], is_half<T>);
     store<GROUP>(y + g.row * cols, v, g.col, cols, packed);
 }
 
@@ -83,7 +83,7 @@ static __global__ void dgelu_tanh_aux(T *dx, const uint8_t *aux, int64_t aux_row
     load<GROUP>(x, before, g.col, cols, packed);
 #pragma unroll
     for (int e = 0; e < GROUP; e++)
-        v[e] *= gelu_tanh_slope(x[e]);
+        v[e] *= gelu_tanh_slope(x[e], is_half<T>);
     store<GROUP>(dx + g.row * cols, v, g.col, cols, packed);
 }
 

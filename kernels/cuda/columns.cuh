@@ -8,13 +8,14 @@
 //      row 1   t4   t5   t6   t7            every addition follows from (rows, cols, N) alone, so the bits are
 //      row 2   t0   ...                     the same in every run.
 //
-// Narrow matrices are cut into many chunks, wide ones into few: about a thousand blocks either way.
+// Narrow matrices are cut into many chunks, wide ones into few: CHUNK_BLOCKS blocks of 64 columns, half or a quarter of
+// them where one takes 128 or 256: 8, 4 or 2 for each of an H200's 132 multiprocessors, the same share for all.
 #ifndef DML_KERNELS_CUDA_COLUMNS_CUH
 #define DML_KERNELS_CUDA_COLUMNS_CUH
 
 #include "kernels/cuda/launch.cuh"
 
-enum { AHEAD = 4, CHUNK_BLOCKS = 1024, CHUNK_LEAST_ROWS = 256, FINISH_COLS = 8, FINISH_ROWS = 64 };
+enum { AHEAD = 4, CHUNK_BLOCKS = 1056, CHUNK_LEAST_ROWS = 256, FINISH_COLS = 8, FINISH_ROWS = 64 };
 
 struct column_grid {
     int64_t rows, cols, chunk_rows;

@@ -23,8 +23,17 @@ dml_err dml_cuda_use(const dml_device *device)
     return DML_CUDA(cudaSetDevice, (device->index), "device %d", device->index);
 }
 
+/* A device deals its streams out to 8 hardware queues unless the environment asks for up to 32 before the first call.
+ * A worker has 6 streams and each NCCL communicator 2 more: two that share a queue run in the order in which they
+ * were given their work, and compute would stand behind a transfer that waits for its peer. */
+static void ask_for_queues(void)
+{
+    setenv("CUDA_DEVICE_MAX_CONNECTIONS", "32", 0);
+}
+
 static int32_t device_count(char *why, int64_t why_bytes)
 {
+    ask_for_queues();
     if (why_bytes > 0) why[0] = '\0';
     int n = 0;
     const cudaError_t status = cudaGetDeviceCount(&n);

@@ -71,7 +71,7 @@ enum { DML_CUDNN_TEXT = 192 };
 void dml_cudnn_text(const dml_cudnn_op *op, char *out, size_t bytes);
 
 typedef struct dml_cudnn_config {
-    bool deterministic; /* no engine whose bits may differ from run to run */
+    bool deterministic; /* goes with the choices; bits repeat from run to run either way */
     bool tf32;          /* F32 may go through tensor cores, which round factors to 10 bits */
     cudaStream_t stream;
 } dml_cudnn_config;

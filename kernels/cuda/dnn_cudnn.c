@@ -6,10 +6,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-/* The largest workspace an engine may want.  Tensor-core engines want little; those for F32 without TF32 may want
- * copies of the tensors in another layout. */
-enum { WORKSPACE_BYTES = 512 << 20 };
-
 struct dml_cudnn {
     cudnnHandle_t handle;
     dml_cudnn_book book; /* of dml_cudnn_ready */
@@ -66,8 +62,7 @@ static dml_err make(void *owner, dml_cudnn_page *page, const dml_cudnn_choice *w
 {
     const dml_cudnn *d = owner;
     const dml_cudnn_target target = {.handle = d->handle};
-    const dml_cudnn_rules rules = {d->book.origin.deterministic, d->book.origin.tf32,
-                                   WORKSPACE_BYTES};
+    const dml_cudnn_rules rules = {d->book.origin.tf32, DML_CUDNN_WORKSPACE};
     dml_cudnn_ready *r = malloc(sizeof *r);
     if (!r) DML_FAIL(DML_ERR_NOMEM, "no memory for a plan of cuDNN");
     const dml_err err = dml_cudnn_ready_init(r, &target, &rules, &page->op, wanted);

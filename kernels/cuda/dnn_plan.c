@@ -48,11 +48,6 @@ bool dml_cudnn_allowed(const dml_cudnn_rules *rules, int32_t dtype,
     for (int64_t i = 0; i < n; i++)
         switch ((int)notes[i]) { /* an open list */
         case CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC:
-            if (rules->deterministic) return false;
-            break;
-        case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: /* for F32 that is TF32 */
-            if (dtype == DML_F32 && !rules->tf32) return false;
-            break;
         case CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS:
         case CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION:
         case CUDNN_NUMERICAL_NOTE_FFT:
@@ -60,6 +55,9 @@ bool dml_cudnn_allowed(const dml_cudnn_rules *rules, int32_t dtype,
         case CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_4x4:
         case CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_6x6:
         case CUDNN_NUMERICAL_NOTE_WINOGRAD_TILE_13x13: return false;
+        case CUDNN_NUMERICAL_NOTE_TENSOR_CORE: /* for F32 that is TF32 */
+            if (dtype == DML_F32 && !rules->tf32) return false;
+            break;
         default: break;
         }
     return true;
@@ -162,7 +160,12 @@ static dml_err try_configs(dml_cudnn_ready *r, const dml_cudnn_target *target,
     s->listed += n;
     for (int64_t i = 0; i < n && !r->plan; i++) {
         engine_facts facts;
-        DML_TRY(read_config(configs[i], &facts));
+        const dml_err err = read_config(configs[i], &facts);
+        if (err != DML_ERR_OK && err != DML_ERR_UNAVAILABLE) return err;
+        if (err == DML_ERR_UNAVAILABLE) { /* more knobs than a choice keeps */
+            s->refused++;
+            continue;
+        }
         if (!dml_cudnn_allowed(rules, dtype, facts.notes, facts.n_notes)) {
             s->forbidden++;
             continue;
@@ -211,10 +214,10 @@ static dml_err search_plan(dml_cudnn_ready *r, const dml_cudnn_target *target,
     dml_cudnn_text(op, text, sizeof text);
     DML_FAIL(DML_ERR_UNAVAILABLE,
              "no engine of cuDNN %zu computes the %s: of %" PRId64 " listed, %" PRId64
-             " are not allowed (deterministic %d, tf32 %d) and %" PRId64
-             " do not build or want over %" PRId64 " bytes of workspace",
-             cudnnGetVersion(), text, s.listed, s.forbidden, rules->deterministic, rules->tf32,
-             s.refused, rules->workspace_bytes);
+             " are not allowed (tf32 %d) and %" PRId64 " do not build or want over %" PRId64
+             " bytes of workspace",
+             cudnnGetVersion(), text, s.listed, s.forbidden, rules->tf32, s.refused,
+             rules->workspace_bytes);
 }
 
 /* ---- the plan of a choice ---- */

@@ -273,7 +273,9 @@ static dml_err ask_heuristic(const dml_gemm *g, plan *p)
                                                 p->result, p->result, wish, 1, &best, &found);
     cublasLtMatmulPreferenceDestroy(wish);
     DML_TRY(err);
-    if (status == CUBLAS_STATUS_NOT_SUPPORTED) {
+    /* Which of the two a refused epilogue gives is not documented; a plain product's INVALID_VALUE is our bug. */
+    if (status == CUBLAS_STATUS_NOT_SUPPORTED ||
+        (status == CUBLAS_STATUS_INVALID_VALUE && is_fused(s))) {
         status = CUBLAS_STATUS_SUCCESS;
         found = 0;
     }

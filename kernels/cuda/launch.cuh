@@ -61,6 +61,9 @@ template <class T, int N> struct alignas(sizeof(T) * N < 16 ? sizeof(T) * N : 16
     T v[N];
 };
 
+// Results of 2 bytes: what they round away need not be computed.
+template <class T> static constexpr bool is_half = sizeof(T) == 2;
+
 template <class T> static constexpr int pack_elems = PACK_BYTES / static_cast<int>(sizeof(T));
 
 // N elements from x[i] on.  As one pack where `packed`, which the caller knows: x is aligned and all N are inside

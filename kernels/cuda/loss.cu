@@ -1,15 +1,16 @@
 // kernels/cuda/loss.cu - softmax cross-entropy and squared error against a label, with the accuracy.
 //
-// One block a row: it finds the largest logit and its first place, then the sum, then writes dx.  A row of up
-// to NARROW columns takes one warp.  Reads a row two or three times (the second and third from L2) and
-// writes it once: two to four times the element's size.  Row results go to scratch; one more block adds them in a fixed
-// order, so the loss has the same bits in every run.  A label outside the row makes its loss NaN: there is
-// nobody on the host to tell, and nothing may be read outside.  The loss scale is read from device memory.
+// The largest logit of a row and its first place, then the sum, then dx.  Softmax of up to HELD columns: a warp a row,
+// which keeps it in registers from the one read to the one write, twice the element's size.  Else one block a row, of
+// one warp up to NARROW columns; it reads the row two or three times (the second and third from L2) and writes it
+// once.  Row results go to scratch; one more block adds them in a fixed order, so the loss has the same bits in every
+// run.  A label outside the row makes its loss NaN: there is nobody on the host to tell, and nothing may be read
+// outside.  The loss scale is read from device memory.
 #include "kernels/cuda/launch.cuh"
 
 #include <math.h>
 
-enum { NARROW = 256 };
+enum { HELD = 1024, NARROW = 256, WARPS = BLOCK / WARP };
 
 struct peak {
     float value;
@@ -105,6 +106,63 @@ static __global__ void softmax_xent_rows(double *row_loss, int32_t *row_hit, T *
     }
 }
 
+// The same, a warp a row.  Places behind the row hold -inf, which is never higher and adds nothing.
+template <class T>
+static __global__ void softmax_xent_warps(double *row_loss, int32_t *row_hit, T *dx, const T *x,
+                                          const int32_t *labels, const dml_cu_step *step,
+                                          int64_t rows, int64_t cols, bool aligned)
+{
+    const int N = pack_elems<T>, K = HELD / (WARP * N), n = static_cast<int>(cols);
+    const int lane = static_cast<int>(threadIdx.x % WARP);
+    const int64_t row = static_cast<int64_t>(blockIdx.x) * WARPS + threadIdx.x / WARP;
+    if (row >= rows) return; /* the whole warp does */
+    const int label = labels[row];
+    const float target = label_score(x + row * cols, label, cols);
+    float v[K][N], top = -INFINITY;
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        const int j = (k * WARP + lane) * N;
+        load<N>(v[k], x + row * cols, j, n, aligned && j < n);
+#pragma unroll
+        for (int e = 0; e < N; e++) {
+            v[k][e] = j + e < n ? v[k][e] : -INFINITY;
+            top = fmaxf(top, v[k][e]);
+        }
+    }
+    __syncwarp(); /* dx may be x, and label's place another lane's */
+    for (int bits = WARP / 2; bits > 0; bits /= 2)
+        top = fmaxf(top, __shfl_xor_sync(0xffffffffu, top, bits));
+    int first = HELD;
+    double sum = 0.0;
+#pragma unroll
+    for (int k = K - 1; k >= 0; k--)
+#pragma unroll
+        for (int e = N - 1; e >= 0; e--) {
+            first = v[k][e] == top ? (k * WARP + lane) * N + e : first;
+            v[k][e] = expf(v[k][e] - top);
+            sum += v[k][e];
+        }
+    for (int bits = WARP / 2; bits > 0; bits /= 2) {
+        const int other = __shfl_xor_sync(0xffffffffu, first, bits);
+        first = other < first ? other : first;
+        sum += __shfl_xor_sync(0xffffffffu, sum, bits);
+    }
+    if (lane == 0) {
+        row_loss[row] = log(sum) - (static_cast<double>(target) - top);
+        row_hit[row] = first == label ? 1 : 0;
+    }
+    if (!dx) return;
+    const float unit = static_cast<float>(1.0 / sum), scale = step->loss_scale;
+#pragma unroll
+    for (int k = 0; k < K; k++) {
+        const int j = (k * WARP + lane) * N;
+#pragma unroll
+        for (int e = 0; e < N; e++)
+            v[k][e] = (v[k][e] * unit - (j + e == label ? 1.0f : 0.0f)) * scale;
+        store<N>(dx + row * cols, v[k], j, n, aligned && j < n);
+    }
+}
+
 // loss = mean_j (x_j - t_j)^2,  dx = 2 (x - t) / cols loss_scale
 template <class T>
 static __global__ void mse_onehot_rows(double *row_loss, int32_t *row_hit, T *dx, const T *x,
@@ -156,16 +214,35 @@ static cudaError_t add_up(double *loss, int32_t *correct, const double *row_loss
     return cudaLaunchKernelEx(&c, add_rows, loss, correct, row_loss, row_hit, rows);
 }
 
+template <class T>
+static cudaError_t run_softmax_xent(void *dx, const void *x, const int32_t *labels,
+                                    const dml_cu_step *step, double *row_loss, int32_t *row_hit,
+                                    int64_t rows, int64_t cols, cudaStream_t stream)
+{
+    T *out = static_cast<T *>(dx);
+    const T *logits = static_cast<const T *>(x);
+    if (cols > HELD) {
+        const cudaLaunchConfig_t c = over(rows, BLOCK, stream);
+        return cudaLaunchKernelEx(&c, softmax_xent_rows<T>, row_loss, row_hit, out, logits, labels,
+                                  step, cols);
+    }
+    const cudaLaunchConfig_t c = over(tiles(rows, WARPS), BLOCK, stream);
+    const bool aligned = is_aligned(dx) && is_aligned(x) && cols % pack_elems<T> == 0;
+    return cudaLaunchKernelEx(&c, softmax_xent_warps<T>, row_loss, row_hit, out, logits, labels,
+                              step, rows, cols, aligned);
+}
+
+template <class T>
+static cudaError_t run_mse_onehot(void *dx, const void *x, const int32_t *labels,
+                                  const dml_cu_step *step, double *row_loss, int32_t *row_hit,
+                                  int64_t rows, int64_t cols, cudaStream_t stream)
+{
+    const cudaLaunchConfig_t c = over(rows, cols <= NARROW ? WARP : BLOCK, stream);
+    return cudaLaunchKernelEx(&c, mse_onehot_rows<T>, row_loss, row_hit, static_cast<T *>(dx),
+                              static_cast<const T *>(x), labels, step, cols);
+}
+
 #define LOSS(name)                                                                              \
-    template <class T>                                                                          \
-    static cudaError_t run_##name(void *dx, const void *x, const int32_t *labels,               \
-                                  const dml_cu_step *step, double *row_loss, int32_t *row_hit,  \
-                                  int64_t rows, int64_t cols, cudaStream_t stream)              \
-    {                                                                                           \
-        const cudaLaunchConfig_t c = over(rows, cols <= NARROW ? WARP : BLOCK, stream);         \
-        return cudaLaunchKernelEx(&c, name##_rows<T>, row_loss, row_hit, static_cast<T *>(dx),  \
-                                  static_cast<const T *>(x), labels, step, cols);               \
-    }                                                                                           \
     cudaError_t dml_cu_##name(double *loss, int32_t *correct, void *dx, const void *x,          \
                               const int32_t *labels, const dml_cu_step *step, double *row_loss, \
                               int32_t *row_hit, int64_t rows, int64_t cols, dml_dtype dtype,    \

@@ -274,6 +274,16 @@ static dml_err record_graph(dml_queue *queue, dml_job job, void *arg, cudaGraph_
                            "queue '%s' of device %d", queue->name, index);
 }
 
+/* Uploaded now: otherwise the first launch brings it to the device, which may allocate and wait, and then other
+ * queues may hold transfers that spin until their peers come. */
+static dml_err make_ready(dml_queue *queue, cudaGraph_t graph, cudaGraphExec_t *out)
+{
+    DML_TRY(DML_CUDA(cudaGraphInstantiate, (out, graph, 0), "queue '%s' of device %d", queue->name,
+                     queue->device->index));
+    return DML_CUDA(cudaGraphUpload, (*out, queue->stream), "queue '%s' of device %d", queue->name,
+                    queue->device->index);
+}
+
 dml_err dml_cuda_queue_capture(dml_queue *queue, dml_job job, void *arg, dml_replay **out)
 {
     if (queue->failed.err != DML_ERR_OK) return said(&queue->failed);
@@ -282,12 +292,10 @@ dml_err dml_cuda_queue_capture(dml_queue *queue, dml_job job, void *arg, dml_rep
     replay->device = queue->device;
     cudaGraph_t graph = NULL;
     dml_err err = record_graph(queue, job, arg, &graph);
-    if (err == DML_ERR_OK)
-        err = DML_CUDA(cudaGraphInstantiate, (&replay->exec, graph, 0), "queue '%s' of device %d",
-                       queue->name, queue->device->index);
+    if (err == DML_ERR_OK) err = make_ready(queue, graph, &replay->exec);
     if (graph) cudaGraphDestroy(graph);
     if (err != DML_ERR_OK) {
-        free(replay);
+        dml_cuda_replay_close(replay);
         return err;
     }
     *out = replay;
@@ -305,6 +313,6 @@ void dml_cuda_replay_close(dml_replay *replay)
 {
     if (!replay) return;
     cudaSetDevice(replay->device->index);
-    cudaGraphExecDestroy(replay->exec);
+    if (replay->exec) cudaGraphExecDestroy(replay->exec);
     free(replay);
 }

@@ -6,8 +6,8 @@
  * is bytes that name a problem (types, sizes, transposes, epilogue), the alignment it counts on, and whether it
  * splits k; cublasLtMatmul refuses another problem's, a too small workspace, a pointer off the border.
  * Where the wish allows split k the best algorithm has it: two halves added in F32, so that the modes differ in their
- * bits here as there.  Pedantic products have no fused activation, nor a bias of odd length, so that callers do
- * without.  The workspace is spoilt, and D too before a product with beta 0.
+ * bits here as there.  Pedantic products have no fused activation (NOT_SUPPORTED), nor a bias of odd length
+ * (INVALID_VALUE), so that callers do without.  The workspace is spoilt, and D too before a product with beta 0.
  */
 #include "kernels/cuda/emulation/host_step.h"
 #include "kernels/half.h"
@@ -265,7 +265,7 @@ static cublasStatus_t read_problem(cublasLtMatmulDesc_t desc, cublasLtMatrixLayo
     const bool act = is_relu(desc->epilogue) || is_gelu(desc->epilogue);
     if (act && desc->compute == CUBLAS_COMPUTE_32F_PEDANTIC) return CUBLAS_STATUS_NOT_SUPPORTED;
     if (has_bias(desc->epilogue) && out->m % 2 != 0 && desc->compute == CUBLAS_COMPUTE_32F_PEDANTIC)
-        return CUBLAS_STATUS_NOT_SUPPORTED;
+        return CUBLAS_STATUS_INVALID_VALUE;
     if (act && (desc->aux_ld < out->m || desc->aux_ld % (is_relu(desc->epilogue) ? 128 : 8) != 0))
         return CUBLAS_STATUS_INVALID_VALUE;
     return CUBLAS_STATUS_SUCCESS;

@@ -97,6 +97,18 @@ cudaError_t cudaGraphInstantiate(cudaGraphExec_t *out, cudaGraph_t graph, unsign
     return returned(cudaSuccess);
 }
 
+/* A step that moves nothing anyone sees. */
+cudaError_t cudaGraphUpload(cudaGraphExec_t exec, cudaStream_t stream)
+{
+    EMU_QUEUED_CALL(cudaGraphUpload, stream);
+    if (execs.count(exec) == 0) return returned(cudaErrorInvalidValue);
+    if (is_capturing(stream)) {
+        stream->invalid = true;
+        return returned(cudaErrorStreamCaptureUnsupported);
+    }
+    return returned(enqueue(stream, {nullptr, nullptr, "cudaGraphUpload", {}, {}}));
+}
+
 cudaError_t cudaGraphLaunch(cudaGraphExec_t exec, cudaStream_t stream)
 {
     EMU_QUEUED_CALL(cudaGraphLaunch, stream);

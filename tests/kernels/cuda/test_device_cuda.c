@@ -309,6 +309,20 @@ static void errors_name_call_operation_and_cause(void **state)
     api->close(device);
 }
 
+static void more_hardware_queues_are_asked_for_than_streams_unless_the_user_says(void **state)
+{
+    (void)state;
+    static const char name[] = "CUDA_DEVICE_MAX_CONNECTIONS";
+    char why[64];
+    unsetenv(name);
+    DML_CHECK(api->count(why, sizeof why) > 0);
+    DML_CHECK(getenv(name) && atoi(getenv(name)) == 32);
+    setenv(name, "4", 1);
+    DML_CHECK(api->count(why, sizeof why) > 0);
+    DML_CHECK(atoi(getenv(name)) == 4);
+    unsetenv(name);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -319,6 +333,7 @@ int main(void)
         cmocka_unit_test(it_keeps_the_contract_of_a_device),
         cmocka_unit_test(await_ends_at_its_deadline_and_at_the_abort_flag),
         cmocka_unit_test(a_capture_that_allocates_fails_and_the_queue_goes_on),
+        cmocka_unit_test(more_hardware_queues_are_asked_for_than_streams_unless_the_user_says),
         cmocka_unit_test(threads_stay_on_those_of_their_cpus_that_are_near),
         cmocka_unit_test(errors_name_call_operation_and_cause),
     };

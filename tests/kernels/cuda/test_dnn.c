@@ -282,6 +282,8 @@ static void a_captured_operation_replays(void **state)
         dml_dnn_problem_make(&p, &op, d);
         cudaGraph_t graph;
         cudaGraphExec_t exec;
+        DML_CHECK_OK(dml_cudnn_run(d, &op, p.device, p.workspace)); /* a capture loads no kernels */
+        dml_dnn_problem_check(&p);
         DML_DNN_CUDA(cudaStreamBeginCapture(dml_dnn_stream, cudaStreamCaptureModeThreadLocal));
         DML_CHECK_OK(dml_cudnn_run(d, &op, p.device, p.workspace));
         DML_DNN_CUDA(cudaStreamEndCapture(dml_dnn_stream, &graph));

@@ -136,27 +136,26 @@ static void other_types_and_kinds_are_our_bug(void **state)
 
 /* ---- rules ---- */
 
-static bool allowed(bool deterministic, bool tf32, dml_dtype dtype,
-                    cudnnBackendNumericalNote_t note)
+static bool allowed(bool tf32, dml_dtype dtype, cudnnBackendNumericalNote_t note)
 {
-    const dml_cudnn_rules rules = {.deterministic = deterministic, .tf32 = tf32};
+    const dml_cudnn_rules rules = {.tf32 = tf32};
     return dml_cudnn_allowed(&rules, dtype, &note, 1);
 }
 
 static void engines_are_kept_out_by_what_they_do_to_numbers(void **state)
 {
     (void)state;
-    DML_CHECK(dml_cudnn_allowed(&(dml_cudnn_rules){.deterministic = true}, DML_F32, NULL, 0));
-    DML_CHECK(!allowed(true, true, DML_BF16, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC));
-    DML_CHECK(allowed(false, true, DML_BF16, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC));
-    DML_CHECK(!allowed(false, false, DML_F32, CUDNN_NUMERICAL_NOTE_TENSOR_CORE));
-    DML_CHECK(allowed(false, true, DML_F32, CUDNN_NUMERICAL_NOTE_TENSOR_CORE));
-    DML_CHECK(allowed(true, false, DML_BF16, CUDNN_NUMERICAL_NOTE_TENSOR_CORE));
-    DML_CHECK(!allowed(false, true, DML_F32, CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS));
-    DML_CHECK(!allowed(false, true, DML_F16, CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION));
-    DML_CHECK(!allowed(false, true, DML_F32, CUDNN_NUMERICAL_NOTE_FFT));
-    DML_CHECK(!allowed(false, true, DML_F32, CUDNN_NUMERICAL_NOTE_WINOGRAD));
-    DML_CHECK(allowed(true, false, DML_F32, (cudnnBackendNumericalNote_t)99)); /* a newer one's */
+    DML_CHECK(dml_cudnn_allowed(&(dml_cudnn_rules){0}, DML_F32, NULL, 0));
+    DML_CHECK(!allowed(true, DML_BF16, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC));
+    DML_CHECK(!allowed(false, DML_F32, CUDNN_NUMERICAL_NOTE_NONDETERMINISTIC));
+    DML_CHECK(!allowed(false, DML_F32, CUDNN_NUMERICAL_NOTE_TENSOR_CORE));
+    DML_CHECK(allowed(true, DML_F32, CUDNN_NUMERICAL_NOTE_TENSOR_CORE));
+    DML_CHECK(allowed(false, DML_BF16, CUDNN_NUMERICAL_NOTE_TENSOR_CORE));
+    DML_CHECK(!allowed(true, DML_F32, CUDNN_NUMERICAL_NOTE_DOWN_CONVERT_INPUTS));
+    DML_CHECK(!allowed(true, DML_F16, CUDNN_NUMERICAL_NOTE_REDUCED_PRECISION_REDUCTION));
+    DML_CHECK(!allowed(true, DML_F32, CUDNN_NUMERICAL_NOTE_FFT));
+    DML_CHECK(!allowed(true, DML_F32, CUDNN_NUMERICAL_NOTE_WINOGRAD));
+    DML_CHECK(allowed(false, DML_F32, (cudnnBackendNumericalNote_t)99)); /* a newer one's */
 }
 
 /* ---- plans for a described GPU ---- */
@@ -219,15 +218,15 @@ static void every_convolution_has_an_engine_on_an_h200(void **state)
 {
     (void)state;
     need_described_devices();
-    plan_all(h200, 2, &(dml_cudnn_rules){.tf32 = true, .workspace_bytes = 512 << 20});
-    plan_all(h200, TYPES, &(dml_cudnn_rules){.deterministic = true, .workspace_bytes = 512 << 20});
+    plan_all(h200, 2, &(dml_cudnn_rules){.tf32 = true, .workspace_bytes = DML_CUDNN_WORKSPACE});
+    plan_all(h200, TYPES, &(dml_cudnn_rules){.workspace_bytes = DML_CUDNN_WORKSPACE});
 }
 
 static void every_convolution_has_an_engine_on_an_a100(void **state)
 {
     (void)state;
     need_described_devices();
-    plan_all(a100, 2, &(dml_cudnn_rules){.tf32 = true, .workspace_bytes = 512 << 20});
+    plan_all(a100, 2, &(dml_cudnn_rules){.tf32 = true, .workspace_bytes = DML_CUDNN_WORKSPACE});
 }
 
 static void the_rules_are_asked(void **state)
@@ -240,9 +239,10 @@ static void the_rules_are_asked(void **state)
     const dml_cudnn_op op = dml_cudnn_case_op(3, DML_CUDNN_CONV_BWD_INPUT, DML_F32);
     dml_cudnn_ready with, without, none;
     DML_CHECK_OK(dml_cudnn_ready_init(
-        &with, &target, &(dml_cudnn_rules){.tf32 = true, .workspace_bytes = 512 << 20}, &op, NULL));
-    DML_CHECK_OK(dml_cudnn_ready_init(&without, &target,
-                                      &(dml_cudnn_rules){.workspace_bytes = 512 << 20}, &op, NULL));
+        &with, &target, &(dml_cudnn_rules){.tf32 = true, .workspace_bytes = DML_CUDNN_WORKSPACE},
+        &op, NULL));
+    DML_CHECK_OK(dml_cudnn_ready_init(
+        &without, &target, &(dml_cudnn_rules){.workspace_bytes = DML_CUDNN_WORKSPACE}, &op, NULL));
     DML_CHECK(with.choice.engine != without.choice.engine); /* tensor cores, none */
     DML_CHECK_FAILS(
         DML_ERR_UNAVAILABLE, "no engine of cuDNN",
@@ -255,6 +255,71 @@ static void the_rules_are_asked(void **state)
     cudnnBackendDestroyDescriptor(device);
 }
 
+/* The TF32 dw of ResNet-50's stem: its tensor-core engine wants 1 GiB. */
+static void a_large_stem_gets_tensor_cores_for_its_workspace(void **state)
+{
+    (void)state;
+    need_described_devices();
+    cudnnBackendDescriptor_t device;
+    DML_CHECK_OK(describe_device(h200, &device));
+    const dml_cudnn_target target = {.device = device};
+    dml_cudnn_op op = dml_cudnn_case_op(0, DML_CUDNN_CONV_BWD_WEIGHT, DML_F32);
+    op.n = 256;
+    dml_cudnn_ready with, without;
+    DML_CHECK_OK(dml_cudnn_ready_init(&with, &target, &(dml_cudnn_rules){true, DML_CUDNN_WORKSPACE},
+                                      &op, NULL));
+    DML_CHECK_OK(dml_cudnn_ready_init(&without, &target,
+                                      &(dml_cudnn_rules){false, DML_CUDNN_WORKSPACE}, &op, NULL));
+    DML_CHECK(with.choice.engine != without.choice.engine);
+    dml_cudnn_ready_free(&with);
+    dml_cudnn_ready_free(&without);
+    cudnnBackendDestroyDescriptor(device);
+}
+
+/* The linker puts this before the library's (--wrap).  `crowded` configurations say they have a knob too many. */
+static int crowded;
+cudnnStatus_t __real_cudnnBackendGetAttribute(cudnnBackendDescriptor_t d,
+                                              cudnnBackendAttributeName_t name,
+                                              cudnnBackendAttributeType_t type, int64_t room,
+                                              int64_t *n, void *out);
+cudnnStatus_t __wrap_cudnnBackendGetAttribute(cudnnBackendDescriptor_t d,
+                                              cudnnBackendAttributeName_t name,
+                                              cudnnBackendAttributeType_t type, int64_t room,
+                                              int64_t *n, void *out);
+cudnnStatus_t __wrap_cudnnBackendGetAttribute(cudnnBackendDescriptor_t d,
+                                              cudnnBackendAttributeName_t name,
+                                              cudnnBackendAttributeType_t type, int64_t room,
+                                              int64_t *n, void *out)
+{
+    const cudnnStatus_t status = __real_cudnnBackendGetAttribute(d, name, type, room, n, out);
+    if (name == CUDNN_ATTR_ENGINECFG_KNOB_CHOICES && crowded > 0) {
+        crowded--;
+        *n = DML_CUDNN_KNOBS + 1;
+    }
+    return status;
+}
+
+static void an_engine_with_more_knobs_than_we_keep_is_passed_over(void **state)
+{
+    (void)state;
+    need_described_devices();
+    cudnnBackendDescriptor_t device;
+    DML_CHECK_OK(describe_device(h200, &device));
+    const dml_cudnn_target target = {.device = device};
+    const dml_cudnn_rules rules = {.workspace_bytes = DML_CUDNN_WORKSPACE};
+    const dml_cudnn_op op = dml_cudnn_case_op(3, DML_CUDNN_CONV_FWD, DML_BF16);
+    dml_cudnn_ready first, next;
+    DML_CHECK_OK(dml_cudnn_ready_init(&first, &target, &rules, &op, NULL));
+    crowded = 1;
+    const dml_err err = dml_cudnn_ready_init(&next, &target, &rules, &op, NULL);
+    DML_CHECK_EQ(0, crowded);
+    DML_CHECK_OK(err);
+    DML_CHECK(memcmp(&first.choice, &next.choice, sizeof first.choice) != 0);
+    dml_cudnn_ready_free(&next);
+    dml_cudnn_ready_free(&first);
+    cudnnBackendDestroyDescriptor(device);
+}
+
 static void an_engine_that_the_library_has_not_is_refused(void **state)
 {
     (void)state;
@@ -262,7 +327,7 @@ static void an_engine_that_the_library_has_not_is_refused(void **state)
     cudnnBackendDescriptor_t device;
     DML_CHECK_OK(describe_device(h200, &device));
     const dml_cudnn_target target = {.device = device};
-    const dml_cudnn_rules rules = {.workspace_bytes = 512 << 20};
+    const dml_cudnn_rules rules = {.workspace_bytes = DML_CUDNN_WORKSPACE};
     const dml_cudnn_op op = dml_cudnn_case_op(3, DML_CUDNN_CONV_FWD, DML_BF16);
     dml_cudnn_ready ready;
     dml_cudnn_choice choice = {.engine = 100000};
@@ -296,7 +361,7 @@ static void a_gpu_that_is_there_describes_itself(void **state)
                                              CUDNN_TYPE_CHAR, sizeof json - 1, &bytes, json)));
     cudnnBackendDestroyDescriptor(device);
     print_message("%s\n", json);
-    plan_all(json, 1, &(dml_cudnn_rules){.tf32 = true, .workspace_bytes = 512 << 20});
+    plan_all(json, 1, &(dml_cudnn_rules){.tf32 = true, .workspace_bytes = DML_CUDNN_WORKSPACE});
 }
 
 int main(void)
@@ -311,6 +376,8 @@ int main(void)
         cmocka_unit_test(every_convolution_has_an_engine_on_an_h200),
         cmocka_unit_test(every_convolution_has_an_engine_on_an_a100),
         cmocka_unit_test(the_rules_are_asked),
+        cmocka_unit_test(a_large_stem_gets_tensor_cores_for_its_workspace),
+        cmocka_unit_test(an_engine_with_more_knobs_than_we_keep_is_passed_over),
         cmocka_unit_test(an_engine_that_the_library_has_not_is_refused),
         cmocka_unit_test(a_gpu_that_is_there_describes_itself),
     };

@@ -217,21 +217,33 @@ static dml_err dropouts(const dml_kernel_table *t, dml_kctx *k, area *a)
     return DML_ERR_OK;
 }
 
+/* Softmax: a warp a row, in packs, of odd length, off the border; a block a row.  Nine rows are more than the warps
+ * of a block. */
 static dml_err losses(const dml_kernel_table *t, dml_kctx *k, area *a)
 {
-    for (int i = 0; i < 3; i++) {
-        const dml_dtype type = samples[i];
-        const dml_tensor x = IN("x", type, 0, 5, 1000), labels = IN("labels", DML_I32, 0, 5);
-        const dml_tensor loss = OUT("loss", DML_F64, 0, 1e-5, 1),
-                         hits = OUT("hits", DML_I32, 0, 0.0, 1);
-        const dml_tensor dx = OUT("dx", type, 0, unit_of(type), 5, 1000);
-        const dml_tensor mse = OUT("mse", DML_F64, 0, 1e-5, 1),
-                         mhits = OUT("mhits", DML_I32, 0, 0.0, 1);
-        const dml_tensor mdx = OUT("mdx", type, 0, unit_of(type), 5, 1000);
-        if (t) DML_TRY(t->begin_step(k, &(dml_step_words){1, 1024.0f}));
-        CALL(softmax_xent, &loss, &hits, &dx, &x, &labels);
-        CALL(mse_onehot, &mse, &mhits, &mdx, &x, &labels);
-    }
+    static const int64_t cols[] = {1000, 1001, 1024, 1100};
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 4; j++) {
+            const dml_dtype type = samples[i];
+            const int64_t c = cols[j];
+            const dml_tensor x = IN("x", type, j == 2, 9, c), labels = IN("labels", DML_I32, 0, 9);
+            for (int64_t r = 0; r < 9 && a->fill; r++) {
+                const int64_t label = r < 5 ? r * (c - 1) / 4 : 7 * r; /* both ends, too */
+                ((int32_t *)labels.data)[r] = (int32_t)label;
+                if (r < 5) continue;
+                put(type, x.data, r * c + label, 1.5f); /* a peak, and again: the first counts */
+                put(type, x.data, r * c + (r % 2 ? c - 1 : 2), 1.5f);
+            }
+            const dml_tensor loss = OUT("loss", DML_F64, 0, 1e-5, 1),
+                             hits = OUT("hits", DML_I32, 0, 0.0, 1);
+            const dml_tensor dx = OUT("dx", type, 0, unit_of(type), 9, c);
+            const dml_tensor mse = OUT("mse", DML_F64, 0, 1e-5, 1),
+                             mhits = OUT("mhits", DML_I32, 0, 0.0, 1);
+            const dml_tensor mdx = OUT("mdx", type, 0, unit_of(type), 9, c);
+            if (t) DML_TRY(t->begin_step(k, &(dml_step_words){1, 1024.0f}));
+            CALL(softmax_xent, &loss, &hits, &dx, &x, &labels);
+            CALL(mse_onehot, &mse, &mhits, &mdx, &x, &labels);
+        }
     return DML_ERR_OK;
 }
 
@@ -320,15 +332,19 @@ static dml_err pools(const dml_kernel_table *t, dml_kctx *k, area *a)
     return DML_ERR_OK;
 }
 
+/* 72 and 135 pixels, 70 and 131 channels: one tile and several, with and without pairs of 2-byte elements; pairs off
+ * the border. */
 static dml_err layouts(const dml_kernel_table *t, dml_kctx *k, area *a)
 {
-    for (int i = 0; i < 3; i++) {
-        const dml_tensor x = IN("x", samples[i], 0, 2, 9, 8, 70);
-        const dml_tensor y = OUT("nchw", samples[i], 0, 0.0, 2, 70, 9, 8);
-        const dml_tensor z = OUT("nhwc", samples[i], 0, 0.0, 2, 9, 8, 70);
-        CALL(nhwc_to_nchw, &y, &x);
-        CALL(nchw_to_nhwc, &z, &y);
-    }
+    for (int i = 0; i < 3; i++)
+        for (int j = 0; j < 5; j++) {
+            const int64_t w = j % 2 ? 15 : 8, c = j / 2 % 2 ? 131 : 70, off = j == 4;
+            const dml_tensor x = IN("x", samples[i], off, 2, 9, w, c);
+            const dml_tensor y = OUT("nchw", samples[i], 0, 0.0, 2, c, 9, w);
+            const dml_tensor z = OUT("nhwc", samples[i], off, 0.0, 2, 9, w, c);
+            CALL(nhwc_to_nchw, &y, &x);
+            CALL(nchw_to_nhwc, &z, &y);
+        }
     return DML_ERR_OK;
 }
 

@@ -12,7 +12,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-/* Neither a multiple of a warp nor of a tile; classes over NARROW would take the wide softmax. */
+/* Neither a multiple of a warp nor of a tile; classes over HELD would take the wide softmax. */
 enum { ROWS = 9, IN = 37, MIDDLE = 70, CLASSES = 300, WEIGHTS = MIDDLE * IN, SLOTS = 26 };
 
 /* Device memory of one step, by name. */

@@ -96,6 +96,12 @@ template <class T> static inline T atomicMax(T *at, T value)
     return static_cast<T>(emu::atomic(at, [value](T old) { return old > value ? old : value; }));
 }
 
+/* On a GPU off by up to 2 units in the last place. */
+static inline float __fdividef(float a, float b)
+{
+    return a / b;
+}
+
 static inline uint32_t __float_as_uint(float x)
 {
     uint32_t bits;
