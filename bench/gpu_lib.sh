@@ -58,8 +58,23 @@ print(json.dumps({"torch": torch.__version__, "cuda": torch.version.cuda, "cudnn
   printf '{"nvcc":%s,"driver":%s,"python":%s}' "$(quoted "$nvcc")" "$(quoted "$driver")" "${wheels:-null}"
 }
 
-# limit SECONDS COMMAND...: what overruns is killed, and is a failure
-limit() { timeout --kill-after=5 "$@"; }
+# limit SECONDS COMMAND...: what overruns, or would overrun the phase, is killed, and is a failure: 124
+phase_s=470
+limit() {
+  local most=$1 left=$((started + phase_s - SECONDS))
+  shift
+  [ $left -gt 0 ] || { echo "no time left in the phase for: $*" >&2; return 124; }
+  timeout --kill-after=5 $((most < left ? most : left)) "$@"
+}
+
+# run SPEC OVERRIDE...: as lib.sh's, but a wait among workers ends after 20 s and the run after run_s, which a phase
+# sets: a hang costs seconds of the phase, not all that is left.
+run_s=75
+run() {
+  rm -rf "$out/run"
+  limit $run_s "$train" "$@" parallelism.timeout=20s run.output_dir="$out/run" logging.console=line >"$out/log" 2>&1 ||
+    { echo "failed: $*" >&2; tail -20 "$out/log" >&2; return 1; }
+}
 
 # gpu SPEC OVERRIDE...: trains on the GPU (or on the stand-in); cpu ...: on the CPU backend.  1 after a failure,
 # which is a problem of the phase.

@@ -1,10 +1,10 @@
 """PyTorch as a rival: the same model, batch and precision as a dml run, and one line of JSON.
 
-    torch_train.py resnet50|mlp [--precision bf16|tf32] [--batch N] [--steps N] [--compile]
+    torch_train.py resnet50|mlp [--precision bf16|tf32] [--batch N] [--micro N] [--steps N] [--compile]
 
 What a careful user of PyTorch writes: channels_last, cudnn.benchmark, autocast for bf16, fused SGD with momentum,
-one fixed batch on the device (so no loading at all), no read of the loss inside the loop.  Time of a step is the
-device's, between two events; the first steps (choice of algorithms, compilation) do not count.
+one fixed batch on the device (so no loading at all), no read of the loss inside the loop.  With --micro the gradient
+of a batch is summed over parts of it, as dml does it.  Time of a step is the device's, between two events; the first steps (choice of algorithms, compilation) do not count.
 """
 import argparse
 import json
@@ -58,6 +58,7 @@ def main():
     parser.add_argument("model", choices=("resnet50", "mlp"))
     parser.add_argument("--precision", choices=("bf16", "tf32", "fp32"), default="bf16")
     parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--micro", type=int, help="samples of one forward and backward (the batch)")
     parser.add_argument("--steps", type=int, default=50)
     parser.add_argument("--warmup", type=int, default=15)
     parser.add_argument("--side", type=int, default=224, help="of the images, or the width of the mlp")
@@ -65,6 +66,9 @@ def main():
     parser.add_argument("--device", default="cuda")
     options = parser.parse_args()
 
+    micro = options.micro or options.batch
+    if options.batch % micro:
+        parser.error(f"{options.batch} samples are not whole micro-batches of {micro}")
     cuda = options.device == "cuda"
     torch.manual_seed(1)
     torch.backends.cudnn.benchmark = True
@@ -85,13 +89,18 @@ def main():
     optimizer = torch.optim.SGD(model.parameters(), lr=0.01, momentum=0.9, fused=cuda)
     loss_of = nn.CrossEntropyLoss()
 
+    parts = list(zip(x.split(micro), y.split(micro)))
+
     def step():
+        total = torch.zeros((), device=options.device)
         optimizer.zero_grad(set_to_none=True)
-        with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
-            loss = loss_of(step_of(x), y)
-        loss.backward()
+        for some, labels in parts:
+            with torch.autocast(options.device, torch.bfloat16, enabled=options.precision == "bf16"):
+                loss = loss_of(step_of(some), labels) / len(parts)
+            loss.backward()
+            total += loss.detach()
         optimizer.step()
-        return loss
+        return total
 
     for _ in range(options.warmup):
         loss = step()
@@ -112,9 +121,9 @@ def main():
             times.append(time.perf_counter() - begin)
     median = statistics.median(times)
     print(json.dumps({
-        "model": options.model, "precision": options.precision, "batch": options.batch,
+        "model": options.model, "precision": options.precision, "batch": options.batch, "micro_batch": micro,
         "side": options.side, "compile": options.compile, "steps": options.steps,
-        "parameters": parameters, "step_time_median_s": median,
+        "samples_are": "on the device all the time", "parameters": parameters, "step_time_median_s": median,
         "step_time_quartiles_s": [sorted(times)[len(times) // 4], sorted(times)[3 * len(times) // 4]],
         "samples_per_second": options.batch / median, "loss": loss.item(),
         "torch": torch.__version__, "cuda": torch.version.cuda,

@@ -142,6 +142,7 @@ dml_err dml_clique_join(dml_transport *t, const dml_clique_plan *plan, dml_cliqu
     t->cliques = c;
     ncclConfig_t config = NCCL_CONFIG_INITIALIZER;
     config.blocking = 0;
+    if (plan->blocks > 0) config.maxCTAs = plan->blocks;
     err = DML_NCCL(c, -1, ncclCommInitRankConfig, (&c->comm, plan->n, id, plan->member, &config));
     if (plan->member == 0) dml_id_withdraw(t->pages[t->rank]);
     c->joined = err == DML_ERR_OK;

@@ -58,6 +58,7 @@ int64_t dml_notes_bytes(const dml_transport *t);
 typedef struct dml_clique_plan {
     int32_t maker, n, member; /* this rank is `member` of n; the maker is member 0 */
     uint64_t key;             /* tells communicators of an epoch apart */
+    int32_t blocks; /* thread blocks of a transfer at most, the same for all; 0: NCCL's choice */
 } dml_clique_plan;
 
 /* Collective.  *out is also in t->cliques, whatever becomes of it, until they leave.  `name` as printf does. */

@@ -17,6 +17,11 @@
 #include <stdlib.h>
 #include <string.h>
 
+/* Receives are posted early and spin until their data comes.  Between GPUs on an NVSwitch NCCL gives one peer up to 32
+ * thread blocks, on as many multiprocessors: a quarter of them all would wait instead of compute.  With 8 a
+ * transfer may take longer, but it is beside the compute. */
+enum { PAIR_BLOCKS = 8 };
+
 /* Keys of communicators: groups are numbered by the caller in 32 bits, pairs come above. */
 static uint64_t key_of_pair(int32_t pair, bool up)
 {
@@ -145,7 +150,8 @@ static dml_err join_pair(dml_transport *t, const dml_pair *p, int32_t number)
     dml_clique_plan plan = {.maker = p->lower[0],
                             .n = p->n_lower + p->n_upper,
                             .member = low >= 0 ? low : p->n_lower + high,
-                            .key = key_of_pair(number, true)};
+                            .key = key_of_pair(number, true),
+                            .blocks = PAIR_BLOCKS};
     DML_TRY(dml_clique_join(t, &plan, &v.up, "pair %d up (%d and %d workers)", number, p->n_lower,
                             p->n_upper));
     plan.key = key_of_pair(number, false);

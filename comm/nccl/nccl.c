@@ -34,9 +34,9 @@ _Static_assert(sizeof(ncclUniqueId) == DML_ID_BYTES, "an id fits its page");
 
 enum {
     ALIGN_BYTES = 256,
-    WARM_BYTES =
-        4 << 20,    /* the largest sum of a new group: from there on algorithms change no more */
-    WARM_STEP = 64, /* and the smaller ones: each 1 / 64 of the one before */
+    WARM_MOST = 64 << 20, /* the largest sum of a new group; above, algorithms change no more */
+    WARM_LEAST = 256,
+    WARM_STEP = 8, /* each is an eighth of the one before */
 };
 
 struct dml_group {
@@ -62,8 +62,7 @@ static dml_err take_memory(dml_transport *t)
     DML_TRY(device->alloc(t->device, t->memory_bytes, &memory));
     t->memory = memory;
     if (t->n_ranks == 1) return DML_ERR_OK;
-    const int64_t bytes = dml_notes_bytes(t) > WARM_BYTES ? dml_notes_bytes(t) : WARM_BYTES;
-    DML_TRY(device->alloc(t->device, bytes, &scratch));
+    DML_TRY(device->alloc(t->device, dml_notes_bytes(t), &scratch));
     t->scratch = scratch;
     DML_TRY(device->host_alloc(t->device, dml_notes_bytes(t), &notes));
     t->notes = notes;
@@ -193,24 +192,15 @@ static dml_err transport_recv(dml_transport *t, dml_queue *queue, int32_t peer, 
 
 /* ---- groups ---- */
 
-/* Sums of whatever is there, large to small, so that each algorithm NCCL would choose has its connections and memory. */
-static dml_err warm_group(dml_clique *c)
-{
-    dml_transport *t = c->t;
-    const cudaStream_t stream = dml_cuda_stream(t->queue);
-    for (size_t bytes = WARM_BYTES; bytes >= WARM_STEP; bytes /= WARM_STEP)
-        DML_TRY(DML_NCCL(
-            c, -1, ncclAllReduce,
-            (t->scratch, t->scratch, bytes / sizeof(float), ncclFloat, ncclSum, c->comm, stream)));
-    return DML_ERR_OK;
-}
-
-/* All members hold the same words {x, -x, ...} exactly if their maximum is what each holds. */
-static dml_err compare_members(dml_clique *c, uint32_t id, int32_t n)
+/* The first transfer: all members hold the same words {x, -x, ...} exactly if their maximum is what each holds.
+ *   bytes  in: this rank's memory that is not handed out; out: the least of all members' */
+static dml_err compare_members(dml_clique *c, uint32_t id, int32_t n, int64_t *bytes)
 {
     dml_transport *t = c->t;
     const dml_device_api *device = &dml_cuda_device;
-    const int64_t epoch = t->epoch, own[] = {epoch, -epoch, id, -(int64_t)id, n, -n};
+    const int64_t epoch = t->epoch;
+    const int64_t own[] = {epoch, -epoch, id, -(int64_t)id, n, -n, -*bytes};
+    enum { SAME = sizeof own - sizeof *own };
     int64_t *words = (int64_t *)(void *)t->notes;
     memcpy(words, own, sizeof own);
     DML_TRY(device->copy(t->queue, t->scratch, words, sizeof own));
@@ -222,18 +212,37 @@ static dml_err compare_members(dml_clique *c, uint32_t id, int32_t n)
     if (words[0] != epoch || words[1] != -epoch)
         DML_FAIL(DML_ERR_PEER, "refused: %s has members at epochs %lld to %lld, worker %d is at %u",
                  c->name, (long long)-words[1], (long long)words[0], t->rank, t->epoch);
-    if (memcmp(words, own, sizeof own) != 0)
+    if (memcmp(words, own, SAME) != 0)
         DML_FAIL(DML_ERR_BUG, "worker %d opens group %u of %d, another member group %lld of %lld",
                  t->rank, id, n, (long long)words[2], (long long)words[4]);
+    *bytes = -words[SAME / sizeof *own];
     return DML_ERR_OK;
+}
+
+/* Since 2.22 NCCL connects an algorithm when a sum first wants it, and the size of the sum decides which.  So sums
+ * of all sizes: of the zeros that all members have not yet handed out, which stay zeros.  A step sums what `alloc`
+ * gives, so nothing larger comes.  (Not used: NCCL_RUNTIME_CONNECT=0.  It is for all communicators of a process,
+ * and those of pairs, which never sum, would have the connections and their memory too.) */
+static dml_err warm_group(dml_clique *c, int64_t most_bytes)
+{
+    dml_transport *t = c->t;
+    char *zeros = t->memory + t->used_bytes;
+    const cudaStream_t stream = dml_cuda_stream(t->queue);
+    int64_t bytes = most_bytes < WARM_MOST ? most_bytes : WARM_MOST;
+    for (; bytes >= WARM_LEAST; bytes /= WARM_STEP)
+        DML_TRY(DML_NCCL(
+            c, -1, ncclAllReduce,
+            (zeros, zeros, (size_t)bytes / sizeof(float), ncclFloat, ncclSum, c->comm, stream)));
+    return dml_clique_finish(c);
 }
 
 static dml_err open_clique(dml_group *g, const int32_t *ranks, uint32_t id)
 {
     const dml_clique_plan plan = {.maker = ranks[0], .n = g->n, .member = g->member, .key = id};
     DML_TRY(dml_clique_join(g->t, &plan, &g->clique, "group %u of %d", id, g->n));
-    DML_TRY(warm_group(g->clique));
-    return compare_members(g->clique, id, g->n);
+    int64_t bytes = g->t->memory_bytes - g->t->used_bytes;
+    DML_TRY(compare_members(g->clique, id, g->n, &bytes));
+    return warm_group(g->clique, bytes);
 }
 
 static dml_err group_open(dml_transport *t, const int32_t *ranks, int32_t n, uint32_t id,

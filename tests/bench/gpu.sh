@@ -3,7 +3,8 @@
 #   gpu.sh BUILD_FOLDER SOURCE_FOLDER
 set -uo pipefail
 export DML_GPU_BACKEND=emulated DML_GPU_BUILD=$1
-gpu=$2/bench/gpu.sh
+source=$2
+gpu=$source/bench/gpu.sh
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0
@@ -17,6 +18,9 @@ for name in $names; do
   grep -q "\"phase\":\"$name\",\"backend\":\"emulated-cuda\",\"passed\":true" "$work/out/$name.json" ||
     fail "no result of phase $name"
 done
+grep -q '"own_kernels":"^_ZL?(.*|10sum_chunks|' "$work/out/sanitizer.json" || fail 'the sanitizer does not know our kernels'
+grep -q '"micro_batch":1,"notes":".*PyTorch keeps one batch on the device"' "$work/out/images.json" ||
+  fail 'it is not said where the samples are'
 
 # expect CODE TEXT COMMAND...
 expect() {
@@ -25,6 +29,15 @@ expect() {
   "$@" >"$work/log" 2>&1 </dev/null || code=$?
   [ $code -eq "$want" ] && grep -q -- "$text" "$work/log" || fail "$code, not $want, or no '$text': $*"
 }
+# within SECONDS_OF_THE_PHASE COMMAND...: gpu_lib.sh's limit of a second, so late in the phase
+within() {
+  local late=$1
+  shift
+  bash -c 'build=$DML_GPU_BUILD; source "$1/bench/lib.sh"; source "$1/bench/gpu_lib.sh"; started=0; SECONDS=$2; limit 1 "${@:3}"' - "$source" "$late" "$@"
+}
+expect 0 ok within 0 echo ok
+expect 124 begun within 0 bash -c 'echo begun; exec sleep 30'
+expect 124 'no time left in the phase for: echo ok' within 470 echo ok
 expect 2 "no phase 'speed'" bash "$gpu" speed "$work/out"
 expect 1 'run the phase .build. first' env DML_GPU_BUILD="$work/none" bash "$gpu" 2 "$work/out"
 expect 1 'the kernels did not run: exit code 3' env DML_CUDA_MODULE="$work/none.so" bash "$gpu" 2 "$work/out"

@@ -143,11 +143,21 @@ static void what_is_sent_first_arrives_first(void)
     leave_all();
 }
 
+/* Since 2.22 NCCL connects a communicator at its first sum, and that takes all ranks: one sum of all, then
+ * rank 2 is silent for as long as the others need to enqueue theirs. */
+static void connect_all(void)
+{
+    put(0);
+    SETTLE(ncclAllReduce(on_device, on_device, ELEMS, ncclFloat, ncclSum, comm, stream));
+    CHECK(dry(WAIT_S));
+    if (rank == 2) sleep(1);
+}
+
 /* Rank 2 never posts: the others see nothing but an operation that is not done, and can abort. */
 static void a_silent_peer_is_not_noticed_and_abort_frees_the_stream(void)
 {
+    connect_all();
     if (rank < 2) {
-        put(0);
         SETTLE(ncclAllReduce(on_device, on_device, ELEMS, ncclFloat, ncclSum, comm, stream));
         CHECK(!dry(0.3));
         ncclResult_t status;
@@ -159,10 +169,9 @@ static void a_silent_peer_is_not_noticed_and_abort_frees_the_stream(void)
 
 static void revoke_stops_what_is_under_way(void)
 {
-    if (rank < 2) {
-        put(0);
+    connect_all();
+    if (rank < 2)
         SETTLE(ncclAllReduce(on_device, on_device, ELEMS, ncclFloat, ncclSum, comm, stream));
-    }
     SETTLE(ncclCommRevoke(comm, NCCL_REVOKE_DEFAULT));
     CHECK(dry(WAIT_S));
     CHECK(ncclCommAbort(comm) == ncclSuccess);

@@ -208,7 +208,9 @@ static void what_is_captured_runs_at_each_launch_and_not_before(void **state)
     DML_CHECK_EQ(cudaStreamCaptureStatusNone, capturing);
     OK(cudaGraphInstantiate(&exec, graph, 0));
     OK(cudaGraphDestroy(graph)); /* the executable one lives on */
+    OK(cudaGraphUpload(exec, stream));
     finish(stream);
+    DML_CHECK(pinned[SMALL] == 1); /* and has not run */
     for (int turn = 2; turn < 5; turn++) {
         memset(pinned, turn, SMALL); /* read by the launch, not by the capture */
         OK(cudaGraphLaunch(exec, turn == 4 ? other : stream));

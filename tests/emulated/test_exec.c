@@ -9,6 +9,7 @@
 #include "tests/support/folded.h"
 #include "tests/support/run_threads.h"
 
+#include "engine/base/clock.h"
 #include "engine/base/hash.h"
 #include "engine/data_steps.h"
 #include "kernels/cuda/emulation/emulation.h"
@@ -212,6 +213,85 @@ static void ops_take_time_and_no_more_than_the_run(void **state)
     }
 }
 
+/* ---- what the compute lane was busy with ---- */
+
+static dml_err one_microsecond(dml_event *begin, dml_event *end, int64_t *ns)
+{
+    const dml_err err = real->device->elapsed(begin, end, ns);
+    *ns = 1000;
+    return err;
+}
+
+static const dml_backend *timed_evenly(void *context, const dml_backend *backend)
+{
+    (void)counted(context, backend);
+    device.elapsed = one_microsecond;
+    return &wrapped;
+}
+
+/* Of 4 steps all but the first: a forward and a backward of 8 micro-batches, an optimizer step, the begin. */
+static void busy_is_ops_and_optimizer_and_what_begins_a_step(void **state)
+{
+    (void)state;
+    dml_emu_setup(DML_EMU_FORWARD, DML_EMU_EAGER, 1);
+    const char *const more[] = {one_worker, one_replica, "training.max_steps=4",
+                                "training.eval_interval=2", NULL};
+    const run_result r = run(timed_evenly, more);
+    DML_CHECK_EQ(3 * (8 + 8 + 1 + 1) * 1000, r.end[0].busy_ns);
+}
+
+/* ---- sums of gradients ---- */
+
+static atomic_int cleared;
+
+/* Slots and maxima are of other types, and a mark is one float. */
+static dml_err count_clears(dml_kctx *k, dml_out y, float value)
+{
+    if ((y->dtype == DML_F32 || y->dtype == DML_I64) && y->dim[0] > 1)
+        atomic_fetch_add(&cleared, 1);
+    return real->kernels->fill(k, y, value);
+}
+
+static const dml_backend *clearing(void *context, const dml_backend *backend)
+{
+    (void)counted(context, backend);
+    kernels = *backend->kernels;
+    kernels.fill = count_clears;
+    wrapped.kernels = &kernels;
+    atomic_store(&cleared, 0);
+    return &wrapped;
+}
+
+/* Sums cleared in steps 4 and 5; more[4] and more[5] are the replicas' and the steps' places. */
+static int clears_of_steps_4_and_5(const char **more, const char *replicas, run_result *out)
+{
+    more[4] = replicas;
+    more[5] = "training.max_steps=3";
+    run(clearing, more);
+    const int before = atomic_load(&cleared); /* rehearsals clear, too */
+    more[5] = "training.max_steps=5";
+    *out = run(clearing, more);
+    return atomic_load(&cleared) - before;
+}
+
+/* Step 4 has one micro-batch: the second of two replicas has none, and what is left of its sums of step 3 must not
+ * count. */
+static void sums_are_cleared_only_where_no_backward_stores_them(void **state)
+{
+    (void)state;
+    dml_emu_setup(DML_EMU_FORWARD, DML_EMU_LAZY, 1);
+    static const char *const numerics[] = {"training.numerics=fast", "training.numerics=exact",
+                                           "training.numerics=exact_wide"};
+    for (size_t i = 0; i < sizeof numerics / sizeof *numerics; i++) {
+        const char *more[] = {
+            numerics[i], "data.samples=50", "data.last_batch=short", one_worker, NULL, NULL, NULL};
+        run_result alone, two;
+        DML_CHECK_EQ(0, clears_of_steps_4_and_5(more, one_replica, &alone));
+        DML_CHECK_EQ(1, clears_of_steps_4_and_5(more, "parallelism.data_parallel_size=2", &two));
+        if (i > 0) expect_same_bits(&alone, &two);
+    }
+}
+
 /* What one worker holds: parts of a slab, each padded to DML_WORKER_ALIGN, and what its transport took. */
 static void memory_is_one_slab_of_the_planned_size(void **state)
 {
@@ -358,6 +438,47 @@ static void a_device_that_does_not_come_back_is_reported_with_the_op_it_is_at(vo
     expect_said(&r, said, sizeof said / sizeof *said);
 }
 
+static const int64_t timeout_ns = 20 * DML_NS_PER_S;
+static int64_t seen_done_ns; /* when the wait before ended; one worker */
+static int hasty, endless;   /* waits that may last less than the timeout, and more */
+
+static dml_err patient_await(dml_event *event, int64_t deadline_ns)
+{
+    const bool looks = deadline_ns == 0;
+    if (!looks && deadline_ns > dml_clock_ns() + timeout_ns) endless++;
+    if (!looks && deadline_ns < seen_done_ns + timeout_ns) hasty++;
+    const dml_err err = real->device->await(event, deadline_ns);
+    if (!looks) seen_done_ns = dml_clock_ns();
+    return err;
+}
+
+static dml_err patient_sync(dml_queue *queue, int64_t deadline_ns)
+{
+    if (deadline_ns > dml_clock_ns() + timeout_ns) endless++;
+    return real->device->sync(queue, deadline_ns);
+}
+
+static const dml_backend *patient(void *context, const dml_backend *backend)
+{
+    (void)counted(context, backend);
+    device.await = patient_await;
+    device.sync = patient_sync;
+    seen_done_ns = 0;
+    hasty = endless = 0;
+    return &wrapped;
+}
+
+static void each_op_has_the_whole_timeout_and_no_more(void **state)
+{
+    (void)state;
+    dml_emu_setup(DML_EMU_FORWARD, DML_EMU_LAZY, 1);
+    const char *const more[] = {one_worker, one_replica, "parallelism.timeout=20s", NULL};
+    run(patient, more);
+    DML_CHECK(seen_done_ns > 0);
+    DML_CHECK_EQ(0, hasty);
+    DML_CHECK_EQ(0, endless);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -366,10 +487,13 @@ int main(void)
         cmocka_unit_test(several_chunks_on_a_worker_give_the_bits_of_stages_apart),
         cmocka_unit_test(rings_of_every_depth_load_the_same_batches),
         cmocka_unit_test(ops_take_time_and_no_more_than_the_run),
+        cmocka_unit_test(busy_is_ops_and_optimizer_and_what_begins_a_step),
+        cmocka_unit_test(sums_are_cleared_only_where_no_backward_stores_them),
         cmocka_unit_test(memory_is_one_slab_of_the_planned_size),
         cmocka_unit_test(the_leader_chooses_for_the_whole_model_and_everyone_takes_it),
         cmocka_unit_test(a_failing_call_is_named_with_its_layer_and_op),
         cmocka_unit_test(a_device_that_does_not_come_back_is_reported_with_the_op_it_is_at),
+        cmocka_unit_test(each_op_has_the_whole_timeout_and_no_more),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

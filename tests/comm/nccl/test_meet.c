@@ -10,6 +10,35 @@
 
 static const dml_transport_api *const api = &dml_nccl_transport;
 
+/* ---- between the transport and NCCL: what it asks for ---- */
+
+static _Atomic int32_t few_blocks,
+    free_blocks;                   /* communicators asked for with 8, with NCCL's choice */
+static _Atomic size_t most_floats; /* summed at once */
+
+ncclResult_t __real_ncclCommInitRankConfig(ncclComm_t *comm, int n, ncclUniqueId id, int rank,
+                                           ncclConfig_t *config);
+ncclResult_t __wrap_ncclCommInitRankConfig(ncclComm_t *comm, int n, ncclUniqueId id, int rank,
+                                           ncclConfig_t *config);
+ncclResult_t __wrap_ncclCommInitRankConfig(ncclComm_t *comm, int n, ncclUniqueId id, int rank,
+                                           ncclConfig_t *config)
+{
+    if (config->maxCTAs == 8) few_blocks++;
+    if (config->maxCTAs == NCCL_CONFIG_UNDEF_INT) free_blocks++;
+    return __real_ncclCommInitRankConfig(comm, n, id, rank, config);
+}
+
+ncclResult_t __real_ncclAllReduce(const void *src, void *dst, size_t n, ncclDataType_t type,
+                                  ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream);
+ncclResult_t __wrap_ncclAllReduce(const void *src, void *dst, size_t n, ncclDataType_t type,
+                                  ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream);
+ncclResult_t __wrap_ncclAllReduce(const void *src, void *dst, size_t n, ncclDataType_t type,
+                                  ncclRedOp_t op, ncclComm_t comm, cudaStream_t stream)
+{
+    if (type == ncclFloat && n > most_floats) most_floats = n;
+    return __real_ncclAllReduce(src, dst, n, type, op, comm, stream);
+}
+
 static int32_t cliques(const dml_transport *t)
 {
     int32_t n = 0;
@@ -133,6 +162,52 @@ static void a_second_meeting_adds_pairs(void **state)
     gpu_run_ok(&(gpu_world){.world = 3}, meet_again);
 }
 
+/* ---- what a meeting takes of the GPU ---- */
+
+static dml_err meet_and_group(gpu_rank *r)
+{
+    static const int32_t both[] = {0, 1};
+    dml_group *g = NULL;
+    DML_TRY(gpu_meet_ring(r));
+    DML_TRY(api->group_open(r->transport, both, 2, 0, &g));
+    api->group_close(g);
+    return DML_ERR_OK;
+}
+
+static void pairs_take_few_thread_blocks_and_groups_what_nccl_chooses(void **state)
+{
+    (void)state;
+    few_blocks = free_blocks = 0;
+    gpu_run_ok(&(gpu_world){.world = 2}, meet_and_group);
+    DML_CHECK_EQ(4, few_blocks); /* up and down, of two ranks */
+    DML_CHECK_EQ(2, free_blocks);
+}
+
+enum { TAKEN = 4096 }; /* by rank 1 before the group opens */
+
+static dml_err open_with_less(gpu_rank *r)
+{
+    static const int32_t both[] = {0, 1};
+    dml_group *g = NULL;
+    char *rest;
+    if (r->rank == 1) DML_TRY(api->alloc(r->transport, TAKEN, (void **)&rest));
+    DML_TRY(api->group_open(r->transport, both, 2, 0, &g));
+    api->group_close(g);
+    const int64_t bytes = GPU_BYTES - (r->rank == 1 ? TAKEN : 0);
+    DML_TRY(api->alloc(r->transport, bytes, (void **)&rest));
+    for (int64_t i = 0; i < bytes; i++)
+        GPU_EXPECT(rest[i] == 0);
+    return DML_ERR_OK;
+}
+
+static void a_new_group_sums_as_much_as_all_its_members_have_left(void **state)
+{
+    (void)state;
+    most_floats = 0;
+    gpu_run_ok(&(gpu_world){.world = 2}, open_with_less);
+    DML_CHECK_EQ((GPU_BYTES - TAKEN) / 4, most_floats);
+}
+
 /* ---- meetings that fail ---- */
 
 static dml_err meet_unless_last(gpu_rank *r)
@@ -218,17 +293,14 @@ static dml_err lie_in_a_group(gpu_rank *r)
     const lie *told = r->arg;
     const cudaStream_t stream = dml_cuda_stream(r->send);
     const int64_t epoch = told->epoch, id = 3 + told->from,
-                  says[] = {epoch, -epoch, id, -id, 2, -2};
+                  says[] = {epoch, -epoch, id, -id, 2, -2, 0};
     ncclComm_t comm = NULL;
     void *room;
-    DML_TRY(dml_cuda_device.alloc(r->device, 4 << 20, &room));
+    DML_TRY(dml_cuda_device.alloc(r->device, sizeof says, &room));
     DML_TRY(join_as(r, 3, &comm));
-    for (size_t bytes = 4 << 20; bytes >= 64; bytes /= 64)
-        DML_TRY(
-            ready(comm, ncclAllReduce(room, room, bytes / 4, ncclFloat, ncclSum, comm, stream)));
-    DML_TRY(gpu_settle(r));
     memcpy(room, says, sizeof says);
-    DML_TRY(ready(comm, ncclAllReduce(room, room, 6, ncclInt64, ncclMax, comm, stream)));
+    DML_TRY(ready(comm, ncclAllReduce(room, room, sizeof says / sizeof *says, ncclInt64, ncclMax,
+                                      comm, stream)));
     DML_TRY(gpu_settle(r));
     ncclCommAbort(comm);
     dml_cuda_device.free(r->device, room);
@@ -264,6 +336,8 @@ int main(void)
         cmocka_unit_test(neighbours_exchange_both_ways_at_once),
         cmocka_unit_test(only_ranks_of_a_pair_exchange),
         cmocka_unit_test(a_second_meeting_adds_pairs),
+        cmocka_unit_test(pairs_take_few_thread_blocks_and_groups_what_nccl_chooses),
+        cmocka_unit_test(a_new_group_sums_as_much_as_all_its_members_have_left),
         cmocka_unit_test(a_meeting_ends_when_a_rank_does_not_come),
         cmocka_unit_test(a_member_of_another_epoch_is_refused),
     };
