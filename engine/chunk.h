@@ -103,9 +103,10 @@ void dml_chunk_place(dml_chunk *c, void *shared, void *private_);
  * begin_step. */
 void dml_chunk_weights_written(const dml_chunk *c);
 
-/* Zeroes slots, maxima and accumulators: a chunk that runs nothing in this step adds nothing.  Weights that
- * changed are copied to the act type. */
-dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k);
+/* Zeroes slots and maxima, and with zero_sums the accumulators: a chunk that runs nothing in this step adds nothing.
+ * Without, every sum is to be stored by a backward with run->first, or not read.  Weights that changed are copied to
+ * the act type. */
+dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, bool zero_sums);
 dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, const dml_run *run,
                           const void *in, const int32_t *labels, void *stash);
 /* Whole backward: input gradient to dx and weight gradients added, in the order of calls (fast mode) or

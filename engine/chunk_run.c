@@ -271,19 +271,19 @@ static dml_err copy_weights(const dml_chunk *c, const dml_kernel_table *kt, dml_
     return DML_ERR_OK;
 }
 
-dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k)
+dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, bool zero_sums)
 {
     DML_TRY(copy_weights(c, kt, k));
     const dml_tensor slots = vector(c->slots, DML_I32, c->slot_words);
     DML_TRY(kt->fill(k, &slots, 0));
     if (c->arena_elems == 0) return DML_ERR_OK;
-    if (!c->acc) {
-        const dml_tensor g = vector(c->g, DML_F32, c->arena_elems);
-        return kt->fill(k, &g, 0);
+    if (zero_sums) {
+        const dml_tensor sums =
+            c->acc ? vector(c->acc, DML_I64, c->acc_elems) : vector(c->g, DML_F32, c->arena_elems);
+        DML_TRY(kt->fill(k, &sums, 0));
     }
-    const dml_tensor acc = vector(c->acc, DML_I64, c->acc_elems),
-                     max_bits = vector(c->max_bits, DML_U32, c->param_end - c->param_begin);
-    DML_TRY(kt->fill(k, &acc, 0));
+    if (!c->acc) return DML_ERR_OK;
+    const dml_tensor max_bits = vector(c->max_bits, DML_U32, c->param_end - c->param_begin);
     return kt->fill(k, &max_bits, 0);
 }
 

@@ -26,14 +26,34 @@ static dml_err plain_job(void *arg)
     return dml_exec_op(arg);
 }
 
+/* Whether this step needs the chunk's sums cleared: not when the op that stores the first gradient has samples, and
+ * not when none are made. */
+static bool needs_zero_sums(const dml_exec *x, int32_t chunk)
+{
+    if (x->c.program->forward_only) return false;
+    for (int32_t i = 0; i < x->list->n; i++)
+        if (x->op[i].first && x->op[i].op->chunk == chunk) return !dml_exec_has_work(&x->op[i]);
+    return true;
+}
+
 static dml_err begin_job(void *arg)
 {
     dml_exec *x = arg;
+    const dml_kernel_table *kt = x->c.backend->kernels;
     x->stash_live = 0;
-    DML_TRY(x->c.backend->kernels->begin_step(x->c.compute, &x->words));
+    DML_TRY(kt->begin_step(x->c.compute, &x->words));
     for (int32_t c = 0; c < x->c.program->chunks; c++)
         if (x->c.held[c].chunk)
-            DML_TRY(dml_chunk_begin_step(x->c.held[c].chunk, x->c.backend->kernels, x->c.compute));
+            DML_TRY(
+                dml_chunk_begin_step(x->c.held[c].chunk, kt, x->c.compute, needs_zero_sums(x, c)));
+    return DML_ERR_OK;
+}
+
+static dml_err timed_begin_job(void *arg)
+{
+    const int64_t begin_ns = dml_clock_ns();
+    DML_TRY(begin_job(arg));
+    dml_exec_was_busy(arg, dml_clock_ns() - begin_ns);
     return DML_ERR_OK;
 }
 
@@ -58,6 +78,16 @@ static dml_err enqueue(dml_resolved *r, dml_queue *q)
     return DML_ERR_OK;
 }
 
+static dml_err issue_begin(dml_exec *x)
+{
+    const dml_device_api *device = dml_exec_device(x);
+    dml_queue *q = x->c.lane[DML_LANE_COMPUTE];
+    if (dml_exec_on_host(x)) return device->submit(q, timed_begin_job, x);
+    DML_TRY(device->record(q, x->step_begun));
+    DML_TRY(device->submit(q, begin_job, x));
+    return device->record(q, x->step_ready);
+}
+
 static dml_err issue(dml_exec *x, int32_t begin, int32_t end)
 {
     const dml_device_api *device = dml_exec_device(x);
@@ -74,13 +104,15 @@ static dml_err issue(dml_exec *x, int32_t begin, int32_t end)
     return DML_ERR_OK;
 }
 
-/* All that was issued up to op `end` is done.  Any one wait in the lanes ends by its own deadline, so the sum
- * of those bounds this one. */
+/* All that was issued up to op `end` is done.  On the host any one wait in the lanes ends by its own deadline, so
+ * the sum of those bounds this one.  Streams know no deadlines: here every op has its own, from when the one
+ * before it was seen done. */
 static dml_err settle(dml_exec *x, int32_t end)
 {
     const dml_device_api *device = dml_exec_device(x);
-    const int64_t deadline_ns = dml_clock_ns() + x->c.timeout_ns * (x->list->n + 1);
-    DML_TRY(dml_exec_collect(x, end, deadline_ns));
+    DML_TRY(dml_exec_collect(x, end, x->c.timeout_ns));
+    const int64_t waits = dml_exec_on_host(x) ? x->list->n + 1 : 1;
+    const int64_t deadline_ns = dml_clock_ns() + x->c.timeout_ns * waits;
     for (int32_t lane = 0; lane < DML_LANES; lane++)
         DML_TRY(device->sync(x->c.lane[lane], deadline_ns));
     if (dml_exec_on_host(x)) return DML_ERR_OK;
@@ -95,12 +127,13 @@ dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *ro
     x->rows = rows;
     x->collected = 0;
     const dml_lane last = x->c.program->forward_only ? DML_LANE_COMPUTE : DML_LANE_REDUCE;
-    DML_TRY(dml_exec_device(x)->submit(x->c.lane[DML_LANE_COMPUTE], begin_job, x));
+    DML_TRY(issue_begin(x));
     DML_TRY(issue(x, 0, x->vote));
     for (int32_t c = 0; c < x->c.program->chunks; c++)
         if (x->c.held[c].chunk)
             DML_TRY(dml_update_fetch(x->c.held[c].update, dml_exec_device(x), x->c.lane[last]));
-    return settle(x, x->vote);
+    DML_TRY(settle(x, x->vote));
+    return dml_exec_collect_begin(x);
 }
 
 dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr)
@@ -125,10 +158,19 @@ static dml_err open_stamps(dml_exec *x, dml_resolved *r)
     return r->loads ? device->event_open(x->c.device, &r->loaded) : DML_ERR_OK;
 }
 
+static dml_err open_all_stamps(dml_exec *x)
+{
+    if (dml_exec_on_host(x)) return DML_ERR_OK;
+    DML_TRY(dml_exec_device(x)->event_open(x->c.device, &x->step_begun));
+    DML_TRY(dml_exec_device(x)->event_open(x->c.device, &x->step_ready));
+    for (int32_t i = 0; i < x->list->n; i++)
+        DML_TRY(open_stamps(x, &x->op[i]));
+    return DML_ERR_OK;
+}
+
 static dml_err open_events(dml_exec *x)
 {
-    for (int32_t i = 0; i < x->list->n && !dml_exec_on_host(x); i++)
-        DML_TRY(open_stamps(x, &x->op[i]));
+    DML_TRY(open_all_stamps(x));
     for (int32_t i = 0; i < x->list->n; i++)
         for (int32_t w = 0; w < DML_OP_WAITS; w++) {
             const int32_t on = x->list->op[i].wait[w];
@@ -202,6 +244,8 @@ void dml_exec_close(dml_exec *x)
 {
     if (!x) return;
     const dml_device_api *device = dml_exec_device(x);
+    device->event_close(x->step_begun);
+    device->event_close(x->step_ready);
     for (int32_t i = 0; i < x->list->n; i++) {
         device->event_close(x->op[i].begun);
         device->event_close(x->op[i].loaded);

@@ -52,7 +52,7 @@ typedef struct dml_exec dml_exec;
 
 /* Sums of what the compute lane did, since the last reset. */
 typedef struct dml_exec_times {
-    int64_t busy_ns;    /* compute ops running */
+    int64_t busy_ns;    /* compute ops, optimizer steps, too, and what begins each step */
     int32_t stash_peak; /* most micro-batches between F and B (or W) at once */
 } dml_exec_times;
 

@@ -54,9 +54,10 @@ typedef struct dml_flights {
 struct dml_exec {
     dml_exec_config c;
     const dml_op_list *list;
-    dml_resolved *op;    /* [list->n] */
-    int32_t vote;        /* index of VOTE; list->n when there is none */
-    dml_durations *took; /* [DML_OP_KINDS][chunks] */
+    dml_resolved *op;                   /* [list->n] */
+    int32_t vote;                       /* index of VOTE; list->n when there is none */
+    dml_durations *took;                /* [DML_OP_KINDS][chunks] */
+    dml_event *step_begun, *step_ready; /* around what begins a step; NULL on the host */
     dml_flights flights;
 
     /* of the step under way; set before its jobs are issued */
@@ -118,8 +119,14 @@ void dml_exec_land(dml_exec *x);
 /* The op took `ns`: into durations and progress. */
 void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns);
 
-/* Takes the times of ops that are done, in list order up to `end`; waits for each until deadline_ns, and
- * with a deadline in the past only looks.  Errors name the first op not known to be done. */
-dml_err dml_exec_collect(dml_exec *x, int32_t end, int64_t deadline_ns);
+/* The compute lane worked for `ns`. */
+void dml_exec_was_busy(dml_exec *x, int64_t ns);
+
+/* Takes the times of ops that are done, in list order up to `end`; waits for each at most patience_ns, with 0 it
+ * only looks.  Errors name the first op not known to be done. */
+dml_err dml_exec_collect(dml_exec *x, int32_t end, int64_t patience_ns);
+
+/* The same for what began the step, when all has run. */
+dml_err dml_exec_collect_begin(dml_exec *x);
 
 #endif

@@ -12,6 +12,11 @@ static dml_durations *durations_of(const dml_exec *x, dml_op_kind kind, int32_t 
     return &x->took[(int64_t)kind * x->c.program->chunks + chunk];
 }
 
+void dml_exec_was_busy(dml_exec *x, int64_t ns)
+{
+    atomic_fetch_add_explicit(&x->busy_ns, ns, memory_order_relaxed);
+}
+
 void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
 {
     dml_durations *d = durations_of(x, (dml_op_kind)op->kind, op->chunk);
@@ -21,8 +26,8 @@ void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
         d->parts_ns = 0;
     }
     dml_worker_page *page = x->c.page;
+    if (dml_op_lane(op) == DML_LANE_COMPUTE) dml_exec_was_busy(x, ns);
     if (dml_op_lane(op) == DML_LANE_COMPUTE && op->kind != DML_OP_STEP) {
-        atomic_fetch_add_explicit(&x->busy_ns, ns, memory_order_relaxed);
         atomic_store_explicit(&page->last, op->kind, memory_order_relaxed);
         atomic_store_explicit(&page->last_chunk, op->chunk, memory_order_relaxed);
         atomic_store_explicit(&page->last_mb, op->mb, memory_order_relaxed);
@@ -30,28 +35,37 @@ void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
     atomic_fetch_add_explicit(&page->ops, 1, memory_order_relaxed);
 }
 
-static dml_err collect(dml_exec *x, const dml_resolved *r, int64_t deadline_ns)
+static dml_err collect(dml_exec *x, const dml_resolved *r, int64_t patience_ns)
 {
     const dml_device_api *device = dml_exec_device(x);
     int64_t ns = 0;
-    DML_TRY(device->await(r->done, deadline_ns));
+    DML_TRY(device->await(r->done, patience_ns > 0 ? dml_clock_ns() + patience_ns : 0));
     DML_TRY(device->elapsed(r->begun, r->done, &ns));
     dml_exec_took(x, r->op, ns);
     return DML_ERR_OK;
 }
 
-dml_err dml_exec_collect(dml_exec *x, int32_t end, int64_t deadline_ns)
+dml_err dml_exec_collect(dml_exec *x, int32_t end, int64_t patience_ns)
 {
     for (; x->collected < end; x->collected++) {
         const dml_resolved *r = &x->op[x->collected];
         if (!r->begun || !dml_exec_has_work(r)) continue;
-        const dml_err err = collect(x, r, deadline_ns);
+        const dml_err err = collect(x, r, patience_ns);
         if (err == DML_ERR_OK) continue;
         char text[DML_OP_NAME_BYTES + 64];
         snprintf(text, sizeof text, "%s of step %lld, the first op not known to be done",
                  dml_op_name_of(r->op).text, (long long)x->words.step + 1);
         return dml_err_add(err, text, __FILE__, __LINE__);
     }
+    return DML_ERR_OK;
+}
+
+dml_err dml_exec_collect_begin(dml_exec *x)
+{
+    if (!x->step_begun) return DML_ERR_OK;
+    int64_t ns = 0;
+    DML_TRY(dml_exec_device(x)->elapsed(x->step_begun, x->step_ready, &ns));
+    dml_exec_was_busy(x, ns);
     return DML_ERR_OK;
 }
 

@@ -182,7 +182,7 @@ typedef struct dml_spec {
         int32_t pipeline_parallel_size; /* ranks of a pipeline */
         int32_t virtual_stages;         /* stages of each rank */
         int32_t data_parallel_size;     /* replicas of each */
-        const char *schedule;           /* canonical name of schedule/schedule.h, "auto", "csv:PATH" */
+        const char *schedule; /* canonical name of schedule/schedule.h, "auto", "csv:PATH" */
         dml_split split;
         const int32_t
             *split_list; /* [ranks x virtual stages] layers per stage, for DML_SPLIT_LIST */

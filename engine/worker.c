@@ -21,7 +21,8 @@ typedef struct loop {
     int64_t total_steps;
     int64_t committed_at_ns; /* when the step before ended */
     int64_t step_busy_ns, busy_ns, wall_ns;
-    int32_t skipped; /* in a row, but for those that the loss scale explains */
+    int64_t commit_busy_ns; /* of the newest step's optimizer */
+    int32_t skipped;        /* in a row, but for those that the loss scale explains */
     dml_loss_scale loss_scale;
     bool stop;
 } loop;
@@ -65,7 +66,7 @@ static dml_err hold_vote(loop *l, bool is_redo, dml_vote *vote, dml_verdict *ver
     dml_worker *w = l->w;
     memset(vote, 0, sizeof *vote);
     l->step_busy_ns += dml_exec_take_times(w->train_exec).busy_ns;
-    vote->busy_ns = l->step_busy_ns;
+    vote->busy_ns = l->step_busy_ns + l->commit_busy_ns; /* the step before's: ours is to come */
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) dml_update_judge(w->held[c].update, w->rows, vote);
     vote->stop = atomic_load_explicit(&w->config->control->stop, memory_order_relaxed);
@@ -117,7 +118,7 @@ static dml_err report_step(loop *l, int64_t step, const dml_vote *vote, double n
     const int64_t now_ns = dml_clock_ns(), wall_ns = now_ns - l->committed_at_ns;
     l->committed_at_ns = now_ns;
     if (step > 0) {
-        l->busy_ns += l->step_busy_ns;
+        l->busy_ns += l->step_busy_ns + l->commit_busy_ns;
         l->wall_ns += wall_ns;
     }
     if (w->config->rank != 0) return DML_ERR_OK;
@@ -150,6 +151,7 @@ static dml_err train_step(loop *l, int64_t step)
         sqrt(dml_superacc_round(&vote.norm)) / (double)samples / (double)l->loss_scale.scale;
     const double lr = dml_lr_at(w->spec, l->total_steps, step);
     if (verdict == DML_COMMIT) DML_TRY(dml_exec_commit(w->train_exec, norm, samples, lr));
+    l->commit_busy_ns = dml_exec_take_times(w->train_exec).busy_ns;
     l->stop = vote.stop > 0;
     DML_TRY(report_step(l, step, &vote, norm, lr, samples, verdict));
     return count_skips(l, verdict, step);

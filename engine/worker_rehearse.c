@@ -52,7 +52,7 @@ static dml_err exercise_chunk(void *arg)
     const exercise *e = arg;
     const dml_kernel_table *kt = e->w->backend->kernels;
     dml_run run = {.train = false, .rows = e->rows};
-    DML_TRY(dml_chunk_begin_step(e->chunk, kt, e->k));
+    DML_TRY(dml_chunk_begin_step(e->chunk, kt, e->k, true));
     DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, &run, e->in, e->labels, e->stash));
     run.train = true;
     DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, &run, e->in, e->labels, e->stash));
@@ -60,7 +60,7 @@ static dml_err exercise_chunk(void *arg)
     DML_TRY(backward(e, &run));
     run.first = false;
     DML_TRY(backward(e, &run));
-    return dml_chunk_begin_step(e->chunk, kt, e->k);
+    return dml_chunk_begin_step(e->chunk, kt, e->k, true);
 }
 
 static dml_err on_compute(const dml_worker *w, dml_job job, void *arg)
