@@ -4,10 +4,6 @@
 
 #include "engine/plan.h"
 
-/* Values of parallelism.schedule that are no schedule's name. */
-#define DML_ORDER_AUTO "auto"
-#define DML_ORDER_CSV  "csv:" /* and a path */
-
 /* The order of plan->ranks ranks, plan->stages chunks and mbs / replicas micro-batches.
  *
  *   out       uninitialised before; owned by the caller, {0} on failure

@@ -101,6 +101,10 @@ typedef enum dml_console {
 typedef enum dml_split { DML_SPLIT_AUTO, DML_SPLIT_UNIFORM, DML_SPLIT_LIST } dml_split;
 typedef enum dml_loss { DML_LOSS_CROSS_ENTROPY, DML_LOSS_MSE } dml_loss;
 
+/* Values of parallelism.schedule that are no schedule's name (engine/plan_order.h). */
+#define DML_ORDER_AUTO "auto"
+#define DML_ORDER_CSV  "csv:" /* and a path */
+
 /* An amount of training as written: "250" steps or "2 epochs". */
 typedef struct dml_interval {
     double n;

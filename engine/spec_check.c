@@ -147,17 +147,22 @@ static const char *path_of(dml_spec_reader *r, dml_spec_key_id id, const char *t
     return path;
 }
 
+static void check_schedule_path(dml_spec_reader *r)
+{
+    const char **schedule = &r->spec->parallelism.schedule;
+    const size_t n = strlen(DML_ORDER_CSV);
+    if (bad(r, DML_KEY_SCHEDULE) || strncmp(*schedule, DML_ORDER_CSV, n) != 0) return;
+    const bool from_file = at(r, DML_KEY_SCHEDULE).file != dml_spec_command_line;
+    const char *path = path_of(r, DML_KEY_SCHEDULE, *schedule + n, from_file);
+    *schedule = dml_arena_printf(r->arena, "%s%s", DML_ORDER_CSV, path);
+}
+
 static void check_paths(dml_spec_reader *r)
 {
     dml_spec *spec = r->spec;
     if (!bad(r, DML_KEY_OUTPUT_DIR))
         spec->run.output_dir = path_of(r, DML_KEY_OUTPUT_DIR, spec->run.output_dir, false);
-    if (!bad(r, DML_KEY_SCHEDULE) && strncmp(spec->parallelism.schedule, "csv:", 4) == 0) {
-        const bool beside_spec = at(r, DML_KEY_SCHEDULE).file != dml_spec_command_line;
-        spec->parallelism.schedule = dml_arena_printf(
-            r->arena, "csv:%s",
-            path_of(r, DML_KEY_SCHEDULE, spec->parallelism.schedule + 4, beside_spec));
-    }
+    check_schedule_path(r);
     if (spec->data.format == DML_DATA_SYNTHETIC || bad(r, DML_KEY_DATA_PATH)) {
         spec->data.path = "";
         return;

@@ -191,8 +191,10 @@ const char *dml_spec_schedule_names(dml_arena *arena)
 /* A file, or an order made for the spec, instead of a schedule by name (engine/plan_order.h). */
 static const char *special_schedule(dml_spec_reader *r, const char *text)
 {
-    if (strcasecmp(text, "auto") == 0) return "auto";
-    return strncmp(text, "csv:", 4) == 0 && text[4] ? dml_arena_strdup(r->arena, text) : NULL;
+    if (strcasecmp(text, DML_ORDER_AUTO) == 0) return DML_ORDER_AUTO;
+    const size_t n = strlen(DML_ORDER_CSV);
+    return strncmp(text, DML_ORDER_CSV, n) == 0 && text[n] ? dml_arena_strdup(r->arena, text)
+                                                           : NULL;
 }
 
 static bool read_schedule(dml_spec_reader *r, const dml_spec_key *key, const dml_yaml *node,
