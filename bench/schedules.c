@@ -62,7 +62,8 @@ static dml_err make(const dml_program *order, const dml_cost *cost, times *out)
 static dml_err repeat(const instance *in, const options *o, bench_spread *all, times *last)
 {
     const dml_schedule *schedule;
-    const dml_schedule_args args = {in->stages, in->virtual_stages, in->mbs};
+    const dml_schedule_args args = {
+        .stages = in->stages, .virtual_stages = in->virtual_stages, .mbs = in->mbs};
     dml_program order;
     dml_cost cost;
     double total[MOST_REPEATS];

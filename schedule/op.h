@@ -18,6 +18,10 @@
  *     compute   B0.6 | B0.7 part 1 | part 2 | part 3 | U0
  *     reduce                         R0 1     R0 2     R0 3 V
  *
+ * An asynchronous program makes many updates of a chunk (schedule/program.h).  `version` says which weights an op
+ * reads: 0 those that all updates have made whose backwards on this worker stand before it in the list, -1 those of
+ * one update fewer.  In a synchronous program it is 0.
+ *
  * The parts of an op follow each other on the compute lane with nothing between them.  Each reads
  * what the op reads; what the op leaves behind (the input gradient, the freed stash) is there when
  * the last part is done.
@@ -94,13 +98,14 @@ enum { DML_NO_PEER = -1, DML_NO_SLOT = -1, DML_NO_WAIT = -1, DML_NO_MB = -1, DML
 
 typedef struct dml_op {
     uint8_t kind;   /* dml_op_kind; decides the lane                                    */
-    int8_t version; /* weight version read, relative to the newest; 0 in synchronous    */
+    int8_t version; /* F, B, I, W: weights read, <= 0: see below                        */
     uint16_t edge;  /* B, W, REDUCE: 0 the whole chunk, k its bucket k.  Transfers: which
                      * tensor of the boundary; 0, the main one, is all there is yet     */
     int16_t peer;   /* worker at the other end, DML_NO_PEER                             */
     int16_t slot;   /* slot in the pool named above, DML_NO_SLOT                        */
     int32_t chunk;  /* model chunk; 0 for VOTE                                          */
-    int32_t mb;     /* global micro-batch of the step, DML_NO_MB                        */
+    int32_t mb;     /* global micro-batch of the step; without one: DML_NO_MB, and in an
+                     * asynchronous program the number of the update                    */
     int32_t wait[DML_OP_WAITS]; /* earlier ops of this worker's list, on other lanes; DML_NO_WAIT
                                  * fills the rest.  Two are enough: see schedule/depend.h */
 } dml_op;

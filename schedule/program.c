@@ -46,14 +46,20 @@ dml_err dml_program_init(dml_program *p, int32_t workers, int32_t chunks, int32_
     p->span = calloc((size_t)chunks, sizeof *p->span);
     p->buckets = malloc((size_t)chunks * sizeof *p->buckets);
     p->pool_slots = calloc((size_t)pool_entries(p), sizeof *p->pool_slots);
-    if (!p->list || !p->route || !p->span || !p->buckets || !p->pool_slots) {
+    p->update_mbs = malloc((size_t)chunks * sizeof *p->update_mbs);
+    p->versions = malloc((size_t)chunks * sizeof *p->versions);
+    p->sums = malloc((size_t)chunks * sizeof *p->sums);
+    if (!p->list || !p->route || !p->span || !p->buckets || !p->pool_slots || !p->update_mbs ||
+        !p->versions || !p->sums) {
         dml_program_free(p);
         DML_FAIL(DML_ERR_NOMEM, "no memory for %d workers, %d chunks, %d micro-batches", workers,
                  chunks, mbs);
     }
     memset(p->route, 0xff, (size_t)route_entries(p) * sizeof *p->route); /* every entry -1 */
-    for (int32_t c = 0; c < chunks; c++)
-        p->buckets[c] = 1;
+    for (int32_t c = 0; c < chunks; c++) {
+        p->buckets[c] = p->versions[c] = p->sums[c] = 1;
+        p->update_mbs[c] = mbs;
+    }
     return DML_ERR_OK;
 }
 
@@ -66,6 +72,9 @@ void dml_program_free(dml_program *p)
     free(p->span);
     free(p->buckets);
     free(p->pool_slots);
+    free(p->update_mbs);
+    free(p->versions);
+    free(p->sums);
     *p = (dml_program){0};
 }
 
@@ -97,6 +106,14 @@ int32_t dml_program_push(dml_program *p, int32_t worker, dml_op_kind kind, int32
     return list->n - 1;
 }
 
+void dml_program_copy_updates(const dml_program *p, dml_program *out)
+{
+    const size_t bytes = (size_t)p->chunks * sizeof(int32_t);
+    memcpy(out->update_mbs, p->update_mbs, bytes);
+    memcpy(out->versions, p->versions, bytes);
+    memcpy(out->sums, p->sums, bytes);
+}
+
 dml_err dml_program_copy(const dml_program *p, dml_program *out)
 {
     DML_TRY(dml_program_init(out, p->workers, p->chunks, p->mbs));
@@ -106,10 +123,18 @@ dml_err dml_program_copy(const dml_program *p, dml_program *out)
     memcpy(out->span, p->span, (size_t)p->chunks * sizeof *p->span);
     memcpy(out->buckets, p->buckets, (size_t)p->chunks * sizeof *p->buckets);
     memcpy(out->pool_slots, p->pool_slots, (size_t)pool_entries(p) * sizeof *p->pool_slots);
+    dml_program_copy_updates(p, out);
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++)
             *push_slot(&out->list[w]) = p->list[w].op[i];
     return DML_ERR_OK;
+}
+
+static bool same_updates(const dml_program *a, const dml_program *b)
+{
+    const size_t bytes = (size_t)a->chunks * sizeof(int32_t);
+    return memcmp(a->update_mbs, b->update_mbs, bytes) == 0 &&
+           memcmp(a->versions, b->versions, bytes) == 0 && memcmp(a->sums, b->sums, bytes) == 0;
 }
 
 bool dml_program_equal(const dml_program *a, const dml_program *b)
@@ -120,7 +145,9 @@ bool dml_program_equal(const dml_program *a, const dml_program *b)
     if (memcmp(a->route, b->route, (size_t)route_entries(a) * sizeof *a->route) != 0 ||
         memcmp(a->span, b->span, (size_t)a->chunks * sizeof *a->span) != 0 ||
         memcmp(a->buckets, b->buckets, (size_t)a->chunks * sizeof *a->buckets) != 0 ||
-        memcmp(a->pool_slots, b->pool_slots, (size_t)pool_entries(a) * sizeof *a->pool_slots) != 0)
+        memcmp(a->pool_slots, b->pool_slots, (size_t)pool_entries(a) * sizeof *a->pool_slots) !=
+            0 ||
+        !same_updates(a, b))
         return false;
     for (int32_t w = 0; w < a->workers; w++) {
         const dml_op_list *la = &a->list[w], *lb = &b->list[w];
@@ -152,6 +179,13 @@ int64_t dml_program_ops(const dml_program *p)
     for (int32_t w = 0; w < p->workers; w++)
         n += p->list[w].n;
     return n;
+}
+
+bool dml_program_is_async(const dml_program *p)
+{
+    for (int32_t c = 0; c < p->chunks; c++)
+        if (p->update_mbs[c] != p->mbs) return true;
+    return false;
 }
 
 bool dml_program_splits_backward(const dml_program *p)

@@ -34,6 +34,16 @@ typedef struct dml_program {
     int32_t *buckets;     /* [chunks] parts in which the chunk's gradients are reduced, 1
                            * where they go at once; owned                                */
     int32_t *pool_slots;  /* [workers][chunks][DML_POOLS] slots, set by dml_lower; owned */
+
+    /* Asynchronous: the program is a segment between two drains and makes several optimizer steps.  Update u of
+     * chunk c, from 0, is of micro-batches u * update_mbs[c] .. + update_mbs[c] - 1.  Version n of its weights is
+     * what n updates of this segment have made. */
+    int32_t *
+        update_mbs; /* [chunks] micro-batches of an update of the chunk; mbs: synchronous; owned   */
+    int32_t
+        *versions; /* [chunks] weight buffers: version n lies in n mod versions; set by dml_lower,
+                          * else 1; owned                                                             */
+    int32_t *sums; /* [chunks] gradient buffers: update u adds to u mod sums; likewise          */
 } dml_program;
 
 enum {
@@ -55,6 +65,9 @@ void dml_program_free(dml_program *p); /* back to {0} */
 /* A deep copy; `out` is uninitialised before and {0} on failure. */
 dml_err dml_program_copy(const dml_program *p, dml_program *out);
 
+/* How often and into how many buffers the chunks of `p` update, for `out`, which has as many chunks. */
+void dml_program_copy_updates(const dml_program *p, dml_program *out);
+
 /* The same in every field. */
 bool dml_program_equal(const dml_program *a, const dml_program *b);
 
@@ -69,6 +82,15 @@ static inline int32_t *dml_program_route(const dml_program *p, int32_t chunk, in
 {
     return &p->route[(int64_t)chunk * p->mbs + mb];
 }
+
+/* Updates of the chunk in one run of the program: 1 when it is synchronous. */
+static inline int32_t dml_program_updates(const dml_program *p, int32_t chunk)
+{
+    return p->mbs / p->update_mbs[chunk];
+}
+
+/* Whether any chunk makes more than one update. */
+bool dml_program_is_async(const dml_program *p);
 
 static inline int32_t *dml_program_slots(const dml_program *p, int32_t worker, int32_t chunk,
                                          dml_pool pool)

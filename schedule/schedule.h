@@ -16,6 +16,10 @@ typedef struct dml_schedule_args {
     int32_t stages;         /* ranks of one pipeline, >= 1                      */
     int32_t virtual_stages; /* chunks on each rank, >= 1                        */
     int32_t mbs;            /* micro-batches of one pipeline in one step, >= 1  */
+    int32_t
+        update_mbs; /* asynchronous: micro-batches of one pipeline in one update, dividing mbs, which are
+                             * those between two drains; 0 else */
+    bool vertical_sync; /* asynchronous: a micro-batch reads one version at all stages */
 } dml_schedule_args;
 
 /* Times of one chunk, all chunks alike, transfers free: what closed forms are about. */
@@ -31,6 +35,10 @@ typedef struct dml_schedule {
     const char *doc;     /* one line                                                  */
     const char *needs;   /* requirement in words, "" none                             */
     bool many_chunks;    /* takes virtual_stages > 1                                  */
+
+    /* Asynchronous: how many updates of the weights of `stage` micro-batch mb sees; its backward reads the same.
+     * NULL: synchronous, it sees those of all steps before. */
+    int32_t (*version)(const dml_schedule_args *args, int32_t stage, int32_t mb);
 
     /* Pushes the ops of every rank to `order`, which is empty; routes follow from the ops.
      * DML_ERR_SPEC  args do not meet `needs`; the text says what would */

@@ -49,7 +49,8 @@ static void lists_are_those_that_pytorch_makes(void **state)
         {"looped_bfs", 2}, {"interleaved_zb", 2}};
     for (size_t k = 0; k < sizeof had / sizeof *had; k++)
         for (int32_t mbs = 8; mbs <= 12; mbs += 4) {
-            const dml_schedule_args args = {4, had[k].virtual_stages, mbs};
+            const dml_schedule_args args = {
+                .stages = 4, .virtual_stages = had[k].virtual_stages, .mbs = mbs};
             const dml_schedule *s;
             dml_program ours, theirs;
             char path[256];

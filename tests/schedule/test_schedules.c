@@ -242,16 +242,22 @@ static void arguments_out_of_range_are_refused(void **state)
     dml_program p;
     const dml_schedule *s = &dml_schedule_gpipe;
     DML_CHECK_FAILS(DML_ERR_SPEC, "gpipe runs one chunk on each rank, not 2",
-                    dml_schedule_build(s, &(dml_schedule_args){2, 2, 2}, &p));
+                    dml_schedule_build(
+                        s, &(dml_schedule_args){.stages = 2, .virtual_stages = 2, .mbs = 2}, &p));
     DML_CHECK_FAILS(DML_ERR_SPEC, "at least one chunk",
-                    dml_schedule_build(s, &(dml_schedule_args){2, 0, 2}, &p));
+                    dml_schedule_build(
+                        s, &(dml_schedule_args){.stages = 2, .virtual_stages = 0, .mbs = 2}, &p));
     DML_CHECK_FAILS(DML_ERR_SPEC, "workers, not 0",
-                    dml_schedule_build(s, &(dml_schedule_args){0, 1, 2}, &p));
+                    dml_schedule_build(
+                        s, &(dml_schedule_args){.stages = 0, .virtual_stages = 1, .mbs = 2}, &p));
     DML_CHECK_FAILS(DML_ERR_SPEC, "micro-batches, not 0",
-                    dml_schedule_build(s, &(dml_schedule_args){2, 1, 0}, &p));
+                    dml_schedule_build(
+                        s, &(dml_schedule_args){.stages = 2, .virtual_stages = 1, .mbs = 0}, &p));
     DML_CHECK_FAILS(
         DML_ERR_SPEC, "more than 32767 chunks",
-        dml_schedule_build(&dml_schedule_sequential, &(dml_schedule_args){2000, 2000, 1}, &p));
+        dml_schedule_build(&dml_schedule_sequential,
+                           &(dml_schedule_args){.stages = 2000, .virtual_stages = 2000, .mbs = 1},
+                           &p));
 }
 
 int main(void)
