@@ -62,7 +62,8 @@ typedef struct dml_schedule {
     X(zb_h1)                 \
     X(zb_h2)                 \
     X(interleaved_zb)        \
-    X(chimera)
+    X(chimera)               \
+    X(chimera_doubling)
 /* clang-format on */
 #define X(id) extern const dml_schedule dml_schedule_##id;
 DML_SCHEDULE_LIST(X)

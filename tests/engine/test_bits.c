@@ -28,6 +28,8 @@ static const layout layouts[] = {
     {"2", "1", "interleaved_zb x2", "1"},
     {"4", "2", "chimera", "1"},
     {"2", "2", "chimera", "1"},
+    {"4", "1", "chimera_doubling", "1"},
+    {"2", "1", "chimera_doubling", "1"},
     {"2", "1", "sequential x2", "1"},
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };

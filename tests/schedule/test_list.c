@@ -168,7 +168,8 @@ static int64_t best_named_ns(const instance *in)
     for (int32_t k = 0; k < n; k++) {
         dml_program order;
         const dml_schedule_args args = {.stages = p, .virtual_stages = 1, .mbs = in->routes.mbs};
-        if (all[k] == &dml_schedule_chimera) continue; /* two copies of the weights */
+        if (all[k] == &dml_schedule_chimera || all[k] == &dml_schedule_chimera_doubling)
+            continue; /* two copies of the weights */
         if (dml_schedule_build(all[k], &args, &order) != DML_ERR_OK) continue;
         bool fits = true;
         for (int32_t w = 0; w < p; w++)

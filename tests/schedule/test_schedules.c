@@ -72,6 +72,7 @@ static void lists_of_the_family_are_golden(void **state)
     append_list(&text, &dml_schedule_zb_h2, 1);
     append_list(&text, &dml_schedule_interleaved_zb, 2);
     append_list(&text, &dml_schedule_chimera, 1);
+    append_list(&text, &dml_schedule_chimera_doubling, 1);
     check_golden("schedule_lists.txt", dml_str_text(&text));
     dml_str_free(&text);
 }
@@ -100,6 +101,7 @@ static bool takes(const dml_schedule *s, const dml_schedule_args *args)
     if (s == &dml_schedule_chimera)
         return args->stages % 2 == 0 && args->mbs % 2 == 0 &&
                (args->mbs < args->stages || args->mbs % args->stages == 0);
+    if (s == &dml_schedule_chimera_doubling) return args->stages % 2 == 0 && args->mbs % 4 == 0;
     if (s != &dml_schedule_interleaved_1f1b && s != &dml_schedule_interleaved_zb) return true;
     const int32_t whole = args->mbs / args->stages;
     return args->virtual_stages == 1 || whole <= 1 || args->mbs % (args->mbs / whole) == 0;
@@ -199,6 +201,47 @@ static void golden_numbers_for_four_stages_and_eight_micro_batches(void **state)
     }
 }
 
+static int64_t simulate(const dml_schedule *s, int32_t stages, int32_t mbs, int32_t *most_stash)
+{
+    const dml_schedule_args args = {.stages = stages, .virtual_stages = 1, .mbs = mbs};
+    dml_program order;
+    dml_sim sim;
+    DML_CHECK_OK(dml_schedule_build(s, &args, &order));
+    dml_cost cost = make_cost(stages, 10, 10, 10, 0);
+    DML_CHECK_OK(dml_simulate(&order, &cost, &sim));
+    const int64_t wall_ns = sim.makespan_ns;
+    *most_stash = 0;
+    for (int32_t w = 0; w < stages; w++)
+        if (sim.peak_stash[w] > *most_stash) *most_stash = sim.peak_stash[w];
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&order);
+    return wall_ns;
+}
+
+/* B = 2 F: what doubling is for, and its price.  At m = p there is one short unit, and direct concatenation has no
+ * bubble between units either. */
+static void doubling_wins_time_for_activations(void **state)
+{
+    (void)state;
+    static const struct {
+        int32_t p, m;
+        int64_t direct_ns, doubled_ns;
+        int32_t direct_stash, doubled_stash;
+    } want[] = {{4, 4, 160, 180, 4, 4},   {4, 8, 300, 270, 4, 8},   {4, 12, 440, 420, 4, 8},
+                {4, 16, 580, 510, 4, 8},  {4, 32, 1140, 990, 4, 8}, {6, 12, 480, 420, 6, 12},
+                {8, 16, 660, 570, 8, 16}, {2, 8, 240, 240, 2, 4}};
+    for (size_t k = 0; k < sizeof want / sizeof *want; k++) {
+        int32_t stash;
+        DML_CHECK_EQ(want[k].direct_ns,
+                     simulate(&dml_schedule_chimera, want[k].p, want[k].m, &stash));
+        DML_CHECK_EQ(want[k].direct_stash, stash);
+        DML_CHECK_EQ(want[k].doubled_ns,
+                     simulate(&dml_schedule_chimera_doubling, want[k].p, want[k].m, &stash));
+        DML_CHECK_EQ(want[k].doubled_stash, stash);
+    }
+}
+
 static void names_do_not_care_for_case_dash_and_underscore(void **state)
 {
     (void)state;
@@ -214,7 +257,9 @@ static void names_do_not_care_for_case_dash_and_underscore(void **state)
                  {"PipeDream-Flush", &dml_schedule_one_f_one_b},
                  {"pipedreamflush", &dml_schedule_one_f_one_b},
                  {"dapple", &dml_schedule_one_f_one_b},
-                 {"Sequential", &dml_schedule_sequential}};
+                 {"Sequential", &dml_schedule_sequential},
+                 {"forward-doubling", &dml_schedule_chimera_doubling},
+                 {"ChimeraDoubling", &dml_schedule_chimera_doubling}};
     for (size_t k = 0; k < sizeof names / sizeof *names; k++) {
         const dml_schedule *s;
         DML_CHECK_OK(dml_schedule_find(names[k].name, &s));
@@ -230,7 +275,7 @@ static void an_unknown_name_gives_the_nearest_and_all(void **state)
         DML_ERR_SPEC,
         "unknown schedule '1fb1'; nearest is '1f1b'\n"
         "  allowed: sequential, gpipe, gpipe_reverse, 1f1b, eager_1f1b, interleaved_1f1b, "
-        "looped_bfs, zb_h1, zb_h2, interleaved_zb, chimera",
+        "looped_bfs, zb_h1, zb_h2, interleaved_zb, chimera, chimera_doubling",
         dml_schedule_find("1fb1", &s));
     DML_CHECK_FAILS(DML_ERR_SPEC, "nearest is '1f1b'", dml_schedule_find("dappel", &s));
     DML_CHECK_FAILS(DML_ERR_SPEC, "unknown schedule ''", dml_schedule_find("", &s));
@@ -269,6 +314,7 @@ int main(void)
         cmocka_unit_test(closed_forms_hold_on_the_grid),
         cmocka_unit_test(fewer_micro_batches_than_stages_work),
         cmocka_unit_test(golden_numbers_for_four_stages_and_eight_micro_batches),
+        cmocka_unit_test(doubling_wins_time_for_activations),
         cmocka_unit_test(names_do_not_care_for_case_dash_and_underscore),
         cmocka_unit_test(an_unknown_name_gives_the_nearest_and_all),
         cmocka_unit_test(arguments_out_of_range_are_refused),
