@@ -1,4 +1,4 @@
-/* schedule/draw.h - a simulated order or program as a picture in text.
+/* schedule/draw.h - a simulated or measured step as a picture in text.
  *
  *     0: F0F1F2........B0==F3B1==..B2==..B3==   33.3%   3
  *     1: ..F0F1....B0==F2B1==F3B2==..B3==....   33.3%   2
@@ -21,7 +21,7 @@
 #include "schedule/sim.h"
 
 /* Appends the picture, a time axis and a legend.
- *   sim    of `p`
+ *   sim    of `p`: simulated, or from measured times
  *   width  columns of the timeline at most, >= 10; less is used when that shows all just as well */
 void dml_draw_text(const dml_program *p, const dml_sim *sim, int32_t width, dml_str *out);
 

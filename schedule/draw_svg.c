@@ -1,33 +1,12 @@
 /* schedule/draw_svg.c - boxes, and the few words round them. */
 #include "schedule/draw_svg.h"
 
+#include "schedule/paint.h"
+
 #include <stdio.h>
 #include <string.h>
 
 enum { ROW = 28, BOX = 22, LEFT = 34, RIGHT = 110, TOP = 34, BELOW = 40, CHARACTER = 7, TICKS = 8 };
-
-typedef struct paint {
-    const char *fill, *fill_odd; /* of a worker's 1st, 3rd ... chunk, and of the others */
-    const char *text;
-} paint;
-
-static paint paint_of(dml_op_kind kind)
-{
-    switch (kind) {
-    case DML_OP_FWD: return (paint){"#4c8fd8", "#2c5f9e", "#ffffff"};
-    case DML_OP_BWD: return (paint){"#57a85c", "#36733b", "#ffffff"};
-    case DML_OP_BWD_INPUT: return (paint){"#3fb1a8", "#26766f", "#ffffff"};
-    case DML_OP_BWD_WEIGHT: return (paint){"#dfe8c9", "#bccb98", "#333333"};
-    case DML_OP_SEND_ACT:
-    case DML_OP_RECV_ACT:
-    case DML_OP_SEND_GRAD:
-    case DML_OP_RECV_GRAD:
-    case DML_OP_REDUCE:
-    case DML_OP_VOTE:
-    case DML_OP_STEP: break;
-    }
-    return (paint){"#9a9a9a", "#777777", "#ffffff"};
-}
 
 static void escaped(dml_str *out, const char *text)
 {
@@ -52,22 +31,9 @@ static double x_of(const canvas *c, int64_t ns)
     return LEFT + (double)ns * c->px_per_ns;
 }
 
-/* Whether the chunk is the 2nd, 4th ... of those whose forwards the worker runs. */
-static bool is_odd(const dml_program *p, int32_t w, int32_t chunk)
-{
-    bool odd = false;
-    for (int32_t below = 0; below < chunk; below++)
-        for (int32_t mb = 0; mb < p->mbs; mb++)
-            if (*dml_program_route(p, below, mb) == w) {
-                odd = !odd;
-                break;
-            }
-    return odd;
-}
-
 static void box(const canvas *c, int32_t w, const dml_op *op, int64_t from_ns, int64_t to_ns)
 {
-    const paint color = paint_of((dml_op_kind)op->kind);
+    const dml_paint color = dml_paint_of((dml_op_kind)op->kind);
     const double x = x_of(c, from_ns), wide = x_of(c, to_ns) - x;
     const int32_t y = TOP + w * ROW;
     const dml_op_name name = dml_op_name_of(op);
@@ -77,7 +43,7 @@ static void box(const canvas *c, int32_t w, const dml_op *op, int64_t from_ns, i
         "<g><title>%s: %.3f ms + %.3f ms</title><rect x=\"%.2f\" y=\"%d\" width=\"%.2f\" "
         "height=\"%d\" fill=\"%s\"/>",
         name.text, (double)from_ns / 1e6, (double)(to_ns - from_ns) / 1e6, x, y, wide, BOX,
-        is_odd(c->p, w, op->chunk) ? color.fill_odd : color.fill);
+        dml_paint_is_odd(c->p, w, op->chunk) ? color.fill_odd : color.fill);
     char text[16];
     const int n =
         op->mb == DML_NO_MB

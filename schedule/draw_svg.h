@@ -1,7 +1,6 @@
-/* schedule/draw_svg.h - a simulated order or program as an SVG picture, for documents and browsers.
+/* schedule/draw_svg.h - a simulated or measured step as an SVG picture, for documents and browsers.
  *
- * A row for each worker, a box for each compute op: F blue, B green, I teal, W pale, U grey; the boxes of a
- * worker's second, fourth, ... chunk are darker.  Micro-batch numbers where they fit; every box has a title
+ * A row for each worker, a box for each compute op: colours of schedule/paint.h; the boxes of a worker's second, fourth, ... chunk are darker.  Micro-batch numbers where they fit; every box has a title
  * (kind, chunk, micro-batch, begin, length).  Below, the axis; at the right, idle share and activations held.
  */
 #ifndef DML_SCHEDULE_DRAW_SVG_H
@@ -11,7 +10,7 @@
 #include "schedule/sim.h"
 
 /* Appends a complete SVG document.
- *   sim    of `p`
+ *   sim    of `p`: simulated, or from measured times
  *   title  stands above the picture; escaped here
  *   width  of the timeline in pixels, >= 100 */
 void dml_draw_svg(const dml_program *p, const dml_sim *sim, const char *title, int32_t width,

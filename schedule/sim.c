@@ -6,6 +6,7 @@
 
 #include <stdlib.h>
 
+#define MIN2(a, b) ((a) < (b) ? (a) : (b))
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
 /* Compute ops of a worker follow each other, so the peak is one of the prefix sums of its list. */
@@ -20,6 +21,22 @@ static int32_t peak_stash(const dml_program *p, const dml_op_list *list)
     return peak;
 }
 
+/* What the times in `out` come to. */
+static void add_up(const dml_program *p, dml_sim *out)
+{
+    out->busy_ns = DML_NEW_N(&out->arena, int64_t, p->workers);
+    out->peak_stash = DML_NEW_N(&out->arena, int32_t, p->workers);
+    for (int32_t w = 0; w < p->workers; w++) {
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const int32_t k = out->first[w] + i;
+            out->makespan_ns = MAX2(out->makespan_ns, out->end_ns[k]);
+            if (dml_op_lane(&p->list[w].op[i]) == DML_LANE_COMPUTE)
+                out->busy_ns[w] += out->end_ns[k] - out->start_ns[k];
+        }
+        if (!p->forward_only) out->peak_stash[w] = peak_stash(p, &p->list[w]);
+    }
+}
+
 dml_err dml_simulate(const dml_program *p, const dml_cost *cost, dml_sim *out)
 {
     *out = (dml_sim){.workers = p->workers};
@@ -32,18 +49,37 @@ dml_err dml_simulate(const dml_program *p, const dml_cost *cost, dml_sim *out)
     out->first = play.first;
     out->start_ns = play.start_ns;
     out->end_ns = play.end_ns;
-    out->busy_ns = DML_NEW_N(&out->arena, int64_t, p->workers);
-    out->peak_stash = DML_NEW_N(&out->arena, int32_t, p->workers);
-    for (int32_t w = 0; w < p->workers; w++) {
-        for (int32_t i = 0; i < p->list[w].n; i++) {
-            const int32_t k = play.first[w] + i;
-            out->makespan_ns = MAX2(out->makespan_ns, play.end_ns[k]);
-            if (dml_op_lane(&p->list[w].op[i]) == DML_LANE_COMPUTE)
-                out->busy_ns[w] += play.end_ns[k] - play.start_ns[k];
-        }
-        if (!p->forward_only) out->peak_stash[w] = peak_stash(p, &p->list[w]);
-    }
+    add_up(p, out);
     return DML_ERR_OK;
+}
+
+/* When the first compute op began; 0 when none ran. */
+static int64_t origin_of(const dml_program *p, const int64_t *start_ns, const int64_t *end_ns)
+{
+    int64_t origin = INT64_MAX, k = 0;
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++, k++)
+            if (dml_op_lane(&p->list[w].op[i]) == DML_LANE_COMPUTE && end_ns[k] != 0)
+                origin = MIN2(origin, start_ns[k]);
+    return origin == INT64_MAX ? 0 : origin;
+}
+
+void dml_sim_of_times(const dml_program *p, const int64_t *start_ns, const int64_t *end_ns,
+                      dml_sim *out)
+{
+    const int64_t origin_ns = origin_of(p, start_ns, end_ns), ops = dml_program_ops(p);
+    *out = (dml_sim){.workers = p->workers};
+    out->first = DML_NEW_N(&out->arena, int32_t, p->workers + 1);
+    out->start_ns = DML_NEW_N(&out->arena, int64_t, ops);
+    out->end_ns = DML_NEW_N(&out->arena, int64_t, ops);
+    for (int32_t w = 0; w < p->workers; w++)
+        out->first[w + 1] = out->first[w] + p->list[w].n;
+    for (int64_t k = 0; k < ops; k++) {
+        if (end_ns[k] == 0) continue;
+        out->start_ns[k] = MAX2(start_ns[k] - origin_ns, 0);
+        out->end_ns[k] = MAX2(end_ns[k] - origin_ns, 0);
+    }
+    add_up(p, out);
 }
 
 void dml_sim_free(dml_sim *sim)

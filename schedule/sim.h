@@ -10,6 +10,7 @@
 #include "schedule/cost.h"
 #include "schedule/program.h"
 
+/* When each op of a step began and ended, and what that comes to: simulated, or measured. */
 typedef struct dml_sim {
     dml_arena arena; /* owns what follows                                              */
     int32_t workers;
@@ -27,11 +28,18 @@ typedef struct dml_sim {
 /* `p` has passed dml_check; `out` is uninitialised before and {0} on failure.
  * DML_ERR_SPEC, DML_ERR_BUG  it stalls (an unchecked program): the trail names every lane's head */
 dml_err dml_simulate(const dml_program *p, const dml_cost *cost, dml_sim *out);
+
+/* The same of times from elsewhere, such as a clock.
+ *   start_ns, end_ns  [ops] by number, from any origin: here the first compute op of all starts at 0, and what
+ *                     began before it as well.  An op that did not run has end_ns 0: it takes no time here */
+void dml_sim_of_times(const dml_program *p, const int64_t *start_ns, const int64_t *end_ns,
+                      dml_sim *out);
+
 void dml_sim_free(dml_sim *sim);
 
-/* Part of the makespan in which the worker's compute lane is idle: 1 - busy / makespan, as GPipe and
- * Zero Bubble report it (Megatron's (p - 1) / m divides by the busy time).  0 when nothing takes
- * time. */
+/* The bubble: the part of the step, from its first op on any worker to its last on any worker, in which this worker's
+ * compute lane is idle: 1 - busy / makespan, as GPipe and Zero Bubble report it (Megatron's (p - 1) / m divides by
+ * the busy time).  0 when nothing takes time. */
 double dml_sim_bubble(const dml_sim *sim, int32_t worker);
 
 /* Most buffers of one pool, all chunks together, that are in use at once on the worker in this

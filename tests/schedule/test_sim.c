@@ -288,6 +288,46 @@ static void live_slots_never_pass_the_pools(void **state)
     dml_program_free(&p);
 }
 
+/* The simulator's own times, moved to a clock's origin, give the simulator's figures. */
+static void times_of_a_clock_give_the_same_figures(void **state)
+{
+    (void)state;
+    dml_program p = make_program("1f1b", 4, 8, 10, 10, 10);
+    dml_cost cost = make_cost(4, 10, 10, 10, 5);
+    dml_sim sim, again;
+    DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+    int64_t start_ns[512], end_ns[512];
+    const int64_t ops = dml_program_ops(&p), origin = INT64_C(1000000007);
+    DML_CHECK(ops <= 512);
+    for (int64_t k = 0; k < ops; k++) {
+        start_ns[k] = sim.start_ns[k] + origin;
+        end_ns[k] = sim.end_ns[k] + origin;
+    }
+    const int32_t receive = sim.first[1]; /* it may begin to wait before the first forward */
+    DML_CHECK_EQ(DML_OP_RECV_ACT, p.list[1].op[0].kind);
+    start_ns[receive] = origin - 100;
+    dml_sim_of_times(&p, start_ns, end_ns, &again);
+    DML_CHECK_EQ(0, again.start_ns[receive]);
+    again.start_ns[receive] = sim.start_ns[receive];
+    assert_memory_equal(sim.start_ns, again.start_ns, (size_t)ops * sizeof *start_ns);
+    assert_memory_equal(sim.end_ns, again.end_ns, (size_t)ops * sizeof *end_ns);
+    DML_CHECK_EQ(sim.makespan_ns, again.makespan_ns);
+    for (int32_t w = 0; w < 4; w++) {
+        DML_CHECK_EQ(sim.busy_ns[w], again.busy_ns[w]);
+        DML_CHECK_EQ(sim.peak_stash[w], again.peak_stash[w]);
+    }
+    dml_sim_free(&again);
+    end_ns[0] = 0; /* the first forward did not run */
+    dml_sim_of_times(&p, start_ns, end_ns, &again);
+    DML_CHECK_EQ(0, again.start_ns[0]);
+    DML_CHECK_EQ(sim.busy_ns[0] - 10, again.busy_ns[0]);
+    DML_CHECK_EQ(sim.makespan_ns - 10, again.makespan_ns); /* the second is the first of all */
+    dml_sim_free(&again);
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&p);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -301,6 +341,7 @@ int main(void)
         cmocka_unit_test(parts_of_a_backward_end_one_stash_together),
         cmocka_unit_test(costs_of_other_buckets_are_refused),
         cmocka_unit_test(live_slots_never_pass_the_pools),
+        cmocka_unit_test(times_of_a_clock_give_the_same_figures),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
