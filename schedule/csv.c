@@ -23,6 +23,8 @@ enum { MOST_NUMBER = 1 << 20 };
     X("REDUCE_GRAD", -1)
 /* clang-format on */
 
+static const char pair_end[] = ")OVERLAP_F_B";
+
 typedef struct action {
     const char *word;
     int32_t kind;
@@ -105,18 +107,34 @@ static dml_err read_cell(reader *r, cell *out)
     if (out->kind >= 0 || isdigit((unsigned char)*r->at))
         DML_TRY(number(r, begin, "micro-batch", &out->mb));
     skip_blanks(r);
-    if (!ends(r) && *r->at != ',')
-        FAIL_AT(r, r->at, "a comma or the end of the line was expected, not '%.*s'",
-                cell_bytes(r->at), r->at);
     return DML_ERR_OK;
 }
 
-static dml_err take(reader *r, const cell *c)
+static void take(reader *r, const cell *c)
 {
-    if (c->kind < 0) return DML_ERR_OK;
+    if (c->kind < 0) return;
     if (c->stage >= r->stages) r->stages = c->stage + 1;
     if (c->mb >= r->mbs) r->mbs = c->mb + 1;
     if (r->p) dml_program_push(r->p, r->row, (dml_op_kind)c->kind, c->stage, c->mb);
+}
+
+/* "(0F7;7B3)OVERLAP_F_B": its actions one after the other. */
+static dml_err read_pair(reader *r)
+{
+    const char *const begin = r->at;
+    do {
+        cell c;
+        r->at++; /* '(' or ';' */
+        skip_blanks(r);
+        DML_TRY(read_cell(r, &c));
+        take(r, &c);
+    } while (*r->at == ';');
+    const size_t n = strlen(pair_end);
+    if (strncmp(r->at, pair_end, n) != 0)
+        FAIL_AT(r, r->at, "actions that overlap are written (2F7;5B1)OVERLAP_F_B, not '%.*s'",
+                cell_bytes(begin), begin);
+    r->at += n;
+    skip_blanks(r);
     return DML_ERR_OK;
 }
 
@@ -125,10 +143,15 @@ static dml_err read_row(reader *r)
     r->row = r->rows++;
     while (!ends(r)) {
         cell c;
-        if (*r->at != ',') {
+        if (*r->at == '(') {
+            DML_TRY(read_pair(r));
+        } else if (*r->at != ',') {
             DML_TRY(read_cell(r, &c));
-            DML_TRY(take(r, &c));
+            take(r, &c);
         }
+        if (!ends(r) && *r->at != ',')
+            FAIL_AT(r, r->at, "a comma or the end of the line was expected, not '%.*s'",
+                    cell_bytes(r->at), r->at);
         if (*r->at == ',') r->at++;
         skip_blanks(r);
     }

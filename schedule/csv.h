@@ -5,6 +5,7 @@
  *
  * A cell is STAGE ACTION MICRO-BATCH with F forward, B whole backward, I input gradient, W weight gradient
  * (torch.distributed.pipelining, schedules.py).  A stage is a chunk here.  An empty cell is a tick without work.
+ * A pair that PyTorch overlaps, (0F7;7B3)OVERLAP_F_B, is its two actions in turn: a compute lane runs one at a time.
  * Actions that are not the author's to decide here are passed over: SEND_F, RECV_F, SEND_B, RECV_B, which
  * dml_lower makes, and UNSHARD, RESHARD, REDUCE_GRAD.  '#' begins a comment line.
  */

@@ -86,6 +86,19 @@ static void what_pytorch_writes_is_read(void **state)
     dml_program_free(&p);
 }
 
+static void actions_that_overlap_are_read_in_turn(void **state)
+{
+    (void)state;
+    dml_program p;
+    DML_CHECK_OK(dml_csv_parse(
+        "v.csv", "0F0,1F0,0F1,( 0F2;1B0 )OVERLAP_F_B , \"(1F1;0B0)OVERLAP_F_B\"\n", &p));
+    dml_str text = {0};
+    dml_csv_print(&p, &text);
+    assert_string_equal("0F0,1F0,0F1,0F2,1B0,1F1,0B0\n", dml_str_text(&text));
+    dml_str_free(&text);
+    dml_program_free(&p);
+}
+
 static void a_rank_without_work_keeps_its_row(void **state)
 {
     (void)state;
@@ -112,6 +125,11 @@ static void mistakes_are_shown_where_they_are(void **state)
          "x.csv:2:3: a cell is STAGE ACTION MICRO-BATCH, such as 2F7: '1F' has no micro-batch"},
         {"0F0,0X1\n", "x.csv:1:6: '0X1' has no action that is known: F, B, I, W"},
         {"0F0 0F1\n", "x.csv:1:5: a comma or the end of the line was expected, not '0F1'"},
+        {"0F0,(0F1;0B0)\n",
+         "x.csv:1:13: actions that overlap are written (2F7;5B1)OVERLAP_F_B, not "
+         "'(0F1;0B0)'"},
+        {"(0F1;B0)OVERLAP_F_B\n", "x.csv:1:6: a cell is STAGE ACTION MICRO-BATCH"},
+        {"(0F1;0B0)OVERLAP_F_B0F2\n", "x.csv:1:21: a comma or the end of the line was expected"},
         {"0F9999999\n", "x.csv:1:3: micro-batch 9999999 is beyond the most"},
     };
     for (size_t k = 0; k < sizeof bad / sizeof *bad; k++) {
@@ -126,6 +144,7 @@ int main(void)
         cmocka_unit_test(every_schedule_goes_there_and_back),
         cmocka_unit_test(lists_are_those_that_pytorch_makes),
         cmocka_unit_test(what_pytorch_writes_is_read),
+        cmocka_unit_test(actions_that_overlap_are_read_in_turn),
         cmocka_unit_test(a_rank_without_work_keeps_its_row),
         cmocka_unit_test(mistakes_are_shown_where_they_are),
     };
