@@ -4,7 +4,8 @@
 
 #include "tests/support/layouts.h"
 
-#define TINY DML_SOURCE_DIR "/tests/specs/tiny-cnn.yaml"
+#define TINY   DML_SOURCE_DIR "/tests/specs/tiny-cnn.yaml"
+#define FAMILY DML_SOURCE_DIR "/tests/golden/family"
 
 static const layout layouts[] = {
     {"1", "1", "1f1b", "1"},
@@ -31,6 +32,9 @@ static const layout layouts[] = {
     {"4", "1", "chimera_doubling", "1"},
     {"2", "1", "chimera_doubling", "1"},
     {"2", "1", "sequential x2", "1"},
+    {"4", "1", "csv:" FAMILY "/zb_v.csv x2", "1"}, /* rank r runs stages r and 7 - r */
+    {"4", "1", "csv:" FAMILY "/dualpipe_v.csv x2", "1"},
+    {"4", "1", "csv:" FAMILY "/dualpipe.csv", "1"}, /* ranks r and 3 - r run stage r */
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 

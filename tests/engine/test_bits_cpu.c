@@ -4,9 +4,16 @@
 #include "tests/support/layouts.h"
 
 static const layout layouts[] = {
-    {"1", "1", "1f1b", "1"},  {"1", "1", "gpipe", "2"},         {"4", "1", "1f1b", "1"},
-    {"2", "2", "gpipe", "2"}, {"2", "2", "gpipe_reverse", "1"}, {"1", "4", "sequential", "1"},
-    {"3", "2", "1f1b", "1"},  {"1", "1", "sequential", "3"},
+    {"1", "1", "1f1b", "1"},
+    {"1", "1", "gpipe", "2"},
+    {"4", "1", "1f1b", "1"},
+    {"2", "2", "gpipe", "2"},
+    {"2", "2", "gpipe_reverse", "1"},
+    {"1", "4", "sequential", "1"},
+    {"3", "2", "1f1b", "1"},
+    {"1", "1", "sequential", "3"},
+    {"4", "1", "csv:" DML_SOURCE_DIR "/tests/golden/family/zb_v.csv x2", "1"},
+    {"4", "1", "chimera_doubling", "1"},
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 

@@ -9,7 +9,7 @@ enum { MAX_OVERRIDES = 20 };
 
 run_result run_layout(const char *spec_path, const layout *l, const char *const *extra)
 {
-    char pp[64], dp[64], schedule[64], threads[64], each[64];
+    char pp[64], dp[64], schedule[512], threads[64], each[64];
     const char *times = strstr(l->schedule, " x");
     snprintf(pp, sizeof pp, "parallelism.pipeline_parallel_size=%s", l->pp);
     snprintf(dp, sizeof dp, "parallelism.data_parallel_size=%s", l->dp);
