@@ -239,9 +239,13 @@ static dml_err start_workers(agent *a)
 
 static dml_err check_workers(const dml_spec *spec)
 {
+    if (dml_spec_workers(spec) <= DML_HOST_WORKERS) return DML_ERR_OK;
+    if (spec->parallelism.n_stages > 0)
+        return dml_spec_fail(spec, (dml_place){0}, "parallelism.stages",
+                             "%d workers; one host runs at most %d", dml_spec_workers(spec),
+                             DML_HOST_WORKERS);
     const int32_t stages = spec->parallelism.pipeline_parallel_size;
     const int32_t replicas = spec->parallelism.data_parallel_size;
-    if ((int64_t)stages * replicas <= DML_HOST_WORKERS) return DML_ERR_OK;
     return dml_spec_fail(spec, (dml_place){0}, "parallelism.pipeline_parallel_size",
                          "%d stages x %d replicas; one host runs at most %d workers", stages,
                          replicas, DML_HOST_WORKERS);

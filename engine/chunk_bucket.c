@@ -23,7 +23,7 @@ static int64_t place_of(const dml_chunk *c, int32_t i)
 
 static bool overlaps(const dml_chunk *c)
 {
-    return c->spec->comm.overlap && c->spec->parallelism.data_parallel_size > 1;
+    return c->spec->comm.overlap && dml_spec_replicas(c->spec) > 1;
 }
 
 /* Walks the layers down and closes a bucket when it has enough.  Returns how many; `bucket` NULL: only counts. */

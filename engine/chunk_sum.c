@@ -15,8 +15,9 @@ const dml_sum_info *dml_sum_info_of(dml_numerics numerics)
 
 dml_err dml_sum_check(const dml_spec *spec)
 {
-    static const char key[] = "parallelism.data_parallel_size";
-    const int32_t replicas = spec->parallelism.data_parallel_size;
+    const char *key =
+        spec->parallelism.n_stages > 0 ? "parallelism.stages" : "parallelism.data_parallel_size";
+    const int32_t replicas = dml_spec_replicas(spec);
     if (spec->training.numerics != DML_EXACT_WIDE || replicas <= WIDE_REPLICAS) return DML_ERR_OK;
     return dml_spec_fail(spec, dml_spec_place(spec, key), key,
                          "training.numerics exact_wide adds up at most %d replicas, not %d",

@@ -262,6 +262,20 @@ static void stage_lines(dml_console_view *v, const dml_stage_figures *stages, in
     }
 }
 
+static void layout_line(dml_console_view *v, const dml_run_start_record *r,
+                        const dml_plan_record *p)
+{
+    word layout;
+    if (p->pipeline_parallel_size > 0)
+        snprintf(layout.text, sizeof layout.text, "pp %" PRId64 " x dp %" PRId64,
+                 p->pipeline_parallel_size, p->data_parallel_size);
+    else
+        snprintf(layout.text, sizeof layout.text, "%" PRId64 " stages, %" PRId64 " workers",
+                 p->stages, p->world_size);
+    line(v, ENTRY "%s, schedule %s, backend %s, numerics %s", "layout", layout.text, p->schedule,
+         r->backend, r->numerics);
+}
+
 void dml_console_header(dml_console_view *v, const dml_run_start_record *r,
                         const dml_plan_record *p, const dml_stage_figures *stages, int32_t n_stages)
 {
@@ -271,8 +285,7 @@ void dml_console_header(dml_console_view *v, const dml_run_start_record *r,
          count(v, r->parameters).text);
     line(v, ENTRY "%s, %s training and %s test samples", "data", r->data,
          count(v, r->train_samples).text, count(v, r->test_samples).text);
-    line(v, ENTRY "pp %" PRId64 " x dp %" PRId64 ", schedule %s, backend %s, numerics %s", "layout",
-         p->pipeline_parallel_size, p->data_parallel_size, p->schedule, r->backend, r->numerics);
+    layout_line(v, r, p);
     batch_line(v, r);
     line(v, ENTRY "%s steps, %.4g epochs", "length", count(v, r->total_steps).text, r->epochs);
     stage_lines(v, stages, n_stages);
@@ -358,8 +371,8 @@ static void worker_lines(dml_console_view *v, const dml_worker_figures *workers,
     line(v, "  worker  stage    step ms  bubble  stash    step ms  bubble  stash   stash memory");
     for (int32_t i = 0; i < n_workers; i++) {
         const dml_worker_figures *w = &workers[i];
-        line(v, "  %6d  %2d.%-3d  %8s  %6s  %5d   %8s  %6s  %5d   %12s", w->worker, w->rank,
-             w->replica, figure(w->predicted_step_s * 1e3, "").text,
+        line(v, "  %6d  %-6s  %8s  %6s  %5d   %8s  %6s  %5d   %12s", w->worker, w->place,
+             figure(w->predicted_step_s * 1e3, "").text,
              figure(w->predicted_bubble_ratio * 100, "%").text, w->predicted_stash,
              figure(w->measured_step_s * 1e3, "").text,
              figure(w->measured_bubble_ratio * 100, "%").text, w->measured_stash,

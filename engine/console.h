@@ -55,7 +55,8 @@ typedef struct dml_stage_figures {
 
 /* Predicted beside measured, per worker. */
 typedef struct dml_worker_figures {
-    int32_t worker, rank, replica;                        /* rank: place in the pipeline */
+    int32_t worker;
+    const char *place; /* " 1.0": rank and replica; or its stages, " 0,2"; borrowed for the call */
     double predicted_step_s, measured_step_s;             /* measured: median */
     double predicted_bubble_ratio, measured_bubble_ratio; /* of its compute lane */
     int32_t predicted_stash, measured_stash;              /* most micro-batches held at once */

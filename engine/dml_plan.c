@@ -114,18 +114,32 @@ static void append_holders(const dml_plan *p, int32_t stage, dml_str *out)
     }
 }
 
-static int32_t first_holder(const dml_plan *p, int32_t stage)
+/* Under parallelism.stages, a column: micro-batches of a step on each holder, "2,6". */
+static void append_shares(const dml_plan *p, int32_t stage, dml_str *out)
 {
-    int32_t w = 0;
-    while (!dml_plan_holds(p, w, stage))
-        w++;
-    return w;
+    dml_str shares = {0};
+    for (int32_t w = 0; w < p->workers; w++)
+        if (dml_plan_holds(p, w, stage))
+            dml_str_printf(&shares, "%s%d", shares.len ? "," : "", dml_plan_share(p, w, stage));
+    if (!dml_plan_is_equal(p)) dml_str_printf(out, " %-13s", dml_str_text(&shares));
+    dml_str_free(&shares);
+}
+
+static int64_t most_bytes(const dml_plan *p, int32_t stage)
+{
+    int64_t most = 0;
+    for (int32_t w = 0; w < p->workers; w++) {
+        const int64_t bytes = dml_plan_holds(p, w, stage) ? dml_plan_worker_bytes(p, w) : 0;
+        if (bytes > most) most = bytes;
+    }
+    return most;
 }
 
 static void print_stages(const dml_plan *p)
 {
-    printf("%-6s %-28s %-10s %12s %8s %12s %12s\n", "stage", "layers", "workers", "parameters",
-           "buckets", "MFLOP/sample", "MiB/worker");
+    printf("%-6s %-28s %-10s%s %12s %8s %12s %12s\n", "stage", "layers", "workers",
+           dml_plan_is_equal(p) ? "" : " micro-batches", "parameters", "buckets", "MFLOP/sample",
+           "MiB/worker");
     for (int32_t s = 0; s < p->stages; s++) {
         const int32_t begin = p->stage_begin[s], end = p->stage_begin[s + 1];
         int64_t parameters = 0;
@@ -136,25 +150,42 @@ static void print_stages(const dml_plan *p)
             for (int pass = 0; pass < 3; pass++)
                 flops += (double)p->model.layer[i].flops[pass];
         char layers[64];
-        dml_str workers = {0};
+        dml_str workers = {0}, shares = {0};
         snprintf(layers, sizeof layers, "%s .. %s", p->model.layer[begin].spec->name,
                  p->model.layer[end - 1].spec->name);
         append_holders(p, s, &workers);
-        printf("%-6d %-28s %-10s %12" PRId64 " %8d %12.2f %12.2f\n", s, layers,
-               dml_str_text(&workers), parameters, p->train.buckets[s], flops * 1e-6,
-               (double)dml_plan_worker_bytes(p, first_holder(p, s)) / 0x1p20);
+        append_shares(p, s, &shares);
+        printf("%-6d %-28s %-10s%s %12" PRId64 " %8d %12.2f %12.2f\n", s, layers,
+               dml_str_text(&workers), dml_str_text(&shares), parameters, p->train.buckets[s],
+               flops * 1e-6, (double)most_bytes(p, s) / 0x1p20);
         dml_str_free(&workers);
+        dml_str_free(&shares);
     }
+}
+
+/* "2      1       ": rank and replica; under parallelism.stages the stages it holds. */
+static void append_place(const dml_plan *p, int32_t worker, dml_str *out)
+{
+    dml_str stages = {0};
+    dml_plan_print_stages(p, worker, &stages);
+    if (dml_plan_is_equal(p))
+        dml_str_printf(out, "%-6d %-8d", dml_plan_rank(p, worker), dml_plan_replica(p, worker));
+    else
+        dml_str_printf(out, "%-15s", dml_str_text(&stages));
+    dml_str_free(&stages);
 }
 
 static void print_workers(const dml_plan *p, const dml_sim *sim)
 {
-    printf("\n%-8s %-6s %-8s %10s %8s %12s\n", "worker", "rank", "replica", "busy ms", "bubble",
-           "stash peak");
-    for (int32_t w = 0; w < p->workers; w++)
-        printf("%-8d %-6d %-8d %10.3f %7.1f%% %12d\n", w, dml_plan_rank(p, w),
-               dml_plan_replica(p, w), (double)sim->busy_ns[w] * 1e-6,
-               100.0 * dml_sim_bubble(sim, w), sim->peak_stash[w]);
+    printf("\n%-8s %-15s %10s %8s %12s\n", "worker",
+           dml_plan_is_equal(p) ? "rank   replica " : "stages", "busy ms", "bubble", "stash peak");
+    for (int32_t w = 0; w < p->workers; w++) {
+        dml_str place = {0};
+        append_place(p, w, &place);
+        printf("%-8d %s %10.3f %7.1f%% %12d\n", w, dml_str_text(&place),
+               (double)sim->busy_ns[w] * 1e-6, 100.0 * dml_sim_bubble(sim, w), sim->peak_stash[w]);
+        dml_str_free(&place);
+    }
 }
 
 static void print(dml_str *text)
@@ -167,16 +198,21 @@ static void print_summary(const command_line *c, const dml_plan *p, const dml_si
 {
     const dml_spec *spec = p->spec;
     dml_arena arena = {0};
-    char each[48] = "";
-    if (p->stages > p->ranks)
+    char layout[96], each[48] = "";
+    if (p->stages > p->ranks && dml_plan_is_equal(p))
         snprintf(each, sizeof each, ", %d stages on each rank", p->stages / p->ranks);
-    printf("%s: pp %d x dp %d = %d workers%s, schedule %s (%s)\n", spec->run.name, p->ranks,
-           p->replicas, p->workers, each, spec->parallelism.schedule,
+    if (dml_plan_is_equal(p))
+        snprintf(layout, sizeof layout, "pp %d x dp %d = %d workers%s", p->ranks, p->replicas,
+                 p->workers, each);
+    else
+        snprintf(layout, sizeof layout, "%d stages on %d workers", p->stages, p->workers);
+    printf("%s: %s, schedule %s (%s)\n", spec->run.name, layout, spec->parallelism.schedule,
            dml_plan_order_doc(spec, &arena));
     dml_arena_free(&arena);
-    printf("batch %d = %d samples x %d micro-batches, %d on each replica\n\n",
-           spec->training.global_batch_size, spec->training.micro_batch_size, p->mbs,
-           p->mbs / p->replicas);
+    printf("batch %d = %d samples x %d micro-batches", spec->training.global_batch_size,
+           spec->training.micro_batch_size, p->mbs);
+    if (dml_plan_is_equal(p)) printf(", %d on each replica", p->mbs / p->replicas);
+    printf("\n\n");
     print_stages(p);
     print_workers(p, sim);
     printf("\n%s: %.3f ms%s\n\n", c->eval ? "evaluation round" : "step",

@@ -85,8 +85,12 @@ static void describe_stages(const dml_leader *l, dml_stage_figures *out, dml_are
         const char *workers = "";
         int32_t holder[DML_HOST_WORKERS];
         const int32_t n = dml_plan_holders(p, s, holder);
-        for (int32_t r = 0; r < n; r++)
+        int64_t most_bytes = 0;
+        for (int32_t r = 0; r < n; r++) {
             workers = dml_arena_printf(arena, "%s%s%d", workers, r ? "," : "", holder[r]);
+            const int64_t bytes = dml_plan_worker_bytes(p, holder[r]);
+            most_bytes = bytes > most_bytes ? bytes : most_bytes;
+        }
         int64_t parameters = 0;
         for (int32_t i = p->train.span[s].param_begin; i < p->train.span[s].param_end; i++)
             parameters += p->model.param[i].elems;
@@ -97,7 +101,7 @@ static void describe_stages(const dml_leader *l, dml_stage_figures *out, dml_are
             .workers = workers,
             .parameters = parameters,
             .flops_share = all > 0.0 ? flops_of(&p->model, begin, end) / all : 0.0,
-            .memory_bytes = dml_plan_worker_bytes(p, holder[0]),
+            .memory_bytes = most_bytes,
         };
     }
 }
@@ -134,9 +138,10 @@ static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t t
     const dml_run_start_record run = run_start(l, c, host, backend, train_samples, test_samples);
     dml_stage_figures *stages = DML_NEW_N(&arena, dml_stage_figures, p->stages);
     describe_stages(l, stages, &arena);
-    const char *split = "";
+    const char *split = "", *workers = "";
     int64_t peak = 0;
     for (int32_t s = 0; s < p->stages; s++) {
+        workers = dml_arena_printf(&arena, "%s%s%s", workers, s ? " " : "", stages[s].workers);
         split = dml_arena_printf(&arena, "%s%s%d-%d", split, s ? " " : "", stages[s].first_layer,
                                  stages[s].last_layer);
         peak = stages[s].memory_bytes > peak ? stages[s].memory_bytes : peak;
@@ -145,6 +150,8 @@ static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t t
                             .world_size = p->workers,
                             .pipeline_parallel_size = p->ranks,
                             .data_parallel_size = p->replicas,
+                            .stages = p->stages,
+                            .workers = workers,
                             .split = split,
                             .predicted_step_time_s = NAN,
                             .predicted_bubble_ratio = NAN,
@@ -338,8 +345,20 @@ static dml_err predict(const dml_leader *l, int64_t *step_ns, double *bubble, in
     return err;
 }
 
+static const char *place_of(const dml_plan *p, int32_t worker, dml_arena *arena)
+{
+    if (dml_plan_is_equal(p))
+        return dml_arena_printf(arena, "%2d.%d", dml_plan_rank(p, worker),
+                                dml_plan_replica(p, worker));
+    dml_str s = {0};
+    dml_plan_print_stages(p, worker, &s);
+    const char *place = dml_arena_printf(arena, " %s", dml_str_text(&s));
+    dml_str_free(&s);
+    return place;
+}
+
 static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
-                               dml_run_end_record *end)
+                               dml_run_end_record *end, dml_arena *arena)
 {
     const dml_plan *p = l->plan;
     double bubble[DML_HOST_WORKERS];
@@ -353,8 +372,7 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
         const dml_report_end *e = &l->end[w];
         out[w] = (dml_worker_figures){
             .worker = w,
-            .rank = dml_plan_rank(p, w),
-            .replica = dml_plan_replica(p, w),
+            .place = place_of(p, w, arena),
             .predicted_step_s = end->predicted_step_time_s,
             .measured_step_s = end->step_time_median_s,
             .predicted_bubble_ratio = bubble[w],
@@ -401,8 +419,10 @@ void dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t
         .failures = failures,
     };
     dml_worker_figures workers[DML_HOST_WORKERS];
-    const int32_t n = compare_workers(l, workers, &end);
+    dml_arena arena = {0};
+    const int32_t n = compare_workers(l, workers, &end, &arena);
     if (l->steps > 0) dml_console_summary(&l->view, &end, workers, n);
+    dml_arena_free(&arena);
     if (l->has_metrics && dml_metrics_run_end(&l->metrics, &end) != DML_ERR_OK)
         dml_console_note(&l->view, "%s", dml_err_trail());
 }

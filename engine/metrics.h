@@ -57,8 +57,10 @@ typedef const char *dml_field_TEXT;
 #define DML_PLAN_FIELDS(X, T)                                                                              \
     X(T, TEXT, schedule)                                                                                   \
     X(T, INT,  world_size)                                                                                 \
-    X(T, INT,  pipeline_parallel_size)        /* stages                                                 */ \
-    X(T, INT,  data_parallel_size)            /* replicas of each                                       */ \
+    X(T, INT,  pipeline_parallel_size)        /* ranks of equal pipelines, 0: parallelism.stages        */ \
+    X(T, INT,  data_parallel_size)            /* replicas of each, 0: parallelism.stages                */ \
+    X(T, INT,  stages)                                                                                     \
+    X(T, TEXT, workers)                       /* of each stage, "0,1 2 0,3"                             */ \
     X(T, TEXT, split)                         /* layers of each stage, "0-3 4-7"                        */ \
     X(T, NUM,  predicted_step_time_s)         /* nan: not predicted                                     */ \
     X(T, NUM,  predicted_bubble_ratio)                                                                     \

@@ -142,7 +142,8 @@ dml_err dml_model_split(const dml_spec *spec, const dml_model *model, int32_t st
     const segments s = find_segments(model, &arena);
     dml_err err = DML_ERR_OK;
     if (stages > s.n) {
-        const char *key = "parallelism.pipeline_parallel_size";
+        const char *key = spec->parallelism.n_stages > 0 ? "parallelism.stages"
+                                                         : "parallelism.pipeline_parallel_size";
         err = dml_spec_fail(
             spec, dml_spec_place(spec, key), key,
             "%d stages, but the model can be cut into %d at most (a residual block stays "

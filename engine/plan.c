@@ -167,6 +167,7 @@ static dml_err lower_checked(const dml_program *order, const dml_cost *cost, dml
 /* The order of all replicas, before it is lowered, in plan->train: whose routes the costs need. */
 static dml_err make_order(dml_plan *plan)
 {
+    if (!dml_plan_is_equal(plan)) return dml_plan_order(plan, &plan->train, &plan->bound_ns);
     dml_program one = {0};
     DML_TRY(dml_plan_order(plan, &one, &plan->bound_ns));
     const dml_err err = dml_expand_replicas(&one, plan->replicas, plan->mbs, &plan->train);
@@ -206,12 +207,14 @@ static dml_err check_memory(const dml_plan *plan)
 static dml_err make(dml_plan *plan)
 {
     const dml_spec *spec = plan->spec;
-    plan->ranks = spec->parallelism.pipeline_parallel_size;
-    plan->stages = plan->ranks * spec->parallelism.virtual_stages;
-    plan->replicas = spec->parallelism.data_parallel_size;
-    plan->workers = plan->ranks * plan->replicas;
+    plan->stages = dml_spec_stages(spec);
+    plan->workers = dml_spec_workers(spec);
     plan->mbs = spec->training.num_microbatches;
-    if (plan->mbs % plan->replicas != 0)
+    if (spec->parallelism.n_stages == 0) {
+        plan->ranks = spec->parallelism.pipeline_parallel_size;
+        plan->replicas = spec->parallelism.data_parallel_size;
+    }
+    if (dml_plan_is_equal(plan) && plan->mbs % plan->replicas != 0)
         return dml_spec_fail(spec, dml_spec_place(spec, "parallelism.data_parallel_size"),
                              "parallelism.data_parallel_size",
                              "%d micro-batches of a step do not divide among %d replicas",
@@ -255,24 +258,6 @@ dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *st
     }
     dml_sim_free(&sim);
     return DML_ERR_OK;
-}
-
-bool dml_plan_holds(const dml_plan *p, int32_t worker, int32_t stage)
-{
-    for (int32_t mb = 0; mb < p->mbs; mb++)
-        if (*dml_program_route(&p->train, stage, mb) == worker) return true;
-    return false;
-}
-
-int32_t dml_plan_holders(const dml_plan *p, int32_t stage, int32_t *out)
-{
-    int32_t n = 0;
-    for (int32_t w = 0; w < p->workers; w++) {
-        if (!dml_plan_holds(p, w, stage)) continue;
-        if (out) out[n] = w;
-        n++;
-    }
-    return n;
 }
 
 static int64_t stage_bytes(const dml_plan *plan, int32_t worker, int32_t stage, dml_arena *arena)

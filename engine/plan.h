@@ -5,6 +5,7 @@
 #ifndef DML_ENGINE_PLAN_H
 #define DML_ENGINE_PLAN_H
 
+#include "engine/base/str.h"
 #include "engine/model.h"
 #include "schedule/cost.h"
 #include "schedule/program.h"
@@ -12,10 +13,11 @@
 typedef struct dml_plan {
     const dml_spec *spec; /* borrowed */
     dml_model model;
-    int32_t ranks;    /* of one pipeline; with virtual stages each runs several of `stages` */
-    int32_t stages;   /* that the model is cut into; a stage is a chunk of the programs */
-    int32_t replicas; /* of the pipeline */
+    int32_t stages; /* that the model is cut into; a stage is a chunk of the programs */
     int32_t workers, mbs;
+    int32_t ranks,
+        replicas; /* of equal pipelines: workers of one, each with stages / ranks stages, and how many
+                              * pipelines; both 0 under parallelism.stages */
     int32_t *stage_begin;    /* [stages + 1] first layer of each stage */
     dml_program train, eval; /* lowered and checked */
     dml_cost cost;           /* what the planner assumed: delays as given, the rest from flops */
@@ -29,14 +31,10 @@ typedef struct dml_plan {
 dml_err dml_plan_make(const dml_spec *spec, dml_plan *out);
 void dml_plan_free(dml_plan *plan);
 
-/* Worker -> its place in the pipeline, and which pipeline: replicas of a place are neighbours. */
-static inline int32_t dml_plan_rank(const dml_plan *p, int32_t worker)
+/* Equal pipelines, as against parallelism.stages. */
+static inline bool dml_plan_is_equal(const dml_plan *p)
 {
-    return worker / p->replicas;
-}
-static inline int32_t dml_plan_replica(const dml_plan *p, int32_t worker)
-{
-    return worker % p->replicas;
+    return p->ranks > 0;
 }
 
 /* Whether the worker runs the stage for any micro-batch: the routes say so. */
@@ -44,6 +42,16 @@ bool dml_plan_holds(const dml_plan *p, int32_t worker, int32_t stage);
 /* The workers that do, ascending, into `out` unless it is NULL; returns how many: the stage's replicas, and for a
  * schedule with two copies of the weights twice as many. */
 int32_t dml_plan_holders(const dml_plan *p, int32_t stage, int32_t *out);
+/* Micro-batches of a step that the worker runs of the stage. */
+int32_t dml_plan_share(const dml_plan *p, int32_t worker, int32_t stage);
+
+/* A worker's place, for people; what it runs, only the routes say.  Equal pipelines: its rank in one, and which one;
+ * replicas of a rank are neighbours, worker = rank * replicas + replica.  Under parallelism.stages: the first stage
+ * that it holds, and how many workers before it hold that too. */
+int32_t dml_plan_rank(const dml_plan *p, int32_t worker);
+int32_t dml_plan_replica(const dml_plan *p, int32_t worker);
+/* Appends the stages that the worker holds: "0,2". */
+void dml_plan_print_stages(const dml_plan *p, int32_t worker, dml_str *out);
 
 /* Simulates a training step: from the plan's own costs, or from measured ones.
  *   bubble      [workers] idle share of the compute lane

@@ -43,6 +43,15 @@ static int64_t reduced_bytes(const dml_plan *p, int32_t *holders)
     return bytes;
 }
 
+/* Copies of stages that the layout itself asks for. */
+static int32_t places(const dml_plan *p)
+{
+    int32_t n = p->stages * p->replicas;
+    for (int32_t s = 0; s < p->spec->parallelism.n_stages; s++)
+        n += p->spec->parallelism.stage[s].workers.n;
+    return n;
+}
+
 static dml_err measure(const dml_plan *p, figures *out)
 {
     dml_sim sim;
@@ -51,7 +60,7 @@ static dml_err measure(const dml_plan *p, figures *out)
     *out = (figures){.step_ns = sim.makespan_ns,
                      .sent_bytes = sent_bytes(p),
                      .reduced_bytes = reduced_bytes(p, &holders)};
-    out->copies = (double)holders / (double)(p->stages * p->replicas);
+    out->copies = (double)holders / places(p);
     for (int32_t w = 0; w < p->workers; w++) {
         out->bubble += dml_sim_bubble(&sim, w) / p->workers;
         out->stash = MAX2(out->stash, sim.peak_stash[w]);

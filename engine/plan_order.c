@@ -1,7 +1,8 @@
 /* engine/plan_order.c - three sources of an order.
  *
  *   name      schedule/<name>.c
- *   auto      the list scheduler over stage s -> rank s mod ranks, with the plan's costs, within parallelism.memory
+ *   auto      the list scheduler with the plan's costs, within parallelism.memory, over stage s -> rank s mod ranks,
+ *             or over the workers of parallelism.stages by their shares
  *   csv:FILE  rows of ranks in PyTorch's form; which rank runs a stage is the file's to say
  */
 #include "engine/plan_order.h"
@@ -11,6 +12,7 @@
 #include "schedule/csv.h"
 #include "schedule/list.h"
 #include "schedule/schedule.h"
+#include "schedule/shares.h"
 
 #include <errno.h>
 #include <stdio.h>
@@ -21,28 +23,39 @@ enum { TRIALS = 300, LARGEST_FILE = 256 << 20 };
 
 /* ---- auto ---- */
 
-/* What each stage keeps per micro-batch, and what of parallelism.memory each rank has left for that. */
+/* What each stage keeps per micro-batch, and what of parallelism.memory each worker of the routes has left for
+ * that. */
 typedef struct memory {
     int64_t *held_bytes;  /* [stages] */
-    int64_t *limit_bytes; /* [ranks] NULL: no limit */
+    int64_t *limit_bytes; /* [workers] NULL: no limit */
 } memory;
 
-static dml_err measure_memory(const dml_plan *plan, bool split, dml_arena *arena, memory *out)
+static bool holds(const dml_program *routes, int32_t worker, int32_t stage)
+{
+    for (int32_t mb = 0; mb < routes->mbs; mb++)
+        if (*dml_program_route(routes, stage, mb) == worker) return true;
+    return false;
+}
+
+static dml_err measure_memory(const dml_plan *plan, const dml_program *routes, bool split,
+                              dml_arena *arena, memory *out)
 {
     const int64_t most = plan->spec->parallelism.memory_bytes;
+    const int32_t limited = most > 0 ? routes->workers : 0;
     *out = (memory){.held_bytes = DML_NEW_N(arena, int64_t, plan->stages)};
-    if (most > 0) out->limit_bytes = DML_NEW_N(arena, int64_t, plan->ranks);
-    for (int32_t r = 0; r < plan->ranks && most > 0; r++)
-        out->limit_bytes[r] = most;
+    if (most > 0) out->limit_bytes = DML_NEW_N(arena, int64_t, routes->workers);
+    for (int32_t w = 0; w < limited; w++)
+        out->limit_bytes[w] = most;
     for (int32_t s = 0; s < plan->stages; s++) {
         dml_chunk c;
         DML_TRY(dml_chunk_plan(plan->spec, &plan->model, plan->stage_begin[s],
                                plan->stage_begin[s + 1], split, arena, &c));
         out->held_bytes[s] = c.size.stash + c.size.in + c.size.dy + c.size.dx;
-        if (most > 0) out->limit_bytes[s % plan->ranks] -= c.size.shared + c.size.private_;
+        for (int32_t w = 0; w < limited; w++)
+            if (holds(routes, w, s)) out->limit_bytes[w] -= c.size.shared + c.size.private_;
     }
-    for (int32_t r = 0; r < plan->ranks && most > 0; r++)
-        if (out->limit_bytes[r] < 0) out->limit_bytes[r] = 0;
+    for (int32_t w = 0; w < limited; w++)
+        if (out->limit_bytes[w] < 0) out->limit_bytes[w] = 0;
     return DML_ERR_OK;
 }
 
@@ -51,7 +64,7 @@ static dml_err make_one(const dml_plan *plan, const dml_program *routes, bool sp
 {
     dml_arena arena = {0};
     memory m;
-    dml_err err = measure_memory(plan, split, &arena, &m);
+    dml_err err = measure_memory(plan, routes, split, &arena, &m);
     if (err == DML_ERR_OK) {
         const dml_list_args args = {.routes = routes,
                                     .cost = &plan->cost,
@@ -85,13 +98,28 @@ static dml_err make_best(const dml_plan *plan, const dml_program *routes, dml_pr
     return DML_ERR_OK;
 }
 
+/* One pipeline of equal ones, or all workers and micro-batches where each stage names its own. */
+static dml_err make_routes(const dml_plan *plan, dml_program *out)
+{
+    if (!dml_plan_is_equal(plan)) {
+        DML_TRY(dml_program_init(out, plan->workers, plan->stages, plan->mbs));
+        for (int32_t s = 0; s < plan->stages; s++) {
+            const dml_stage_spec *stage = &plan->spec->parallelism.stage[s];
+            dml_route_by_shares(out, s, stage->workers.v, stage->shares.v, stage->workers.n);
+        }
+        return DML_ERR_OK;
+    }
+    DML_TRY(dml_program_init(out, plan->ranks, plan->stages, plan->mbs / plan->replicas));
+    for (int32_t s = 0; s < plan->stages; s++)
+        for (int32_t mb = 0; mb < out->mbs; mb++)
+            *dml_program_route(out, s, mb) = s % plan->ranks;
+    return DML_ERR_OK;
+}
+
 static dml_err make_auto(const dml_plan *plan, dml_program *out, int64_t *bound_ns)
 {
     dml_program routes;
-    DML_TRY(dml_program_init(&routes, plan->ranks, plan->stages, plan->mbs / plan->replicas));
-    for (int32_t s = 0; s < plan->stages; s++)
-        for (int32_t mb = 0; mb < routes.mbs; mb++)
-            *dml_program_route(&routes, s, mb) = s % plan->ranks;
+    DML_TRY(make_routes(plan, &routes));
     const dml_err err = make_best(plan, &routes, out, bound_ns);
     dml_program_free(&routes);
     return err;
@@ -163,10 +191,21 @@ static bool is_auto(const dml_spec *spec)
     return strcmp(spec->parallelism.schedule, DML_ORDER_AUTO) == 0;
 }
 
+/* All but auto write the order of one pipeline and place its stages themselves. */
+static dml_err refuse_stages(const dml_spec *spec)
+{
+    const char *key = "parallelism.schedule", *path = csv_path(spec);
+    return dml_spec_fail(spec, dml_spec_place(spec, key), key,
+                         "schedule %s places the stages of equal pipelines itself; "
+                         "parallelism.stages takes schedule auto",
+                         path ? "csv:FILE" : spec->parallelism.schedule);
+}
+
 dml_err dml_plan_order(const dml_plan *plan, dml_program *out, int64_t *bound_ns)
 {
     *out = (dml_program){0};
     *bound_ns = 0;
+    if (!dml_plan_is_equal(plan) && !is_auto(plan->spec)) return refuse_stages(plan->spec);
     const char *path = csv_path(plan->spec);
     if (path) return read_csv(plan, path, out);
     if (is_auto(plan->spec)) return make_auto(plan, out, bound_ns);

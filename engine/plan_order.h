@@ -1,10 +1,11 @@
-/* engine/plan_order.h - the order of one pipeline that a spec asks for: by name, made for it, or from a file. */
+/* engine/plan_order.h - the order that a spec asks for: by name, made for it, or from a file. */
 #ifndef DML_ENGINE_PLAN_ORDER_H
 #define DML_ENGINE_PLAN_ORDER_H
 
 #include "engine/plan.h"
 
-/* The order of plan->ranks ranks, plan->stages chunks and mbs / replicas micro-batches.
+/* Equal pipelines: the order of one, plan->ranks workers, plan->stages chunks, mbs / replicas micro-batches.  Under
+ * parallelism.stages: the whole order of all workers and micro-batches.
  *
  *   out       uninitialised before; owned by the caller, {0} on failure
  *   bound_ns  of `auto`: no order over the same placement is shorter; else 0

@@ -116,6 +116,12 @@ typedef struct dml_int_list {
     int32_t n;
 } dml_int_list;
 
+/* One of parallelism.stages: who runs it. */
+typedef struct dml_stage_spec {
+    dml_int_list workers; /* all different */
+    dml_int_list shares;  /* as many, >= 1: of the micro-batches, dealt by schedule/shares.h */
+} dml_stage_spec;
+
 /* Fields marked * are counts of steps that need the size of the training set: 0 until
  * dml_spec_set_samples fills them. */
 typedef struct dml_spec {
@@ -186,10 +192,11 @@ typedef struct dml_spec {
         int32_t pipeline_parallel_size; /* ranks of a pipeline */
         int32_t virtual_stages;         /* stages of each rank */
         int32_t data_parallel_size;     /* replicas of each */
+        const dml_stage_spec *stage;    /* [n_stages] who runs each, instead of the three above */
+        int32_t n_stages;               /* 0: equal pipelines, as the three above say */
         const char *schedule; /* canonical name of schedule/schedule.h, "auto", "csv:PATH" */
         dml_split split;
-        const int32_t
-            *split_list; /* [ranks x virtual stages] layers per stage, for DML_SPLIT_LIST */
+        const int32_t *split_list;  /* [dml_spec_stages] layers per stage, for DML_SPLIT_LIST */
         int32_t threads_per_worker; /* 0: cores / workers, at least 1 */
         int32_t workers_per_device; /* worker r opens device r / workers_per_device */
         int64_t memory_bytes;       /* most that a worker may hold; 0: no limit */
@@ -230,6 +237,12 @@ void dml_spec_free(dml_spec *spec);
  * DML_ERR_SPEC  not one step in an epoch (last_batch: drop and fewer samples than a step takes)
  */
 dml_err dml_spec_set_samples(dml_spec *spec, int64_t train_samples);
+
+/* The layout, whichever way it is written: stages that the model is cut into, workers in all, and replicas of
+ * the stage that has most. */
+int32_t dml_spec_stages(const dml_spec *spec);
+int32_t dml_spec_workers(const dml_spec *spec);
+int32_t dml_spec_replicas(const dml_spec *spec);
 
 /* A complaint about the value at `place` in the form above, as DML_ERR_SPEC: for checks that need more
  * than the spec (shapes, stages).  `key` is the dotted key when the place is a default. */

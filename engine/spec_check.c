@@ -387,13 +387,17 @@ static void check_split(dml_spec_reader *r)
 {
     const dml_spec *spec = r->spec;
     if (spec->parallelism.split != DML_SPLIT_LIST || bad(r, DML_KEY_PIPELINE) ||
-        bad(r, DML_KEY_VIRTUAL))
+        bad(r, DML_KEY_VIRTUAL) || bad(r, DML_KEY_STAGES))
         return;
     const int32_t n = r->source->entry[DML_KEY_SPLIT].value->n,
                   ranks = spec->parallelism.pipeline_parallel_size,
                   each = spec->parallelism.virtual_stages;
-    if (n == ranks * each) return;
-    if (each == 1)
+    if (n == dml_spec_stages(spec)) return;
+    if (spec->parallelism.n_stages > 0)
+        dml_complain_at(&r->report, at(r, DML_KEY_SPLIT),
+                        "split lists %d stages, parallelism.stages %d", n,
+                        spec->parallelism.n_stages);
+    else if (each == 1)
         dml_complain_at(&r->report, at(r, DML_KEY_SPLIT),
                         "split lists %d stages, pipeline_parallel_size is %d", n, ranks);
     else
@@ -415,6 +419,7 @@ void dml_spec_check(dml_spec_reader *r)
     check_applicable(r);
     check_batch(r);
     check_training(r);
+    dml_spec_check_stages(r);
     check_split(r);
     spread_channels(r, DML_KEY_MEAN, r->spec->data.mean);
     spread_channels(r, DML_KEY_STD, r->spec->data.std);

@@ -299,7 +299,11 @@ static bool read_floats(dml_spec_reader *r, const dml_spec_key *key, const char 
 static bool read_ints(dml_spec_reader *r, const dml_spec_key *key, const char *label,
                       const dml_yaml *node, dml_int_list *out)
 {
-    if (node->kind != DML_YAML_LIST || node->n == 0) {
+    if (node->kind == DML_YAML_LIST && node->n == 0) {
+        dml_complain_at(&r->report, node->place, "'%s' is an empty list", label);
+        return false;
+    }
+    if (node->kind != DML_YAML_LIST) {
         dml_spec_expected(r, node, type_text[key->type]);
         return false;
     }
@@ -421,6 +425,7 @@ bool dml_spec_convert(dml_spec_reader *r, const dml_spec_key *key, const char *l
     case DML_SPEC_INTS: ok = read_ints(r, key, label, node, field); break;
     case DML_SPEC_SHAPE: ok = read_shape(r, key, label, node, base); break;
     case DML_SPEC_SPLIT: ok = read_split(r, key, label, node, base); break;
+    case DML_SPEC_STAGES: ok = dml_spec_read_stages(r, node, base); break;
     case DML_SPEC_LAYERS:
         ok = node->kind == DML_YAML_LIST && node->n > 0; /* read by spec_layers.c */
         if (!ok) dml_spec_expected(r, node, type_text[key->type]);

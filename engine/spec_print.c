@@ -80,11 +80,11 @@ static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
     case DML_SPEC_SHAPE: print_ints(&s, i, spec->model.input_rank); break;
     case DML_SPEC_SPLIT:
         if (spec->parallelism.split == DML_SPLIT_LIST)
-            print_ints(&s, spec->parallelism.split_list,
-                       spec->parallelism.pipeline_parallel_size * spec->parallelism.virtual_stages);
+            print_ints(&s, spec->parallelism.split_list, dml_spec_stages(spec));
         else
             dml_str_printf(&s, spec->parallelism.split == DML_SPLIT_AUTO ? "auto" : "uniform");
         break;
+    case DML_SPEC_STAGES:
     case DML_SPEC_LAYERS: break; /* a block of its own */
     }
     fputs(dml_str_text(&s), to);
@@ -130,15 +130,16 @@ dml_err dml_spec_print(const dml_spec *spec, FILE *to)
     for (int32_t k = 0; k < DML_SPEC_KEYS; k++) {
         const dml_spec_key *key = &dml_spec_keys[k];
         const dml_spec_entry *e = &source->entry[k];
-        if (!dml_spec_key_applies(spec, key)) continue;
+        if (!dml_spec_key_applies(spec, key) || !dml_spec_key_is_shown(spec, (dml_spec_key_id)k))
+            continue;
+        const bool block = key->type == DML_SPEC_LAYERS || key->type == DML_SPEC_STAGES;
         const int32_t depth = open_sections(to, before, key->path);
-        fprintf(to, "%*s%s:%s", 2 * depth, "", dml_spec_last_part(key->path),
-                key->type == DML_SPEC_LAYERS ? "" : " ");
+        fprintf(to, "%*s%s:%s", 2 * depth, "", dml_spec_last_part(key->path), block ? "" : " ");
         before = key->path;
         print_value(spec, key, to);
         print_origin(source, e, to);
         fputc('\n', to);
-        if (key->type == DML_SPEC_LAYERS) dml_yaml_print_list(to, e->value, 2 * depth + 2);
+        if (block) dml_yaml_print_list(to, e->value, 2 * depth + 2);
     }
     if (ferror(to)) DML_FAIL(DML_ERR_UNAVAILABLE, "cannot write the spec");
     return DML_ERR_OK;

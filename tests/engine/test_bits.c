@@ -35,6 +35,11 @@ static const layout layouts[] = {
     {"4", "1", "csv:" FAMILY "/zb_v.csv x2", "1"}, /* rank r runs stages r and 7 - r */
     {"4", "1", "csv:" FAMILY "/dualpipe_v.csv x2", "1"},
     {"4", "1", "csv:" FAMILY "/dualpipe.csv", "1"}, /* ranks r and 3 - r run stage r */
+    {"[{workers: [0, 1]}, {workers: [2]}]", "-", "auto", "1"},
+    {"[{workers: [1]}, {workers: [0, 2, 3]}, {workers: [4]}]", "-", "auto", "1"},
+    {"[{workers: [0, 1]}, {workers: [2]}, {workers: [0, 3], shares: [1, 3]}]", "-", "auto", "1"},
+    {"[{workers: [0]}, {workers: [1]}, {workers: [0]}, {workers: [1]}]", "-", "auto", "1"},
+    {"[{workers: [2, 0, 1], shares: [5, 1, 2]}]", "-", "auto", "1"},
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
@@ -87,6 +92,10 @@ static void fast_mode_repeats_on_one_layout(void **state)
     static const char *const extra[] = {"training.numerics=fast", NULL};
     const layout twice[] = {{"2", "2", "1f1b", "1"}, {"2", "2", "1f1b", "1"}};
     expect_all_same(TINY, twice, 2, extra);
+    const char *const stages =
+        "[{workers: [0, 1]}, {workers: [2]}, {workers: [0, 3], shares: [1, 3]}]";
+    const layout placed[] = {{stages, "-", "auto", "1"}, {stages, "-", "auto", "1"}};
+    expect_all_same(TINY, placed, 2, extra);
 }
 
 static void another_seed_gives_other_bits(void **state)

@@ -14,6 +14,8 @@ static const layout layouts[] = {
     {"1", "1", "sequential", "3"},
     {"4", "1", "csv:" DML_SOURCE_DIR "/tests/golden/family/zb_v.csv x2", "1"},
     {"4", "1", "chimera_doubling", "1"},
+    {"[{workers: [0, 1]}, {workers: [2]}, {workers: [0, 3], shares: [1, 3]}]", "-", "auto", "1"},
+    {"[{workers: [1]}, {workers: [0, 1, 2]}]", "-", "auto", "2"},
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 

@@ -128,7 +128,7 @@ static void print_all(dml_console_view *v)
     const dml_eval_record eval = {.samples = 10000};
     const dml_failure_record failure = {.cause = "one\ntwo"};
     const dml_run_end_record end = {.status = "finished", .weights_hash = "00"};
-    const dml_worker_figures worker = {0};
+    const dml_worker_figures worker = {.place = ""};
     dml_console_header(v, &run, &plan, &stage, 1);
     dml_console_step(v, &step);
     dml_console_eval(v, &eval);
@@ -379,6 +379,7 @@ static void the_summary_shows_predicted_beside_measured(void **state)
                                     .memory_peak_bytes = 21 << 20,
                                     .failures = 1};
     const dml_worker_figures workers[] = {{.worker = 0,
+                                           .place = " 0.0",
                                            .predicted_step_s = 0.0798,
                                            .measured_step_s = 0.0812,
                                            .predicted_bubble_ratio = 0.091,
@@ -387,7 +388,7 @@ static void the_summary_shows_predicted_beside_measured(void **state)
                                            .measured_stash = 4,
                                            .stash_bytes = 5 << 20},
                                           {.worker = 1,
-                                           .rank = 1,
+                                           .place = " 1.0",
                                            .predicted_step_s = UNKNOWN,
                                            .measured_step_s = 0.0811,
                                            .predicted_bubble_ratio = UNKNOWN,

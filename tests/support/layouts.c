@@ -9,16 +9,19 @@ enum { MAX_OVERRIDES = 20 };
 
 run_result run_layout(const char *spec_path, const layout *l, const char *const *extra)
 {
-    char pp[64], dp[64], schedule[512], threads[64], each[64];
+    const bool placed = l->pp[0] == '[';
+    char pp[256], dp[64], schedule[512], threads[64], each[64];
     const char *times = strstr(l->schedule, " x");
-    snprintf(pp, sizeof pp, "parallelism.pipeline_parallel_size=%s", l->pp);
+    snprintf(pp, sizeof pp, "parallelism.%s=%s", placed ? "stages" : "pipeline_parallel_size",
+             l->pp);
     snprintf(dp, sizeof dp, "parallelism.data_parallel_size=%s", l->dp);
     snprintf(schedule, sizeof schedule, "parallelism.schedule=%.*s",
              times ? (int)(times - l->schedule) : (int)strlen(l->schedule), l->schedule);
     snprintf(each, sizeof each, "parallelism.virtual_pipeline_stages=%s", times ? times + 2 : "1");
     snprintf(threads, sizeof threads, "parallelism.threads_per_worker=%s", l->threads);
-    const char *overrides[MAX_OVERRIDES + 1] = {pp, dp, schedule, threads, each};
-    int n = 5;
+    const char *overrides[MAX_OVERRIDES + 1] = {pp, schedule, threads, dp, each};
+    int n = placed ? 3 : 5;
+    if (placed) overrides[3] = overrides[4] = NULL;
     while (extra && *extra && n < MAX_OVERRIDES)
         overrides[n++] = *extra++;
     const run_result r = run_threads(spec_path, overrides);

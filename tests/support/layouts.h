@@ -6,7 +6,8 @@
 
 typedef struct layout {
     const char *pp, *dp, *schedule,
-        *threads; /* schedule "looped_bfs x2": two stages on each rank */
+        *threads; /* schedule "looped_bfs x2": two stages on each rank; pp "[{workers: [0, 1]}, ...]":
+                   * parallelism.stages, and dp counts for nothing */
 } layout;
 
 /* Runs the spec there; `extra` is a NULL-terminated list of further overrides, or NULL.  Fails the test when

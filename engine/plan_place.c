@@ -1,0 +1,61 @@
+/* engine/plan_place.c - who holds what: questions to the route table, and the names of places for people. */
+#include "engine/plan.h"
+
+int32_t dml_plan_share(const dml_plan *p, int32_t worker, int32_t stage)
+{
+    int32_t n = 0;
+    for (int32_t mb = 0; mb < p->mbs; mb++)
+        n += *dml_program_route(&p->train, stage, mb) == worker;
+    return n;
+}
+
+bool dml_plan_holds(const dml_plan *p, int32_t worker, int32_t stage)
+{
+    for (int32_t mb = 0; mb < p->mbs; mb++)
+        if (*dml_program_route(&p->train, stage, mb) == worker) return true;
+    return false;
+}
+
+int32_t dml_plan_holders(const dml_plan *p, int32_t stage, int32_t *out)
+{
+    int32_t n = 0;
+    for (int32_t w = 0; w < p->workers; w++) {
+        if (!dml_plan_holds(p, w, stage)) continue;
+        if (out) out[n] = w;
+        n++;
+    }
+    return n;
+}
+
+static int32_t first_stage(const dml_plan *p, int32_t worker)
+{
+    int32_t s = 0;
+    while (!dml_plan_holds(p, worker, s))
+        s++;
+    return s;
+}
+
+int32_t dml_plan_rank(const dml_plan *p, int32_t worker)
+{
+    return dml_plan_is_equal(p) ? worker / p->replicas : first_stage(p, worker);
+}
+
+int32_t dml_plan_replica(const dml_plan *p, int32_t worker)
+{
+    if (dml_plan_is_equal(p)) return worker % p->replicas;
+    const int32_t s = first_stage(p, worker);
+    int32_t before = 0;
+    for (int32_t w = 0; w < worker; w++)
+        before += dml_plan_holds(p, w, s);
+    return before;
+}
+
+void dml_plan_print_stages(const dml_plan *p, int32_t worker, dml_str *out)
+{
+    const char *comma = "";
+    for (int32_t s = 0; s < p->stages; s++) {
+        if (!dml_plan_holds(p, worker, s)) continue;
+        dml_str_printf(out, "%s%d", comma, s);
+        comma = ",";
+    }
+}

@@ -1,0 +1,239 @@
+/* engine/spec_stages.c - parallelism.stages: who runs each stage, where equal pipelines do not fit.
+ *
+ *   stages:
+ *     - workers: [0, 1]             two replicas, micro-batches in turn
+ *     - workers: [2]
+ *     - workers: [0, 3]             worker 0 again: stages of a worker need not be neighbours
+ *       shares: [1, 3]              worker 0 runs one micro-batch of four
+ */
+#include "engine/spec_read.h"
+
+#include "engine/base/str.h"
+#include "engine/spec_value.h"
+#include "schedule/shares.h"
+
+#include <string.h>
+
+enum { WORKERS, SHARES, OPTIONS };
+
+static const dml_spec_key options[OPTIONS] = {
+    [WORKERS] = {"workers", DML_SPEC_INTS, offsetof(dml_stage_spec, workers), DML_SPEC_NONE,
+                 "[0,1023]", "", "", ""},
+    [SHARES] = {"shares", DML_SPEC_INTS, offsetof(dml_stage_spec, shares), DML_SPEC_NONE,
+                "[1,65536]", "", "", ""},
+};
+
+/* ---- the layout, whichever way it is written --------------------------------------------------------- */
+
+int32_t dml_spec_stages(const dml_spec *spec)
+{
+    return spec->parallelism.n_stages > 0
+               ? spec->parallelism.n_stages
+               : spec->parallelism.pipeline_parallel_size * spec->parallelism.virtual_stages;
+}
+
+int32_t dml_spec_workers(const dml_spec *spec)
+{
+    if (spec->parallelism.n_stages == 0)
+        return spec->parallelism.pipeline_parallel_size * spec->parallelism.data_parallel_size;
+    int32_t last = 0;
+    for (int32_t s = 0; s < spec->parallelism.n_stages; s++) {
+        const dml_int_list *workers = &spec->parallelism.stage[s].workers;
+        for (int32_t i = 0; i < workers->n; i++)
+            if (workers->v[i] > last) last = workers->v[i];
+    }
+    return last + 1;
+}
+
+int32_t dml_spec_replicas(const dml_spec *spec)
+{
+    int32_t most = spec->parallelism.n_stages == 0 ? spec->parallelism.data_parallel_size : 0;
+    for (int32_t s = 0; s < spec->parallelism.n_stages; s++)
+        if (spec->parallelism.stage[s].workers.n > most)
+            most = spec->parallelism.stage[s].workers.n;
+    return most;
+}
+
+bool dml_spec_key_is_shown(const dml_spec *spec, dml_spec_key_id id)
+{
+    const bool placed = spec->parallelism.n_stages > 0,
+               equal = id == DML_KEY_PIPELINE || id == DML_KEY_VIRTUAL || id == DML_KEY_REPLICAS;
+    return (!equal || !placed) && (id != DML_KEY_STAGES || placed);
+}
+
+/* ---- reading ----------------------------------------------------------------------------------------- */
+
+static void unknown_option(dml_spec_reader *r, const dml_yaml *key)
+{
+    dml_nearest close = dml_nearest_to(key->text);
+    for (int32_t o = 0; o < OPTIONS; o++)
+        dml_nearest_offer(&close, options[o].path, options[o].path);
+    dml_complain_at(&r->report, key->place, "unknown option '%s' of a stage", key->text);
+    if (close.best) dml_complain_note(&r->report, "did you mean '%s'?", close.best);
+    dml_complain_note(&r->report, "options: workers, shares");
+}
+
+static int32_t find_option(const char *name)
+{
+    for (int32_t o = 0; o < OPTIONS; o++)
+        if (dml_spec_key_is(&options[o], name)) return o;
+    return -1;
+}
+
+/* What is written for the option of a stage that was read, or NULL. */
+static const dml_yaml *given(const dml_yaml *stage, int32_t option)
+{
+    for (int32_t i = 0; i < stage->n; i++)
+        if (find_option(stage->key[i].text) == option) return &stage->item[i];
+    return NULL;
+}
+
+static bool workers_differ(dml_spec_reader *r, const dml_yaml *node, const dml_int_list *workers)
+{
+    for (int32_t i = 1; i < workers->n; i++)
+        for (int32_t k = 0; k < i; k++) {
+            if (workers->v[i] != workers->v[k]) continue;
+            dml_complain_at(&r->report, given(node, WORKERS)->item[i].place,
+                            "worker %d is listed twice; 'shares' says how much of a stage each "
+                            "runs",
+                            workers->v[i]);
+            return false;
+        }
+    return true;
+}
+
+static bool fill_shares(dml_spec_reader *r, const dml_yaml *node, dml_stage_spec *out)
+{
+    if (out->shares.n == 0) {
+        int32_t *one = DML_NEW_N(r->arena, int32_t, out->workers.n);
+        for (int32_t i = 0; i < out->workers.n; i++)
+            one[i] = 1;
+        out->shares = (dml_int_list){one, out->workers.n};
+    }
+    if (out->shares.n == out->workers.n) return true;
+    dml_complain_at(&r->report, given(node, SHARES)->place,
+                    "%d shares for %d workers: a share for each, or none at all", out->shares.n,
+                    out->workers.n);
+    return false;
+}
+
+static bool read_stage(dml_spec_reader *r, const dml_yaml *node, dml_stage_spec *out)
+{
+    bool ok = true;
+    if (node->kind != DML_YAML_MAP) {
+        dml_spec_expected(r, node, "a stage such as {workers: [0, 1]}");
+        return false;
+    }
+    for (int32_t i = 0; i < node->n; i++) {
+        const int32_t o = find_option(node->key[i].text);
+        if (o < 0) {
+            unknown_option(r, &node->key[i]);
+            ok = false;
+        } else {
+            ok &= dml_spec_convert(r, &options[o], options[o].path, &node->item[i], out);
+        }
+    }
+    if (!ok) return false;
+    if (out->workers.n == 0) {
+        dml_complain_at(&r->report, node->place, "a stage needs 'workers', those that run it");
+        return false;
+    }
+    return workers_differ(r, node, &out->workers) && fill_shares(r, node, out);
+}
+
+bool dml_spec_read_stages(dml_spec_reader *r, const dml_yaml *node, dml_spec *spec)
+{
+    if (node->kind != DML_YAML_LIST) {
+        dml_spec_expected(r, node, "a list of stages");
+        dml_complain_note(&r->report,
+                          "a number of stages is pipeline_parallel_size; here each names its "
+                          "workers: [{workers: [0, 1]}, {workers: [2]}]");
+        return false;
+    }
+    dml_stage_spec *stage = DML_NEW_N(r->arena, dml_stage_spec, node->n);
+    bool ok = true;
+    for (int32_t s = 0; s < node->n; s++)
+        ok &= read_stage(r, &node->item[s], &stage[s]);
+    spec->parallelism.stage = stage;
+    spec->parallelism.n_stages = ok ? node->n : 0;
+    return ok;
+}
+
+/* ---- what must hold ---------------------------------------------------------------------------------- */
+
+/* Two ways to lay a model out: one at a time. */
+static void check_alone(dml_spec_reader *r)
+{
+    static const dml_spec_key_id equal[] = {DML_KEY_PIPELINE, DML_KEY_VIRTUAL, DML_KEY_REPLICAS};
+    const dml_spec_entry *entry = r->source->entry;
+    for (size_t i = 0; i < sizeof equal / sizeof *equal; i++) {
+        const dml_spec_entry *e = &entry[equal[i]];
+        if (!e->value) continue;
+        dml_complain_at(&r->report, e->key->place,
+                        "'%s' is for equal pipelines, and 'stages' on %s names the workers of "
+                        "each stage: keep one",
+                        e->key->text,
+                        dml_complain_where(&r->report, entry[DML_KEY_STAGES].key->place));
+        dml_complain_note(&r->report, "parallelism.stages=[] on the command line drops the list");
+    }
+}
+
+/* Workers are processes 0 .. n - 1: one that runs nothing is a slip of the pen. */
+static void check_gaps(dml_spec_reader *r)
+{
+    const int32_t workers = dml_spec_workers(r->spec);
+    bool *named = DML_NEW_N(r->arena, bool, workers);
+    for (int32_t s = 0; s < r->spec->parallelism.n_stages; s++) {
+        const dml_int_list *list = &r->spec->parallelism.stage[s].workers;
+        for (int32_t i = 0; i < list->n; i++)
+            named[list->v[i]] = true;
+    }
+    for (int32_t w = 0; w < workers; w++) {
+        if (named[w]) continue;
+        dml_complain_at(&r->report, r->source->entry[DML_KEY_STAGES].value->place,
+                        "no stage names worker %d, and there is a worker %d: number them from 0 "
+                        "without gaps",
+                        w, workers - 1);
+        return;
+    }
+}
+
+/* Everyone named runs something of every step. */
+static void check_stage_shares(dml_spec_reader *r, int32_t s)
+{
+    const dml_stage_spec *stage = &r->spec->parallelism.stage[s];
+    const dml_yaml *node = &r->source->entry[DML_KEY_STAGES].value->item[s],
+                   *shares = given(node, SHARES);
+    const int32_t mbs = r->spec->training.num_microbatches, n = stage->workers.n;
+    int32_t *taker = DML_NEW_N(r->arena, int32_t, mbs), *runs = DML_NEW_N(r->arena, int32_t, n);
+    dml_deal(stage->shares.v, n, mbs, taker);
+    for (int32_t mb = 0; mb < mbs; mb++)
+        runs[taker[mb]]++;
+    for (int32_t i = 0; i < n; i++) {
+        if (runs[i] > 0) continue;
+        dml_complain_at(&r->report, (shares ? shares : given(node, WORKERS))->item[i].place,
+                        "worker %d would run none of the step's %d micro-batches in stage %d",
+                        stage->workers.v[i], mbs, s);
+        dml_complain_note(&r->report, shares ? "a larger share would do, or a larger "
+                                               "global_batch_size"
+                                             : "fewer workers would do, or a larger "
+                                               "global_batch_size");
+        return;
+    }
+}
+
+void dml_spec_check_stages(dml_spec_reader *r)
+{
+    dml_spec *spec = r->spec;
+    const dml_spec_entry *entry = r->source->entry;
+    if (spec->parallelism.n_stages == 0 || entry[DML_KEY_STAGES].bad) return;
+    check_alone(r);
+    check_gaps(r);
+    const bool counted = !entry[DML_KEY_GLOBAL_BATCH].bad && !entry[DML_KEY_MICRO_BATCH].bad &&
+                         !entry[DML_KEY_NUM_MICROBATCHES].bad;
+    for (int32_t s = 0; s < spec->parallelism.n_stages && counted; s++)
+        check_stage_shares(r, s);
+    if (entry[DML_KEY_SCHEDULE].value) return;
+    spec->parallelism.schedule = DML_ORDER_AUTO; /* the only one that makes an order for this */
+    r->source->entry[DML_KEY_SCHEDULE].derived = true;
+}
