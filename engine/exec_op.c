@@ -31,6 +31,7 @@ static dml_err compute(const dml_resolved *r, int32_t rows)
         return dml_chunk_backward_input(chunk, kt, c->compute, &run, r->in, r->stash, r->dy, r->dx);
     case DML_OP_BWD_WEIGHT:
         return dml_chunk_backward_weight(chunk, kt, c->compute, &run, r->in, r->stash, r->dy);
+    case DML_OP_RECOMPUTE:
     case DML_OP_SEND_ACT:
     case DML_OP_RECV_ACT:
     case DML_OP_SEND_GRAD:
@@ -90,6 +91,7 @@ static dml_err run(const dml_resolved *r)
                              r->tag);
     case DML_OP_REDUCE: return reduce(r);
     case DML_OP_VOTE: return DML_ERR_OK; /* the worker's, between run and commit */
+    case DML_OP_RECOMPUTE: break;        /* no plan has it yet */
     case DML_OP_STEP:
         return dml_update_commit(r->held->update, c->backend->kernels, c->compute, x->norm,
                                  x->samples, x->lr, x->words.loss_scale);

@@ -88,6 +88,7 @@ static void resolve(dml_exec *x, const dml_index *ix, dml_resolved *r)
         r->row_bytes = h->chunk->size.dy / rows;
         r->tag = tag_of(true, op->chunk, op->mb);
         break;
+    case DML_OP_RECOMPUTE:
     case DML_OP_REDUCE:
     case DML_OP_VOTE:
     case DML_OP_STEP: break; /* no micro-batch */

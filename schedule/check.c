@@ -247,6 +247,26 @@ static dml_err check_last_part(dml_checking *k, int32_t w, int32_t i)
     return DML_ERR_OK;
 }
 
+/* RC ops are those of the policy. */
+static dml_err check_recomputed(dml_checking *k, int32_t w, int32_t *spared)
+{
+    const dml_program *p = k->p;
+    for (int32_t c = 0; c < p->chunks; c++)
+        spared[c] = 0;
+    for (int32_t i = 0; i < p->list[w].n; i++) {
+        const dml_op *op = &p->list[w].op[i];
+        if (op->kind == DML_OP_RECOMPUTE && p->recompute == DML_RECOMPUTE_NONE)
+            return dml_check_fail(k, w, i, "nothing is recomputed here");
+        if (op->kind != DML_OP_FWD || p->recompute == DML_RECOMPUTE_NONE) continue;
+        if (dml_index_at(&k->ix, DML_OP_RECOMPUTE, op->chunk, op->mb) >= 0) continue;
+        const int32_t most = p->recompute == DML_RECOMPUTE_EXCEPT_LAST ? 1 : 0;
+        if (++spared[op->chunk] > most)
+            return dml_check_fail(k, w, i, "is not recomputed, under policy %s",
+                                  dml_recompute_text(p->recompute));
+    }
+    return DML_ERR_OK;
+}
+
 dml_err dml_rule_once(dml_checking *k)
 {
     const dml_program *p = k->p;
@@ -266,7 +286,18 @@ dml_err dml_rule_once(dml_checking *k)
     for (int32_t c = 0; c < p->chunks; c++)
         for (int32_t mb = 0; mb < p->mbs; mb++)
             DML_TRY(check_complete(k, c, mb));
+    int32_t *spared = DML_NEW_N(&k->arena, int32_t, p->chunks);
+    for (int32_t w = 0; w < p->workers && !p->forward_only; w++)
+        DML_TRY(check_recomputed(k, w, spared));
     return DML_ERR_OK;
+}
+
+static dml_err check_before(dml_checking *k, int32_t w, int32_t i, dml_op_kind before)
+{
+    const dml_op *op = &k->p->list[w].op[i];
+    const int32_t at = dml_index_at(&k->ix, before, op->chunk, op->mb);
+    if (at <= i) return DML_ERR_OK;
+    return dml_check_fail(k, w, i, "comes before its %s, op %d", dml_op_info_of(before)->text, at);
 }
 
 dml_err dml_rule_order(dml_checking *k)
@@ -275,15 +306,10 @@ dml_err dml_rule_order(dml_checking *k)
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++) {
             const dml_op *op = &p->list[w].op[i];
-            dml_op_kind before = DML_OP_FWD;
-            if (op->kind == DML_OP_BWD_WEIGHT)
-                before = DML_OP_BWD_INPUT;
-            else if (!dml_op_is_input_grad(op))
-                continue;
-            const int32_t at = dml_index_at(&k->ix, before, op->chunk, op->mb);
-            if (at > i)
-                return dml_check_fail(k, w, i, "comes before its %s, op %d",
-                                      dml_op_info_of(before)->text, at);
+            if (op->kind == DML_OP_BWD_WEIGHT) DML_TRY(check_before(k, w, i, DML_OP_BWD_INPUT));
+            if (op->kind == DML_OP_RECOMPUTE || dml_op_is_input_grad(op))
+                DML_TRY(check_before(k, w, i, DML_OP_FWD));
+            if (dml_op_is_input_grad(op)) DML_TRY(check_before(k, w, i, DML_OP_RECOMPUTE));
         }
     return DML_ERR_OK;
 }
@@ -294,7 +320,8 @@ dml_err dml_rule_versions(dml_checking *k)
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++) {
             const dml_op *op = &p->list[w].op[i];
-            if (dml_op_is_input_grad(op) || op->kind == DML_OP_BWD_WEIGHT) {
+            if (dml_op_is_input_grad(op) || op->kind == DML_OP_BWD_WEIGHT ||
+                op->kind == DML_OP_RECOMPUTE) {
                 const int32_t f = dml_index_at(&k->ix, DML_OP_FWD, op->chunk, op->mb);
                 if (p->list[w].op[f].version != op->version)
                     return dml_check_fail(k, w, i, "reads version %d, its F read %d", op->version,

@@ -14,9 +14,10 @@
     X(owned,     ORDER)   /* the same for parameters                                                     */ \
     X(routed,    ORDER)   /* every (chunk, mb) has a worker, ops are well-formed and on it, peers agree  */ \
     X(once,      ORDER)   /* one F and either one B or one I and one W for each (chunk, mb); a B or W    \
-                           * in parts: each bucket's once, ascending, nothing else computed between      */ \
-    X(order,     ORDER)   /* F before B or I, I before W                                                 */ \
-    X(versions,  ORDER)   /* a backward reads the weights its forward read; here the newest, always      */ \
+                           * in parts: each bucket's once, ascending, nothing else computed between; RC  \
+                           * where the policy says: for all, for none, for all but one of a worker       */ \
+    X(order,     ORDER)   /* F before B or I, I before W; RC between F and B or I                        */ \
+    X(versions,  ORDER)   /* RC and backward read the weights their forward read; here the newest        */ \
     X(fed,       ORDER)   /* every input is produced on the worker, or received, earlier in its list     */ \
     X(paired,    PROGRAM) /* for each ordered pair of workers: sends and receives are one sequence       */ \
     X(replicas,  PROGRAM) /* one REDUCE per bucket and holder of its chunk, after the last op that adds  \

@@ -3,6 +3,7 @@
 
 #include "schedule/depend.h"
 #include "schedule/play.h"
+#include "schedule/recompute.h"
 
 #include <stdlib.h>
 
@@ -16,17 +17,17 @@ dml_err dml_rule_fed(dml_checking *k)
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++) {
             dml_touch touch[DML_OP_TOUCHES];
-            const int32_t n = dml_op_touches(p, &p->list[w].op[i], touch);
+            const int32_t n = dml_op_touches(p, &k->ix, &p->list[w].op[i], touch);
             for (int32_t t = 0; t < n; t++) {
                 const bool received = touch[t].pool == DML_POOL_IN || touch[t].pool == DML_POOL_DY;
                 if (received && !p->lowered) continue;
                 const int32_t writer = dml_touch_writer(&k->ix, &touch[t]);
                 if (writer >= 0 && writer <= i) continue;
-                return dml_check_fail(
-                    k, w, i, "its %s is %s",
-                    touch[t].pool == DML_POOL_STASH || touch[t].pool == DML_POOL_IN ? "input"
-                                                                                    : "gradient",
-                    writer < 0 ? "never received" : "made or received later");
+                return dml_check_fail(k, w, i, "its %s is %s",
+                                      touch[t].pool == DML_POOL_DY || touch[t].pool == DML_POOL_DX
+                                          ? "gradient"
+                                          : "input",
+                                      writer < 0 ? "never received" : "made or received later");
             }
         }
     return DML_ERR_OK;
@@ -236,16 +237,15 @@ dml_err dml_rule_stepped(dml_checking *k)
 static dml_err check_slot_field(dml_checking *k, int32_t w, int32_t i)
 {
     const dml_op *op = &k->p->list[w].op[i];
-    const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
-    const bool none_made =
-        info->pool == DML_POOL_DX && (op->chunk == 0 || !dml_op_is_last(k->p, op));
-    if (info->pool == DML_POOL_NONE || none_made)
+    const dml_pool pool = dml_op_pool(k->p, &k->ix, op);
+    const bool none_made = pool == DML_POOL_DX && (op->chunk == 0 || !dml_op_is_last(k->p, op));
+    if (pool == DML_POOL_NONE || none_made)
         return op->slot == DML_NO_SLOT ? DML_ERR_OK
                                        : dml_check_fail(k, w, i, "names slot %d", op->slot);
-    const int32_t slots = *dml_program_slots(k->p, w, op->chunk, info->pool);
+    const int32_t slots = *dml_program_slots(k->p, w, op->chunk, pool);
     if (op->slot < 0 || op->slot >= slots)
         return dml_check_fail(k, w, i, "slot %d of pool %s, which has %d", op->slot,
-                              dml_pool_text(info->pool), slots);
+                              dml_pool_text(pool), slots);
     return DML_ERR_OK;
 }
 
@@ -257,7 +257,7 @@ static dml_err replay_slots(dml_checking *k, int32_t w, const int32_t *base, int
     for (int32_t i = 0; i < p->list[w].n; i++) {
         DML_TRY(check_slot_field(k, w, i));
         dml_touch touch[DML_OP_TOUCHES];
-        const int32_t n = dml_op_touches(p, &op[i], touch);
+        const int32_t n = dml_op_touches(p, &k->ix, &op[i], touch);
         for (int32_t t = 0; t < n; t++) {
             const int32_t pool = touch[t].chunk * DML_POOLS + (int32_t)touch[t].pool;
             const int32_t writer = dml_touch_writer(&k->ix, &touch[t]);

@@ -107,6 +107,7 @@ int64_t dml_op_ns(const dml_cost *cost, const dml_op *op)
     case DML_OP_BWD: return part_ns(c, op, backward_ns(c));
     case DML_OP_BWD_INPUT: return c->bwd_input_ns;
     case DML_OP_BWD_WEIGHT: return part_ns(c, op, c->bwd_weight_ns);
+    case DML_OP_RECOMPUTE: return c->recompute_ns;
     case DML_OP_SEND_ACT:
     case DML_OP_RECV_GRAD: return transfer_ns(cost, op->chunk);
     case DML_OP_RECV_ACT:

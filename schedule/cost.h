@@ -18,6 +18,7 @@ typedef struct dml_chunk_cost {
     int64_t fwd_ns;
     int64_t bwd_ns; /* whole backward; 0: bwd_input_ns + bwd_weight_ns */
     int64_t bwd_input_ns, bwd_weight_ns;
+    int64_t recompute_ns;    /* forward again, of what the backward wants */
     int64_t reduce_ns;       /* all-reduces of the chunk's gradients, once per step */
     int64_t step_ns;         /* optimizer, once per step                            */
     int64_t out_bytes;       /* the chunk's output: crosses to the next chunk, its gradient back */

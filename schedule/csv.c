@@ -199,6 +199,7 @@ void dml_csv_print(const dml_program *p, dml_str *out)
             const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
             if (info->lane != DML_LANE_COMPUTE || !info->has_mb || op->edge > 1)
                 continue; /* parts once */
+            if (op->kind == DML_OP_RECOMPUTE) continue;
             dml_str_printf(out, "%s%d%s%d", first ? "" : ",", op->chunk, info->text, op->mb);
             first = false;
         }

@@ -7,7 +7,9 @@
  * (torch.distributed.pipelining, schedules.py).  A stage is a chunk here.  An empty cell is a tick without work.
  * A pair that PyTorch overlaps, (0F7;7B3)OVERLAP_F_B, is its two actions in turn: a compute lane runs one at a time.
  * Actions that are not the author's to decide here are passed over: SEND_F, RECV_F, SEND_B, RECV_B, which
- * dml_lower makes, and UNSHARD, RESHARD, REDUCE_GRAD.  '#' begins a comment line.
+ * dml_lower makes, and UNSHARD, RESHARD, REDUCE_GRAD.  PyTorch has no action for recomputation, which is the
+ * module's business there: RC is left out, and the policy puts it into an order that was read.  '#'
+ * begins a comment line.
  */
 #ifndef DML_SCHEDULE_CSV_H
 #define DML_SCHEDULE_CSV_H
@@ -15,7 +17,7 @@
 #include "engine/base/str.h"
 #include "schedule/program.h"
 
-/* Appends the order (a program: its compute ops). */
+/* Appends the order (a program: its compute ops), without RC. */
 void dml_csv_print(const dml_program *p, dml_str *out);
 
 /* The order of a file's text: as many workers as rows, chunks and micro-batches by the largest number; routed by its

@@ -1,6 +1,8 @@
 /* schedule/depend.c - buffers, needs and clocks. */
 #include "schedule/depend.h"
 
+#include "schedule/recompute.h"
+
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
 static bool same_worker(const dml_program *p, int32_t chunk_a, int32_t chunk_b, int32_t mb)
@@ -9,6 +11,8 @@ static bool same_worker(const dml_program *p, int32_t chunk_a, int32_t chunk_b, 
 }
 
 typedef struct touch_list {
+    const dml_program *p;
+    const dml_index *ix;
     dml_touch *out;
     int32_t n;
 } touch_list;
@@ -18,45 +22,64 @@ static void add(touch_list *t, dml_pool pool, int32_t chunk, int32_t mb, bool wr
     t->out[t->n++] = (dml_touch){pool, chunk, mb, write};
 }
 
+static void add_output(touch_list *t, int32_t c, int32_t mb, bool write)
+{
+    add(t, dml_output_pool(t->p, t->ix, c, mb), c, mb, write);
+}
+
 /* Where the chunk's input lies: with the chunk below, or received; chunk 0 reads the data set. */
-static void read_input(touch_list *t, const dml_program *p, int32_t c, int32_t mb)
+static void read_input(touch_list *t, int32_t c, int32_t mb)
 {
     if (c == 0) return;
-    if (same_worker(p, c - 1, c, mb))
-        add(t, DML_POOL_STASH, c - 1, mb, false);
+    if (same_worker(t->p, c - 1, c, mb))
+        add_output(t, c - 1, mb, false);
     else
         add(t, DML_POOL_IN, c, mb, false);
 }
 
 /* Where the gradient of the chunk's output lies; the last chunk has its own loss. */
-static void read_output_grad(touch_list *t, const dml_program *p, int32_t c, int32_t mb)
+static void read_output_grad(touch_list *t, int32_t c, int32_t mb)
 {
-    if (c == p->chunks - 1) return;
-    if (same_worker(p, c, c + 1, mb))
+    if (c == t->p->chunks - 1) return;
+    if (same_worker(t->p, c, c + 1, mb))
         add(t, DML_POOL_DX, c + 1, mb, false);
     else
         add(t, DML_POOL_DY, c, mb, false);
 }
 
-int32_t dml_op_touches(const dml_program *p, const dml_op *op, dml_touch out[DML_OP_TOUCHES])
+/* What a recomputed forward kept, where its own RC and backward read it. */
+static void read_kept(touch_list *t, int32_t c, int32_t mb)
 {
-    touch_list t = {.out = out};
+    if (dml_keeps_till_end(t->p, c) && dml_is_recomputed(t->p, t->ix, c, mb))
+        add(t, DML_POOL_KEPT, c, mb, false);
+}
+
+int32_t dml_op_touches(const dml_program *p, const dml_index *ix, const dml_op *op,
+                       dml_touch out[DML_OP_TOUCHES])
+{
+    touch_list t = {.p = p, .ix = ix, .out = out};
     const int32_t c = op->chunk, mb = op->mb;
     switch ((dml_op_kind)op->kind) {
     case DML_OP_FWD:
-        read_input(&t, p, c, mb);
-        add(&t, DML_POOL_STASH, c, mb, true);
+        read_input(&t, c, mb);
+        add_output(&t, c, mb, true);
         break;
     case DML_OP_BWD:
     case DML_OP_BWD_INPUT:
     case DML_OP_BWD_WEIGHT:
-        read_input(&t, p, c, mb);
-        read_output_grad(&t, p, c, mb);
+        read_input(&t, c, mb);
+        read_output_grad(&t, c, mb);
         add(&t, DML_POOL_STASH, c, mb, false);
+        read_kept(&t, c, mb);
         if (c > 0 && op->kind != DML_OP_BWD_WEIGHT && dml_op_is_last(p, op))
             add(&t, DML_POOL_DX, c, mb, true);
         break;
-    case DML_OP_SEND_ACT: add(&t, DML_POOL_STASH, c, mb, false); break;
+    case DML_OP_RECOMPUTE:
+        read_input(&t, c, mb);
+        read_kept(&t, c, mb);
+        add(&t, DML_POOL_STASH, c, mb, true);
+        break;
+    case DML_OP_SEND_ACT: add_output(&t, c, mb, false); break;
     case DML_OP_RECV_ACT: add(&t, DML_POOL_IN, c, mb, true); break;
     case DML_OP_SEND_GRAD: add(&t, DML_POOL_DX, c, mb, false); break;
     case DML_OP_RECV_GRAD: add(&t, DML_POOL_DY, c, mb, true); break;
@@ -67,11 +90,19 @@ int32_t dml_op_touches(const dml_program *p, const dml_op *op, dml_touch out[DML
     return t.n;
 }
 
+/* Of the stash: RC, else F. */
+static int32_t stash_writer(const dml_index *ix, int32_t chunk, int32_t mb)
+{
+    const int32_t again = dml_index_at(ix, DML_OP_RECOMPUTE, chunk, mb);
+    return again >= 0 ? again : dml_index_at(ix, DML_OP_FWD, chunk, mb);
+}
+
 int32_t dml_touch_writer(const dml_index *ix, const dml_touch *touch)
 {
     switch (touch->pool) {
     case DML_POOL_IN: return dml_index_at(ix, DML_OP_RECV_ACT, touch->chunk, touch->mb);
-    case DML_POOL_STASH: return dml_index_at(ix, DML_OP_FWD, touch->chunk, touch->mb);
+    case DML_POOL_STASH: return stash_writer(ix, touch->chunk, touch->mb);
+    case DML_POOL_KEPT: return dml_index_at(ix, DML_OP_FWD, touch->chunk, touch->mb);
     case DML_POOL_DY: return dml_index_at(ix, DML_OP_RECV_GRAD, touch->chunk, touch->mb);
     case DML_POOL_DX: return dml_index_input_grad(ix, touch->chunk, touch->mb);
     case DML_POOLS: break;
@@ -133,7 +164,7 @@ void dml_depend_needs(dml_depend *d, int32_t i, int32_t need[DML_LANES])
     const dml_lane lane = dml_op_lane(op);
     dml_clock all = {{-1, -1, -1, -1}};
     dml_touch touch[DML_OP_TOUCHES];
-    const int32_t n = dml_op_touches(d->p, op, touch);
+    const int32_t n = dml_op_touches(d->p, d->ix, op, touch);
     for (int32_t t = 0; t < n; t++) {
         dml_clock *use = slot_of(d, &touch[t]);
         if (touch[t].write) {

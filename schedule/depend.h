@@ -10,6 +10,7 @@
  * Ops of one lane follow each other anyway; across lanes a dependency needs a `wait`.  Two suffice:
  *     F, B, I        at most one on RECV (their input) and one on SEND (who sent from the slot);
  *     W              none: its I waited for the same gradient
+ *     RC             at most one on SEND: its F waited for the same input
  *     a part of B    as B, the RECV with the first and the SEND with the last
  *     every transfer one on COMPUTE (who makes the value, or who used the slot last)
  *     REDUCE         one on COMPUTE;   VOTE none (REDUCE is on its lane);   STEP one on REDUCE
@@ -31,11 +32,12 @@ typedef struct dml_touch {
     bool write; /* else read */
 } dml_touch;
 
-enum { DML_OP_TOUCHES = 4 };
+enum { DML_OP_TOUCHES = 5 };
 
 /* The buffers of its own worker that `op` reads and writes; returns how many.  VOTE, REDUCE and
- * STEP touch none.  Chunk and micro-batch are in range and routed. */
-int32_t dml_op_touches(const dml_program *p, const dml_op *op, dml_touch out[DML_OP_TOUCHES]);
+ * STEP touch none.  Chunk and micro-batch are in range and routed; `ix` says which forwards have an RC. */
+int32_t dml_op_touches(const dml_program *p, const dml_index *ix, const dml_op *op,
+                       dml_touch out[DML_OP_TOUCHES]);
 
 /* Index of the op that writes the buffer, in the list of the buffer's worker; -1 when there is
  * none. */

@@ -127,6 +127,8 @@ void dml_draw_text(const dml_program *p, const dml_sim *sim, int32_t width, dml_
                    (double)sim->makespan_ns / 1e6);
     dml_str_printf(out, "F forward, B backward, I input gradient, W weight gradient, U optimizer; "
                         "number: micro-batch\n");
+    if (p->recompute != DML_RECOMPUTE_NONE)
+        dml_str_printf(out, "R in a worker's row: forward again\n");
     if (both)
         dml_str_printf(out,
                        "+ next part of a backward, R reduction of gradients; number: bucket\n");

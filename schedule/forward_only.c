@@ -11,6 +11,7 @@ dml_err dml_schedule_forward_only(const dml_program *training, dml_program *out)
 {
     DML_TRY(dml_program_init(out, training->workers, training->chunks, training->mbs));
     out->forward_only = true;
+    out->recompute = training->recompute;
     memcpy(out->span, training->span, (size_t)training->chunks * sizeof *training->span);
     memcpy(out->route, training->route,
            (size_t)training->chunks * (size_t)training->mbs * sizeof *training->route);

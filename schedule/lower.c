@@ -342,6 +342,7 @@ dml_err dml_lower(const dml_program *order, const dml_cost *cost, dml_program *o
     DML_TRY(dml_program_init(out, order->workers, order->chunks, order->mbs));
     out->lowered = true;
     out->forward_only = order->forward_only;
+    out->recompute = order->recompute;
     memcpy(out->span, order->span, (size_t)order->chunks * sizeof *order->span);
     memcpy(out->buckets, order->buckets, (size_t)order->chunks * sizeof *order->buckets);
     memcpy(out->route, order->route,

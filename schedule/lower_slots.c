@@ -33,7 +33,7 @@ static void find_lives(const dml_program *p, const dml_index *ix, int32_t w,
     for (int32_t i = 0; i < p->list[w].n; i++) {
         buf[i] = (buffer){.last_use = -1, .next = -1};
         dml_touch touch[DML_OP_TOUCHES];
-        const int32_t n = dml_op_touches(p, &p->list[w].op[i], touch);
+        const int32_t n = dml_op_touches(p, ix, &p->list[w].op[i], touch);
         for (int32_t t = 0; t < n; t++) {
             buffer *b = &buf[dml_touch_writer(ix, &touch[t])];
             b->last_use = i;
@@ -70,7 +70,7 @@ static dml_err assign(dml_program *p, const dml_index *ix, int32_t w, const dml_
     dml_op *op = p->list[w].op;
     for (int32_t i = 0; i < p->list[w].n; i++) {
         dml_touch touch[DML_OP_TOUCHES];
-        const int32_t n = dml_op_touches(p, &op[i], touch);
+        const int32_t n = dml_op_touches(p, ix, &op[i], touch);
         for (int32_t t = 0; t < n; t++) {
             pool_state *pool = &pools[touch[t].chunk * DML_POOLS + (int32_t)touch[t].pool];
             const int32_t writer = dml_touch_writer(ix, &touch[t]);

@@ -22,6 +22,9 @@
  * reads: 0 those that all updates have made whose backwards on this worker stand before it in the list, -1 those of
  * one update fewer.  In a synchronous program it is 0.
  *
+ * Where activations are recomputed (schedule/recompute.h) F leaves only KEPT, and RC, an op of its own, makes the
+ * STASH that the backward reads.  It needs no gradient, so it runs in the bubble before one comes.
+ *
  * The parts of an op follow each other on the compute lane with nothing between them.  Each reads
  * what the op reads; what the op leaves behind (the input gradient, the freed stash) is there when
  * the last part is done.
@@ -48,12 +51,15 @@
  *    pool      what it holds            from        until                                    */
 #define DML_POOL_LIST(X)                                                                        \
     X(IN)    /* received input           RECV_ACT    W of the chunk                          */ \
-    X(STASH) /* activations and output   F           W of the chunk, and of the next chunk   \
+    X(STASH) /* activations and output   F, or RC    W of the chunk, and of the next chunk   \
               *                                      when that reads them on the same worker */ \
     X(DY)    /* received output gradient RECV_GRAD   W of the chunk                          */ \
     X(DX)    /* input gradient           B or I      SEND_GRAD, or W of the chunk below when \
-              *                                      that is on the same worker              */
-/* Forward-only: IN until F; STASH until SEND_ACT, or the next chunk's F on the same worker. */
+              *                                      that is on the same worker              */ \
+    X(KEPT)  /* of a recomputed F: the   F           as STASH; no longer than its output is  \
+              * output, and what its RC              wanted where the chunk's own ops read   \
+              * does not make again                  nothing of it (dml_keeps_till_end)      */
+/* Forward-only: IN until F; STASH or KEPT until SEND_ACT, or the next chunk's F on the same worker. */
 /* clang-format on */
 typedef enum dml_lane {
 #define X(lane, text) DML_LANE_##lane,
@@ -71,12 +77,13 @@ typedef enum dml_pool {
 } dml_pool;
 
 /* clang-format off */
-/*    kind        text      lane     peer?  mb?    pool of `slot`                                       */
+/*    kind        text      lane     peer?  mb?    pool of `slot`; STASH: but see dml_op_pool          */
 #define DML_OP_LIST(X)                                                                                  \
     X(FWD,        "F",      COMPUTE, false, true,  STASH) /* forward; writes the slot                */ \
     X(BWD,        "B",      COMPUTE, false, true,  DX)    /* whole backward; writes it (chunk > 0)   */ \
     X(BWD_INPUT,  "I",      COMPUTE, false, true,  DX)    /* input gradient alone; writes it, as B   */ \
     X(BWD_WEIGHT, "W",      COMPUTE, false, true,  NONE)  /* weight gradient alone                   */ \
+    X(RECOMPUTE,  "RC",     COMPUTE, false, true,  STASH) /* forward again; writes what F threw away */ \
     X(SEND_ACT,   "SEND_F", SEND,    true,  true,  STASH) /* output of F to `peer`; reads it         */ \
     X(RECV_ACT,   "RECV_F", RECV,    true,  true,  IN)    /* input of F from `peer`; writes it       */ \
     X(SEND_GRAD,  "SEND_B", SEND,    true,  true,  DX)    /* input gradient to `peer`; reads it      */ \
@@ -98,7 +105,7 @@ enum { DML_NO_PEER = -1, DML_NO_SLOT = -1, DML_NO_WAIT = -1, DML_NO_MB = -1, DML
 
 typedef struct dml_op {
     uint8_t kind;   /* dml_op_kind; decides the lane                                    */
-    int8_t version; /* F, B, I, W: weights read, <= 0: see below                        */
+    int8_t version; /* F, B, I, W, RC: weights read, <= 0: see below                    */
     uint16_t edge;  /* B, W, REDUCE: 0 the whole chunk, k its bucket k.  Transfers: which
                      * tensor of the boundary; 0, the main one, is all there is yet     */
     int16_t peer;   /* worker at the other end, DML_NO_PEER                             */

@@ -10,6 +10,8 @@ dml_paint dml_paint_of(dml_op_kind kind)
         return (dml_paint){"#3fb1a8", "#26766f", "#ffffff", "background_memory_dump"};
     case DML_OP_BWD_WEIGHT:
         return (dml_paint){"#dfe8c9", "#bccb98", "#333333", "thread_state_sleeping"};
+    case DML_OP_RECOMPUTE:
+        return (dml_paint){"#b9c3d1", "#8f9db1", "#222222", "thread_state_unknown"};
     case DML_OP_SEND_ACT:
     case DML_OP_RECV_ACT:
     case DML_OP_SEND_GRAD:

@@ -1,5 +1,5 @@
-/* schedule/paint.h - the colours of ops, the same in every picture: F blue, B green, I teal, W pale, the rest
- * grey. */
+/* schedule/paint.h - the colours of ops, the same in every picture: F blue, B green, I teal, W pale, RC blue-grey,
+ * the rest grey. */
 #ifndef DML_SCHEDULE_PAINT_H
 #define DML_SCHEDULE_PAINT_H
 

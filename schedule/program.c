@@ -4,6 +4,17 @@
 #include <stdlib.h>
 #include <string.h>
 
+const char *dml_recompute_text(dml_recompute policy)
+{
+    static const char *const text[] = {
+#define X(policy, text) text,
+        DML_RECOMPUTE_LIST(X)
+#undef X
+    };
+    DML_ASSERT_OP((int32_t)policy, <, DML_RECOMPUTES);
+    return text[policy];
+}
+
 static int64_t pool_entries(const dml_program *p)
 {
     return (int64_t)p->workers * p->chunks * DML_POOLS;
@@ -119,6 +130,7 @@ dml_err dml_program_copy(const dml_program *p, dml_program *out)
     DML_TRY(dml_program_init(out, p->workers, p->chunks, p->mbs));
     out->forward_only = p->forward_only;
     out->lowered = p->lowered;
+    out->recompute = p->recompute;
     memcpy(out->route, p->route, (size_t)route_entries(p) * sizeof *p->route);
     memcpy(out->span, p->span, (size_t)p->chunks * sizeof *p->span);
     memcpy(out->buckets, p->buckets, (size_t)p->chunks * sizeof *p->buckets);
@@ -140,7 +152,8 @@ static bool same_updates(const dml_program *a, const dml_program *b)
 bool dml_program_equal(const dml_program *a, const dml_program *b)
 {
     if (a->workers != b->workers || a->chunks != b->chunks || a->mbs != b->mbs ||
-        a->forward_only != b->forward_only || a->lowered != b->lowered)
+        a->forward_only != b->forward_only || a->lowered != b->lowered ||
+        a->recompute != b->recompute)
         return false;
     if (memcmp(a->route, b->route, (size_t)route_entries(a) * sizeof *a->route) != 0 ||
         memcmp(a->span, b->span, (size_t)a->chunks * sizeof *a->span) != 0 ||

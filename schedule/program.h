@@ -22,12 +22,31 @@ typedef struct dml_chunk_span {
     int32_t param_begin, param_end;
 } dml_chunk_span;
 
+/* clang-format off */
+/*    policy       text           which forwards are run again for the backward; what is thrown away until then */
+#define DML_RECOMPUTE_LIST(X)                                                                                      \
+    X(NONE,        "none")        /* none                                                                       */ \
+    X(SELECTIVE,   "selective")   /* every one; what cheap layers make of what is kept anyway                   */ \
+    X(FULL,        "full")        /* every one; all but the output                                              */ \
+    X(EXCEPT_LAST, "except_last") /* of each worker's chunk all but the last micro-batch; as full               */
+/* clang-format on */
+typedef enum dml_recompute {
+#define X(policy, text) DML_RECOMPUTE_##policy,
+    DML_RECOMPUTE_LIST(X)
+#undef X
+} dml_recompute;
+#define X(...) +1
+enum { DML_RECOMPUTES = 0 DML_RECOMPUTE_LIST(X) };
+#undef X
+const char *dml_recompute_text(dml_recompute policy); /* static */
+
 typedef struct dml_program {
     int32_t workers;
     int32_t chunks;
-    int32_t mbs;          /* global micro-batches of a step                              */
-    bool forward_only;    /* evaluation: no backward, no reduction, no step              */
-    bool lowered;         /* false: an order                                             */
+    int32_t mbs;       /* global micro-batches of a step                              */
+    bool forward_only; /* evaluation: no backward, no reduction, no step              */
+    bool lowered;      /* false: an order                                             */
+    dml_recompute recompute;
     dml_op_list *list;    /* [workers] owned                                             */
     int32_t *route;       /* [chunks][mbs] worker, -1 unset; owned                       */
     dml_chunk_span *span; /* [chunks] owned                                              */

@@ -117,7 +117,7 @@ int32_t dml_sim_peak_slots(const dml_sim *sim, const dml_program *p, int32_t wor
     change *ch = DML_NEW_N(&arena, change, 2 * (int64_t)list->n);
     for (int32_t i = 0; i < list->n; i++) {
         dml_touch touch[DML_OP_TOUCHES];
-        const int32_t n = dml_op_touches(p, &list->op[i], touch);
+        const int32_t n = dml_op_touches(p, &ix, &list->op[i], touch);
         for (int32_t t = 0; t < n; t++) {
             if (touch[t].pool != pool) continue;
             const int32_t writer = dml_touch_writer(&ix, &touch[t]);

@@ -58,7 +58,8 @@ static void print_pools(const dml_program *p, dml_str *out)
             if (!any) continue;
             dml_str_printf(out, "pools %d.%d:", w, c);
             for (int32_t k = 0; k < DML_POOLS; k++)
-                dml_str_printf(out, " %s=%d", dml_pool_text((dml_pool)k), slots[k]);
+                if (k != DML_POOL_KEPT || p->recompute != DML_RECOMPUTE_NONE)
+                    dml_str_printf(out, " %s=%d", dml_pool_text((dml_pool)k), slots[k]);
             dml_str_printf(out, "\n");
         }
 }
@@ -75,8 +76,11 @@ static void print_op(const dml_op *op, dml_str *out)
 
 void dml_text_print(const dml_program *p, dml_str *out)
 {
-    dml_str_printf(out, "%s workers=%d chunks=%d mbs=%d%s\n", p->lowered ? "program" : "order",
+    dml_str_printf(out, "%s workers=%d chunks=%d mbs=%d%s", p->lowered ? "program" : "order",
                    p->workers, p->chunks, p->mbs, p->forward_only ? " forward_only" : "");
+    if (p->recompute != DML_RECOMPUTE_NONE)
+        dml_str_printf(out, " recompute=%s", dml_recompute_text(p->recompute));
+    dml_str_printf(out, "\n");
     if (any_span(p)) print_spans(p, out);
     if (p->lowered || !routes_follow_from_ops(p)) print_routes(p, out);
     print_pools(p, out);

@@ -92,6 +92,16 @@ static dml_err read_int(reader *r, const char *what, int64_t min, int64_t max, i
     return DML_ERR_OK;
 }
 
+static dml_err read_policy(reader *r, dml_recompute *out)
+{
+    for (int32_t k = 0; k < DML_RECOMPUTES; k++)
+        if (take_word(r, dml_recompute_text((dml_recompute)k))) {
+            *out = (dml_recompute)k;
+            return DML_ERR_OK;
+        }
+    FAIL_AT(r, r->at, "expected a recompute policy, not %s", found_at(r).text);
+}
+
 static dml_err read_header(reader *r)
 {
     int32_t workers, chunks, mbs;
@@ -108,8 +118,12 @@ static dml_err read_header(reader *r)
     DML_TRY(read_int(r, "mbs", 1, DML_MAX_MBS, &mbs));
     skip_blanks(r);
     const bool forward_only = take_word(r, "forward_only");
+    skip_blanks(r);
+    dml_recompute recompute = DML_RECOMPUTE_NONE;
+    if (take_word(r, "recompute=")) DML_TRY(read_policy(r, &recompute));
     DML_TRY(dml_program_init(r->p, workers, chunks, mbs));
     r->p->lowered = lowered;
+    r->p->recompute = recompute;
     r->p->forward_only = forward_only;
     return DML_ERR_OK;
 }
@@ -163,6 +177,7 @@ static dml_err read_pools(reader *r)
     DML_TRY(expect(r, "."));
     DML_TRY(read_label(r, &c));
     for (int32_t k = 0; k < DML_POOLS; k++) {
+        if (k == DML_POOL_KEPT && r->p->recompute == DML_RECOMPUTE_NONE) continue;
         skip_blanks(r);
         DML_TRY(expect(r, dml_pool_text((dml_pool)k)));
         DML_TRY(expect(r, "="));

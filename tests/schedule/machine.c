@@ -15,8 +15,8 @@ typedef enum state { WAITING, RUNNING, DONE } state;
 
 typedef struct running_op {
     state state;
-    slot *read[3], *write;
-    int32_t want[3], n_reads;
+    slot *read[4], *write;
+    int32_t want[4], n_reads;
     bool read_over; /* of a send whose receive has ended: the bytes have been read */
 } running_op;
 
@@ -85,6 +85,18 @@ static void want(machine *m, int32_t w, int32_t i, dml_pool pool, int32_t c, int
     o->want[o->n_reads++] = label_of(m->p, pool, c, mb);
 }
 
+/* Whether the forward threw away what its backward reads. */
+static bool again(const dml_program *p, int32_t w, int32_t c, int32_t mb)
+{
+    return p->forward_only ? p->recompute != DML_RECOMPUTE_NONE
+                           : find(p, w, DML_OP_RECOMPUTE, c, mb) >= 0;
+}
+
+static dml_pool output_pool(const dml_program *p, int32_t w, int32_t c, int32_t mb)
+{
+    return again(p, w, c, mb) ? DML_POOL_KEPT : DML_POOL_STASH;
+}
+
 /* The input of chunk c: received, or the output of the chunk below. */
 static void want_input(machine *m, int32_t w, int32_t i, int32_t c, int32_t mb)
 {
@@ -93,7 +105,24 @@ static void want_input(machine *m, int32_t w, int32_t i, int32_t c, int32_t mb)
     if (recv >= 0)
         want(m, w, i, DML_POOL_IN, c, mb, recv);
     else
-        want(m, w, i, DML_POOL_STASH, c - 1, mb, find(m->p, w, DML_OP_FWD, c - 1, mb));
+        want(m, w, i, output_pool(m->p, w, c - 1, mb), c - 1, mb,
+             find(m->p, w, DML_OP_FWD, c - 1, mb));
+}
+
+/* What the forward kept for the chunk's own use; with the ends of the model come the loaded batch and labels. */
+static void want_kept(machine *m, int32_t w, int32_t i, int32_t c, int32_t mb)
+{
+    const bool reads =
+        m->p->recompute == DML_RECOMPUTE_SELECTIVE || c == 0 || c == m->p->chunks - 1;
+    if (reads && again(m->p, w, c, mb))
+        want(m, w, i, DML_POOL_KEPT, c, mb, find(m->p, w, DML_OP_FWD, c, mb));
+}
+
+static void want_stash(machine *m, int32_t w, int32_t i, int32_t c, int32_t mb)
+{
+    const dml_op_kind maker = again(m->p, w, c, mb) ? DML_OP_RECOMPUTE : DML_OP_FWD;
+    want(m, w, i, DML_POOL_STASH, c, mb, find(m->p, w, maker, c, mb));
+    want_kept(m, w, i, c, mb);
 }
 
 static int32_t input_grad(const dml_program *p, int32_t w, int32_t c, int32_t mb)
@@ -153,21 +182,28 @@ static void take_operands(machine *m, int32_t w, int32_t i)
     switch ((dml_op_kind)op->kind) {
     case DML_OP_FWD:
         want_input(m, w, i, c, mb);
+        make(m, w, i, output_pool(m->p, w, c, mb));
+        break;
+    case DML_OP_RECOMPUTE:
+        want_input(m, w, i, c, mb);
+        want_kept(m, w, i, c, mb);
         make(m, w, i, DML_POOL_STASH);
         break;
     case DML_OP_BWD:
     case DML_OP_BWD_INPUT:
         want_input(m, w, i, c, mb);
         want_gradient(m, w, i, c, mb);
-        want(m, w, i, DML_POOL_STASH, c, mb, find(m->p, w, DML_OP_FWD, c, mb));
+        want_stash(m, w, i, c, mb);
         if (c > 0 && (op->edge == 0 || op->edge == m->p->buckets[c])) make(m, w, i, DML_POOL_DX);
         break;
     case DML_OP_BWD_WEIGHT:
         want_input(m, w, i, c, mb);
         want_gradient(m, w, i, c, mb);
-        want(m, w, i, DML_POOL_STASH, c, mb, find(m->p, w, DML_OP_FWD, c, mb));
+        want_stash(m, w, i, c, mb);
         break;
-    case DML_OP_SEND_ACT: send(m, w, i, DML_POOL_STASH, find(m->p, w, DML_OP_FWD, c, mb)); break;
+    case DML_OP_SEND_ACT:
+        send(m, w, i, output_pool(m->p, w, c, mb), find(m->p, w, DML_OP_FWD, c, mb));
+        break;
     case DML_OP_SEND_GRAD: send(m, w, i, DML_POOL_DX, input_grad(m->p, w, c, mb)); break;
     case DML_OP_RECV_ACT: make(m, w, i, DML_POOL_IN); break;
     case DML_OP_RECV_GRAD: make(m, w, i, DML_POOL_DY); break;
@@ -196,8 +232,9 @@ static void start(machine *m, int32_t w, int32_t i)
     if (!m->ok || !o->write) return;
     if (o->write->readers || o->write->writing) wrong(m, w, i, "writes what is in use");
     const dml_op *op = &m->p->list[w].op[i];
-    o->write->label =
-        label_of(m->p, dml_op_info_of((dml_op_kind)op->kind)->pool, op->chunk, op->mb);
+    dml_pool pool = dml_op_info_of((dml_op_kind)op->kind)->pool;
+    if (op->kind == DML_OP_FWD) pool = output_pool(m->p, w, op->chunk, op->mb);
+    o->write->label = label_of(m->p, pool, op->chunk, op->mb);
     o->write->writing = true;
 }
 
@@ -346,6 +383,10 @@ static void check_work(machine *m)
             const bool backward = p->forward_only ? n[DML_OP_BWD] + n[DML_OP_BWD_INPUT] == 0
                                                   : n[DML_OP_BWD] + n[DML_OP_BWD_WEIGHT] == 1 &&
                                                         n[DML_OP_BWD_INPUT] == n[DML_OP_BWD_WEIGHT];
+            const bool all =
+                p->recompute == DML_RECOMPUTE_FULL || p->recompute == DML_RECOMPUTE_SELECTIVE;
+            if (!p->forward_only && all && n[DML_OP_RECOMPUTE] != 1)
+                wrong(m, home, 0, "is not recomputed");
             if (n[DML_OP_FWD] != 1 || !backward) wrong(m, home, 0, "work is missing or doubled");
             for (int32_t k = 1; k <= p->buckets[c] && !p->forward_only; k++)
                 if (times_added(p, c, mb, k) != 1)

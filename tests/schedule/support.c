@@ -4,6 +4,7 @@
 #include "engine/base/arena.h"
 #include "engine/base/rng.h"
 #include "schedule/lower.h"
+#include "schedule/recompute.h"
 #include "schedule/schedule.h"
 
 #include <stdlib.h>
@@ -132,6 +133,8 @@ dml_program random_order(rnd *r)
         emit(&e, pick, pick_c, pick_mb);
     }
     dml_arena_free(&arena);
+    if (rnd_below(r, 2))
+        DML_CHECK_OK(dml_schedule_recompute(&p, (dml_recompute)rnd_below(r, DML_RECOMPUTES)));
     return p;
 }
 
@@ -157,6 +160,7 @@ dml_cost random_cost(rnd *r, const dml_program *p)
         cost.chunk[c] = (dml_chunk_cost){.fwd_ns = rnd_below(r, scale),
                                          .bwd_input_ns = rnd_below(r, scale),
                                          .bwd_weight_ns = rnd_below(r, scale),
+                                         .recompute_ns = rnd_below(r, scale),
                                          .reduce_ns = rnd_below(r, scale),
                                          .step_ns = rnd_below(r, scale),
                                          .out_bytes = rnd_below(r, 100)};

@@ -431,7 +431,7 @@ static dml_program naive_program(const char *schedule, int32_t stages, int32_t m
     DML_CHECK_OK(dml_program_init(&p, stages, stages, mbs));
     p.lowered = true;
     for (int32_t w = 0; w < stages; w++) {
-        for (int32_t pool = 0; pool < DML_POOLS; pool++)
+        for (int32_t pool = 0; pool < DML_POOL_KEPT; pool++)
             *dml_program_slots(&p, w, w, (dml_pool)pool) = mbs;
         naive_worker(&p, &order.list[w], w);
     }

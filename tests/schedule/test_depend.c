@@ -3,6 +3,7 @@
 
 #include "engine/base/str.h"
 #include "schedule/depend.h"
+#include "schedule/recompute.h"
 #include "schedule/text.h"
 
 /* Chunks 0 and 1 on worker 0, chunk 2 on worker 1, one micro-batch. */
@@ -21,9 +22,13 @@ static const char *touches(const dml_program *p, dml_op_kind kind, int32_t c)
 {
     static dml_str text;
     dml_str_clear(&text);
+    dml_arena arena = {0};
+    dml_index ix;
+    dml_index_build(&ix, p, &arena);
     dml_touch touch[DML_OP_TOUCHES];
     const int32_t n =
-        dml_op_touches(p, &(dml_op){.kind = (uint8_t)kind, .chunk = c, .mb = 0}, touch);
+        dml_op_touches(p, &ix, &(dml_op){.kind = (uint8_t)kind, .chunk = c, .mb = 0}, touch);
+    dml_arena_free(&arena);
     for (int32_t t = 0; t < n; t++)
         dml_str_printf(&text, "%s%s %s%d", t ? ", " : "", touch[t].write ? "write" : "read",
                        dml_pool_text(touch[t].pool), touch[t].chunk);
@@ -50,20 +55,46 @@ static void ops_touch_the_buffers_that_routes_imply(void **state)
     dml_program_free(&p);
 }
 
+/* RC makes what the backward reads; F leaves what others read, and at the ends of the model, or where only some is
+ * thrown away, what its own RC reads. */
+static void a_recomputed_forward_keeps_what_is_read_before_it_is_made_again(void **state)
+{
+    (void)state;
+    dml_program p = three_chunks();
+    DML_CHECK_OK(dml_schedule_recompute(&p, DML_RECOMPUTE_FULL));
+    assert_string_equal("write KEPT0", touches(&p, DML_OP_FWD, 0));
+    assert_string_equal("read KEPT0, write KEPT1", touches(&p, DML_OP_FWD, 1));
+    assert_string_equal("read KEPT1", touches(&p, DML_OP_SEND_ACT, 1));
+    assert_string_equal("read KEPT0, write STASH0", touches(&p, DML_OP_RECOMPUTE, 0));
+    assert_string_equal("read KEPT0, write STASH1", touches(&p, DML_OP_RECOMPUTE, 1));
+    assert_string_equal("read IN2, read KEPT2, write STASH2", touches(&p, DML_OP_RECOMPUTE, 2));
+    assert_string_equal("read KEPT0, read DY1, read STASH1, write DX1", touches(&p, DML_OP_BWD, 1));
+    assert_string_equal("read DX1, read STASH0, read KEPT0", touches(&p, DML_OP_BWD_WEIGHT, 0));
+    p.recompute = DML_RECOMPUTE_SELECTIVE;
+    assert_string_equal("read KEPT0, read KEPT1, write STASH1", touches(&p, DML_OP_RECOMPUTE, 1));
+    assert_string_equal("read KEPT0, read DY1, read STASH1, read KEPT1, write DX1",
+                        touches(&p, DML_OP_BWD, 1));
+    dml_program_free(&p);
+}
+
 /* Each part reads what the op reads; the input gradient is the last one's. */
 static void of_an_op_in_parts_the_last_writes(void **state)
 {
     (void)state;
     dml_program p = three_chunks();
     p.buckets[1] = 3;
+    dml_arena arena = {0};
+    dml_index ix;
+    dml_index_build(&ix, &p, &arena);
     dml_touch touch[DML_OP_TOUCHES];
     for (int32_t part = 1; part <= 3; part++) {
         const dml_op op = {.kind = DML_OP_BWD, .edge = (uint16_t)part, .chunk = 1};
-        const int32_t n = dml_op_touches(&p, &op, touch);
+        const int32_t n = dml_op_touches(&p, &ix, &op, touch);
         DML_CHECK_EQ(part == 3 ? 4 : 3, n);
         for (int32_t t = 0; t < n; t++)
             DML_CHECK_EQ(t == 3, touch[t].write);
     }
+    dml_arena_free(&arena);
     dml_program_free(&p);
 }
 
@@ -168,6 +199,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(ops_touch_the_buffers_that_routes_imply),
+        cmocka_unit_test(a_recomputed_forward_keeps_what_is_read_before_it_is_made_again),
         cmocka_unit_test(of_an_op_in_parts_the_last_writes),
         cmocka_unit_test(needs_are_makers_and_whoever_used_the_slot_before),
         cmocka_unit_test(a_gradient_that_came_back_vouches_for_the_send),
