@@ -8,24 +8,32 @@
  * waits.  So one formula spans gpipe (forwards first), 1F1B (backwards first), zero bubble (weight gradients last),
  * depth first and breadth first; wait_share says what idling for a better op is worth.  `depth` bounds the
  * micro-batches between F and the input gradient on a worker by a multiple of those that a round trip takes.
+ *
+ * Where an order is given as priority, its ops have ranks (schedule/list_rank.h).  They count in the score, less
+ * rank_share unit rank / (2 workers), a rank being half an op of the order.  Or a trial is strict: each worker runs
+ * its ops by rank and waits for the next, passing over an F only while memory has no room.  Ranks respect the
+ * dependencies, so without a limit that ends; with one it may not, and then the trial counts as endless.
  */
 #include "schedule/list.h"
 
 #include "engine/base/arena.h"
 #include "engine/base/rng.h"
+#include "schedule/list_rank.h"
 
 #include <string.h>
 
 #define MIN2(a, b) ((a) < (b) ? (a) : (b))
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
-enum { KINDS = 3, UNREADY = -1, SEED = 1 };
+enum { KINDS = DML_LIST_KINDS, SEED = 1 };
 typedef enum kind { F, I, W } kind;
 
 typedef struct priority {
     double class[KINDS], tail_share[KINDS];
     double mb_share, wait_share, noise;
-    double depth; /* 0: no bound */
+    double depth;      /* 0: no bound */
+    double rank_share; /* 0 without ranks */
+    bool strict;
     uint64_t key; /* of the noise */
 } priority;
 
@@ -36,6 +44,8 @@ typedef struct lane {
     int32_t n_open;
     int32_t best; /* place in `open` of the next op, -1: none may run */
     int64_t start_ns;
+    int32_t *line;        /* [n_line] ops of the worker by rank, where there are ranks */
+    int32_t n_line, next; /* those before `next` have run */
 } lane;
 
 typedef struct player {
@@ -54,8 +64,11 @@ typedef struct player {
     int32_t *left;          /* [mbs] chunks that it has not left */
     int32_t oldest;         /* micro-batch with chunks left */
     int32_t *order;         /* [ops] op numbers as they start, for all workers */
+    int64_t *load;          /* [workers][mbs] bytes that the micro-batch keeps there in all */
     int64_t *need,
         *kept; /* [workers][mbs] bytes that the micro-batch will still keep there, and keeps now */
+    int32_t *rank; /* [KINDS cells] NULL: no priority given */
+    bool *has_run; /* [KINDS cells] */
 } player;
 
 /* ---- the instance ---- */
@@ -110,6 +123,7 @@ static void measure_load(player *pl)
 {
     const dml_program *p = pl->p;
     int64_t *work = DML_NEW_N(&pl->arena, int64_t, p->workers), all = 0;
+    pl->load = DML_NEW_N(&pl->arena, int64_t, (int64_t)p->workers * p->mbs);
     pl->need = DML_NEW_N(&pl->arena, int64_t, (int64_t)p->workers * p->mbs);
     pl->kept = DML_NEW_N(&pl->arena, int64_t, (int64_t)p->workers * p->mbs);
     for (int32_t c = 0; c < p->chunks; c++)
@@ -118,7 +132,7 @@ static void measure_load(player *pl)
             const int64_t ns = pl->ns[F][c] + pl->ns[I][c] + pl->ns[W][c];
             work[w] += ns;
             all += ns;
-            pl->need[(int64_t)w * p->mbs + mb] += held(pl->a, c);
+            pl->load[(int64_t)w * p->mbs + mb] += held(pl->a, c);
         }
     for (int32_t w = 0; w < p->workers; w++)
         pl->period_ns = MAX2(pl->period_ns, work[w] / p->mbs);
@@ -146,13 +160,39 @@ static dml_err check_memory(const player *pl)
     const dml_list_args *a = pl->a;
     for (int32_t w = 0; a->limit_bytes && w < pl->p->workers; w++)
         for (int32_t mb = 0; mb < pl->p->mbs; mb++) {
-            const int64_t need = pl->need[(int64_t)w * pl->p->mbs + mb];
+            const int64_t need = pl->load[(int64_t)w * pl->p->mbs + mb];
             if (need > a->limit_bytes[w])
                 DML_FAIL(
                     DML_ERR_NOMEM,
                     "micro-batch %d alone keeps %lld bytes on worker %d, which has room for %lld",
                     mb, (long long)need, w, (long long)a->limit_bytes[w]);
         }
+    return DML_ERR_OK;
+}
+
+static int32_t ops_of(const player *pl)
+{
+    return (pl->a->split ? KINDS : KINDS - 1) * pl->cells;
+}
+
+/* Each worker's ops by rank. */
+static dml_err open_lines(player *pl)
+{
+    if (!pl->a->priority) return DML_ERR_OK;
+    DML_TRY(dml_list_ranks(pl->a, &pl->arena, &pl->rank));
+    const int32_t ops = ops_of(pl);
+    int32_t last = 0;
+    for (int32_t op = 0; op < ops; op++)
+        last = MAX2(last, pl->rank[op]);
+    int32_t *at = DML_NEW_N(&pl->arena, int32_t, last + 1); /* rank -> op + 1 */
+    for (int32_t op = 0; op < ops; op++)
+        at[pl->rank[op]] = op + 1;
+    for (int32_t r = 0; r <= last; r++) {
+        if (at[r] == 0) continue;
+        lane *l = &pl->lane[worker_of(pl, at[r] - 1)];
+        l->line[l->n_line++] = at[r] - 1;
+    }
+    pl->has_run = DML_NEW_N(&pl->arena, bool, ops);
     return DML_ERR_OK;
 }
 
@@ -174,9 +214,11 @@ static dml_err open_player(player *pl, const dml_list_args *a)
     int32_t *of = DML_NEW_N(&pl->arena, int32_t, p->workers);
     for (int32_t c = 0; c < pl->cells; c++)
         of[worker_of(pl, c)] += KINDS;
-    for (int32_t w = 0; w < p->workers; w++)
+    for (int32_t w = 0; w < p->workers; w++) {
         pl->lane[w].open = DML_NEW_N(&pl->arena, int32_t, of[w]);
-    return DML_ERR_OK;
+        pl->lane[w].line = DML_NEW_N(&pl->arena, int32_t, of[w]);
+    }
+    return open_lines(pl);
 }
 
 /* ---- one trial ---- */
@@ -212,9 +254,29 @@ static double score(const player *pl, const priority *pr, int32_t op, int64_t no
     const int32_t k = op / pl->cells, cell = op % pl->cells, c = cell / pl->p->mbs,
                   mb = cell % pl->p->mbs;
     const int64_t late_ns = pl->ready_ns[op] - now_ns;
-    return (pr->class[k] - pr->mb_share * mb + pl->noise[k * pl->p->chunks + c]) * pl->unit_ns +
+    const double rank =
+        pr->rank_share > 0 ? pr->rank_share * pl->rank[op] / (2.0 * pl->p->workers) : 0.0;
+    return (pr->class[k] - rank - pr->mb_share * mb + pl->noise[k * pl->p->chunks + c]) *
+               pl->unit_ns +
            pr->tail_share[k] * (double)pl->tail[k][c] -
            pr->wait_share * (double)(late_ns > 0 ? late_ns : 0);
+}
+
+/* The first in line that memory lets run, where it is open: else the worker waits for it. */
+static int32_t first_in_line(player *pl, int32_t w)
+{
+    lane *l = &pl->lane[w];
+    while (l->next < l->n_line && pl->has_run[l->line[l->next]])
+        l->next++;
+    for (int32_t i = l->next; i < l->n_line; i++) {
+        const int32_t op = l->line[i], cell = op % pl->cells;
+        if (pl->has_run[op]) continue;
+        if (op / pl->cells == F && !fits(pl, w, cell / pl->p->mbs, cell % pl->p->mbs)) continue;
+        for (int32_t k = 0; k < l->n_open; k++)
+            if (l->open[k] == op) return k;
+        return -1;
+    }
+    return -1;
 }
 
 /* Decides what the worker runs next, as far as is known. */
@@ -222,8 +284,8 @@ static void decide(player *pl, const priority *pr, int32_t w)
 {
     lane *l = &pl->lane[w];
     int64_t now_ns = INT64_MAX;
-    l->best = -1;
-    for (int pass = 0; pass < 2; pass++) {
+    l->best = pr->strict ? first_in_line(pl, w) : -1;
+    for (int pass = 0; pass < 2 && !pr->strict; pass++) {
         double best = 0;
         for (int32_t i = 0; i < l->n_open; i++) {
             const int32_t op = l->open[i], cell = op % pl->cells, mb = cell % pl->p->mbs,
@@ -286,7 +348,6 @@ static void account(player *pl, int32_t op, int32_t w)
     if (k == I) pl->lane[w].in_flight--;
     if (k == W || (k == I && !pl->a->split)) {
         pl->kept[at] -= bytes;
-        pl->need[at] += bytes; /* for the next trial; nothing asks any more in this one */
         pl->left[mb]--;
         while (pl->oldest < pl->p->mbs && pl->left[pl->oldest] == 0)
             pl->oldest++;
@@ -302,9 +363,13 @@ static void begin_trial(player *pl, const priority *pr)
         pl->noise[i] = pr->noise * (2.0 * (double)dml_rng_unit(word[0]) - 1.0);
     }
     for (int32_t w = 0; w < p->workers; w++) {
-        int32_t *open = pl->lane[w].open;
-        pl->lane[w] = (lane){.open = open, .best = -1};
+        const lane *l = &pl->lane[w];
+        pl->lane[w] = (lane){.open = l->open, .line = l->line, .n_line = l->n_line, .best = -1};
     }
+    const size_t cells = (size_t)p->workers * (size_t)p->mbs;
+    memcpy(pl->need, pl->load, cells * sizeof *pl->need);
+    memset(pl->kept, 0, cells * sizeof *pl->kept);
+    if (pr->strict) memset(pl->has_run, 0, (size_t)ops_of(pl) * sizeof *pl->has_run);
     pl->oldest = 0;
     for (int32_t mb = 0; mb < p->mbs; mb++) {
         pl->left[mb] = p->chunks;
@@ -314,10 +379,10 @@ static void begin_trial(player *pl, const priority *pr)
         decide(pl, pr, w);
 }
 
-/* Plays the step; its length, and the ops in pl->order. */
+/* Plays the step; its length, and the ops in pl->order.  INT64_MAX: a strict one that got stuck. */
 static int64_t play(player *pl, const priority *pr)
 {
-    const int32_t kinds = pl->a->split ? KINDS : KINDS - 1, ops = kinds * pl->cells;
+    const int32_t ops = ops_of(pl);
     int64_t wall_ns = 0;
     begin_trial(pl, pr);
     for (int32_t n = 0; n < ops; n++) {
@@ -325,9 +390,11 @@ static int64_t play(player *pl, const priority *pr)
         for (int32_t i = 0; i < pl->p->workers; i++)
             if (pl->lane[i].best >= 0 && (w < 0 || pl->lane[i].start_ns < pl->lane[w].start_ns))
                 w = i;
+        if (w < 0 && pr->strict) return INT64_MAX;
         DML_ASSERT_OP(w, >=, 0);
         lane *l = &pl->lane[w];
         const int32_t op = l->open[l->best], before = pl->oldest;
+        if (pr->strict) pl->has_run[op] = true;
         const int64_t end_ns = l->start_ns + pl->ns[op / pl->cells][op % pl->cells / pl->p->mbs];
         l->open[l->best] = l->open[--l->n_open];
         l->free_ns = end_ns;
@@ -355,7 +422,14 @@ static priority start_of(int32_t trial)
                       .wait_share = wait[trial / 4 % 2],
                       .depth = depth[trial % 4]};
 }
-enum { STARTS = 24 };
+enum { STARTS = 24, RANKED_STARTS = 4 };
+
+/* By rank: as the order stands, then whatever comes first in it of what is ready. */
+static priority ranked_start_of(int32_t trial)
+{
+    static const double wait[RANKED_STARTS] = {0.0, 4.0, 1.0, 16.0};
+    return (priority){.rank_share = 1.0, .wait_share = wait[trial], .strict = trial == 0};
+}
 
 static double jump(uint64_t key, uint64_t i, double size)
 {
@@ -368,6 +442,7 @@ static double jump(uint64_t key, uint64_t i, double size)
 static priority change(const priority *best, int32_t trial)
 {
     priority pr = *best;
+    pr.strict = false;
     const uint64_t key = dml_rng_key(SEED, DML_RNG_TEST, (uint64_t)trial);
     for (uint64_t k = 0; k < KINDS; k++) {
         pr.class[k] += jump(key, k, 2.0);
@@ -384,12 +459,21 @@ static priority change(const priority *best, int32_t trial)
     return pr;
 }
 
+/* What trial `trial` plays, with the best of those before it. */
+static priority nth_priority(const player *pl, int32_t trial, const priority *best)
+{
+    const int32_t ranked = pl->rank ? RANKED_STARTS : 0;
+    if (trial < ranked) return ranked_start_of(trial);
+    return trial - ranked < STARTS ? start_of(trial - ranked) : change(best, trial);
+}
+
 static int64_t search(player *pl, priority *best)
 {
     const int64_t bound_ns = dml_list_bound_ns(pl->a);
     int64_t best_ns = INT64_MAX;
-    for (int32_t trial = 0; trial < pl->a->trials && best_ns > bound_ns; trial++) {
-        const priority pr = trial < STARTS ? start_of(trial) : change(best, trial);
+    for (int32_t trial = 0; best_ns == INT64_MAX || (trial < pl->a->trials && best_ns > bound_ns);
+         trial++) {
+        const priority pr = nth_priority(pl, trial, best);
         const int64_t ns = play(pl, &pr);
         if (ns >= best_ns) continue;
         best_ns = ns;
@@ -406,8 +490,7 @@ static dml_err write_order(const player *pl, dml_program *out)
     memcpy(out->route, p->route, (size_t)pl->cells * sizeof *p->route);
     memcpy(out->span, p->span, (size_t)p->chunks * sizeof *p->span);
     memcpy(out->buckets, p->buckets, (size_t)p->chunks * sizeof *p->buckets);
-    const int32_t ops = (pl->a->split ? KINDS : KINDS - 1) * pl->cells;
-    for (int32_t n = 0; n < ops; n++) {
+    for (int32_t n = 0; n < ops_of(pl); n++) {
         const int32_t op = pl->order[n], k = op / pl->cells, cell = op % pl->cells;
         const dml_op_kind made = k == I && !pl->a->split ? DML_OP_BWD : split[k];
         dml_program_push(out, worker_of(pl, op), made, cell / p->mbs, cell % p->mbs);

@@ -5,6 +5,9 @@
  * priority is a few numbers (schedule/list.c); it tries a grid of them, then changes the best at random for the
  * trials that are left, and keeps the order with the shortest wall.  Same arguments, same order.
  *
+ * An order for the same work on other workers, such as that before a worker was lost, can be given as priority:
+ * tried first is its own line of ops, each worker taking those routed to it as they come.
+ *
  * Memory is a hard limit: an F runs only while its worker can keep what it leaves and the oldest micro-batch
  * could still go through, so no order is ever stuck.
  */
@@ -14,24 +17,31 @@
 #include "schedule/cost.h"
 #include "schedule/program.h"
 
+/* Pointers are borrowed.
+ *
+ *   routes       workers, chunks, mbs, route table, spans, buckets; ops are ignored
+ *   cost         of as many chunks
+ *   split        input and weight gradients are ops of their own
+ *   held_bytes   [chunks] kept from F to B (or W) by a micro-batch; NULL: 1 each
+ *   limit_bytes  [workers] most that may be kept at once; NULL: no limit
+ *   priority     a complete order (or program) of as many chunks and mbs, on any workers; NULL: none.  Over its own
+ *                routes, and within the limit, the result is that order or a shorter one
+ *   trials       priorities tried, >= 1 */
 typedef struct dml_list_args {
-    const dml_program
-        *routes; /* workers, chunks, mbs, route table, spans, buckets; ops are ignored; borrowed */
-    const dml_cost
-        *cost;  /* of as many chunks; borrowed                                                 */
-    bool split; /* input and weight gradients are ops of their own                             */
-    const int64_t *
-        held_bytes; /* [chunks] kept from F to B (or W) by a micro-batch; NULL: 1 each             */
-    const int64_t *
-        limit_bytes; /* [workers] most that may be kept at once; NULL: no limit                    */
-    int32_t
-        trials; /* priorities tried, >= 1                                                      */
+    const dml_program *routes;
+    const dml_cost *cost;
+    bool split;
+    const int64_t *held_bytes;
+    const int64_t *limit_bytes;
+    const dml_program *priority;
+    int32_t trials;
 } dml_list_args;
 
 /* The best order found; `out` is uninitialised before, {0} on failure.  *wall_ns: its time from the first op to the
  * last, transfers without queues (what dml_simulate gives for the order).
  *
- * DML_ERR_SPEC   a micro-batch has no worker for a chunk, costs are of another number of chunks
+ * DML_ERR_SPEC   a micro-batch has no worker for a chunk, costs are of another number of chunks, the priority is of
+ *                another size, not complete, or cannot be played
  * DML_ERR_NOMEM  one micro-batch alone does not fit a worker: the text names it and the bytes */
 dml_err dml_list_schedule(const dml_list_args *args, dml_program *out, int64_t *wall_ns);
 

@@ -130,6 +130,128 @@ static void what_cannot_be_done_is_named(void **state)
     dml_cost_free(&cost);
 }
 
+/* ---- an order as priority ---- */
+
+/* Over the order's own routes: each worker runs its ops one after another, so its list is the order's. */
+static void as_priority_an_order_gives_itself(void **state)
+{
+    (void)state;
+    static const char *const names[] = {"gpipe", "1f1b", "eager_1f1b", "zb_h1", "zb_h2"};
+    rnd r = rnd_of(31);
+    for (int32_t n = 0; n < 100; n++) {
+        const int32_t p = 1 + rnd_below(&r, 5), m = 2 * p + rnd_below(&r, 8);
+        dml_program order = make_order(names[n % 5], p, m), out;
+        dml_cost cost = random_cost(&r, &order);
+        const bool split = n % 5 >= 3;
+        int64_t wall_ns;
+        dml_sim sim;
+        DML_CHECK_OK(dml_simulate(&order, &cost, &sim));
+        dml_list_args args = {
+            .routes = &order, .cost = &cost, .split = split, .priority = &order, .trials = 1};
+        DML_CHECK_OK(dml_list_schedule(&args, &out, &wall_ns));
+        DML_CHECK_EQ(sim.makespan_ns, wall_ns);
+        DML_CHECK(dml_program_equal(&order, &out));
+        dml_program_free(&out);
+        args.trials = TRIALS;
+        DML_CHECK_OK(dml_list_schedule(&args, &out, &wall_ns));
+        DML_CHECK(wall_ns <= sim.makespan_ns);
+        dml_program_free(&out);
+        dml_sim_free(&sim);
+        dml_program_free(&order);
+        dml_cost_free(&cost);
+    }
+}
+
+/* Other routes than the order's, with and without a limit: legal, and within it. */
+static void an_order_for_other_workers_serves_as_priority(void **state)
+{
+    (void)state;
+    rnd r = rnd_of(32);
+    for (int32_t n = 0; n < 300; n++) {
+        dml_program routes = random_routes(&r), before, out;
+        dml_cost cost = random_cost(&r, &routes);
+        int64_t held_bytes[8], limit_bytes[8], wall_ns;
+        dml_list_args args = {.routes = &routes,
+                              .cost = &cost,
+                              .split = n % 2,
+                              .held_bytes = held_bytes,
+                              .trials = 5};
+        fill_held(&r, &routes, held_bytes, limit_bytes);
+        DML_CHECK_OK(dml_list_schedule(&args, &before, &wall_ns));
+        for (int32_t i = 0; i < routes.chunks * routes.mbs; i++)
+            if (rnd_below(&r, 3) == 0) routes.route[i] = rnd_below(&r, routes.workers);
+        fill_held(&r, &routes, held_bytes, limit_bytes);
+        args.limit_bytes = n % 3 ? limit_bytes : NULL;
+        args.split = rnd_below(&r, 2);
+        if (args.split && n % 2 == 0) args.trials = 1;
+        args.priority = &before;
+        DML_CHECK_OK(dml_list_schedule(&args, &out, &wall_ns));
+        DML_CHECK_OK(dml_check(&out, NULL));
+        DML_CHECK(dml_list_bound_ns(&args) <= wall_ns);
+        for (int32_t w = 0; w < routes.workers && args.limit_bytes; w++)
+            DML_CHECK(most_held(&out, w, held_bytes) <= limit_bytes[w]);
+        dml_sim sim;
+        DML_CHECK_OK(dml_simulate(&out, &cost, &sim));
+        DML_CHECK_EQ(sim.makespan_ns, wall_ns);
+        dml_sim_free(&sim);
+        dml_program_free(&out);
+        dml_program_free(&before);
+        dml_program_free(&routes);
+        dml_cost_free(&cost);
+    }
+}
+
+/* 1F1B of two stages, two workers each; worker 1 is lost and worker 0 takes its micro-batches.  Those of the second
+ * stage keep their workers, and each runs what it has as before: F before B of the same age. */
+static void who_takes_over_runs_the_work_of_both_in_the_old_turn(void **state)
+{
+    (void)state;
+    dml_program one = make_order("1f1b", 2, 4), all, routes, out;
+    dml_cost cost = make_cost(2, 10, 10, 10, 0);
+    DML_CHECK_OK(dml_expand_replicas(&one, 2, 8, &all));
+    DML_CHECK_OK(dml_program_copy(&all, &routes));
+    for (int32_t i = 0; i < 2 * 8; i++)
+        if (routes.route[i] == 1) routes.route[i] = 0;
+    const dml_list_args args = {.routes = &routes, .cost = &cost, .priority = &all, .trials = 1};
+    int64_t wall_ns;
+    DML_CHECK_OK(dml_list_schedule(&args, &out, &wall_ns));
+    DML_CHECK_OK(dml_check(&out, NULL));
+    DML_CHECK_EQ(0, out.list[1].n);
+    DML_CHECK_EQ(2 * all.list[0].n, out.list[0].n);
+    for (int32_t i = 0; i < out.list[0].n; i++) {
+        const dml_op *was = &all.list[i % 2].op[i / 2], *is = &out.list[0].op[i];
+        DML_CHECK_EQ(was->kind, is->kind);
+        DML_CHECK_EQ(was->mb, is->mb);
+    }
+    for (int32_t w = 2; w < 4; w++)
+        for (int32_t i = 0; i < all.list[w].n; i++)
+            DML_CHECK_EQ(all.list[w].op[i].mb, out.list[w].op[i].mb);
+    dml_program_free(&out);
+    dml_program_free(&routes);
+    dml_program_free(&all);
+    dml_program_free(&one);
+    dml_cost_free(&cost);
+}
+
+static void a_priority_of_another_size_or_with_a_gap_is_named(void **state)
+{
+    (void)state;
+    dml_program order = make_order("1f1b", 2, 4), more = make_order("1f1b", 2, 5), out;
+    dml_cost cost = make_cost(2, 10, 10, 10, 0);
+    dml_list_args args = {.routes = &order, .cost = &cost, .priority = &more, .trials = 1};
+    int64_t wall_ns;
+    DML_CHECK_FAILS(DML_ERR_SPEC, "of 2 chunks and 5 micro-batches, the routes of 2 and 4",
+                    dml_list_schedule(&args, &out, &wall_ns));
+    dml_program_free(&more);
+    DML_CHECK_OK(dml_program_copy(&order, &more));
+    drop_op(&more, 0, more.list[0].n - 1);
+    DML_CHECK_FAILS(DML_ERR_SPEC, "has no input gradient of chunk 0, micro-batch 3",
+                    dml_list_schedule(&args, &out, &wall_ns));
+    dml_program_free(&more);
+    dml_program_free(&order);
+    dml_cost_free(&cost);
+}
+
 /* ---- against the named schedules ---- */
 
 typedef struct instance {
@@ -220,6 +342,10 @@ int main(void)
         cmocka_unit_test(orders_are_legal_within_memory_and_not_below_the_bound),
         cmocka_unit_test(the_same_arguments_give_the_same_order),
         cmocka_unit_test(what_cannot_be_done_is_named),
+        cmocka_unit_test(as_priority_an_order_gives_itself),
+        cmocka_unit_test(an_order_for_other_workers_serves_as_priority),
+        cmocka_unit_test(who_takes_over_runs_the_work_of_both_in_the_old_turn),
+        cmocka_unit_test(a_priority_of_another_size_or_with_a_gap_is_named),
         cmocka_unit_test(it_beats_every_named_schedule_where_stages_are_uneven),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
