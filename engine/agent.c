@@ -46,6 +46,8 @@ typedef struct agent {
     dml_control *control;
     int control_fd, spec_fd;
     int data_fd[DML_HOST_WORKERS], vote_fd[DML_HOST_WORKERS];
+    dml_trace trace; /* {0}: none is wanted */
+    int trace_fd;
     followed worker[DML_HOST_WORKERS];
     dml_leader leader;
     dml_err leader_err; /* the leader's own failure: output folder gone, replicas differ */
@@ -215,6 +217,7 @@ static dml_err start_worker(agent *a, int32_t rank)
         fds[n++] = a->data_fd[r];
     for (int32_t r = 0; r < workers; r++)
         fds[n++] = a->vote_fd[r];
+    if (a->trace.memory) fds[n++] = a->trace_fd;
     const dml_err err = dml_launch_worker(rank, fds, n);
     close(pair[1]);
     a->worker[rank] = (followed){.socket = pair[0]};
@@ -260,11 +263,13 @@ static dml_err prepare(agent *a)
     DML_TRY(dml_plan_make(&a->spec, &a->plan));
     DML_TRY(dml_agent_backend(&a->plan, &a->backend, a->why, sizeof a->why));
     a->threads = dml_agent_threads(&a->plan);
+    if (dml_trace_wanted(&a->spec)) DML_TRY(dml_trace_create(&a->plan, &a->trace, &a->trace_fd));
     const dml_leader_config leader = {.plan = &a->plan,
                                       .backend = a->backend,
                                       .why = a->why,
                                       .spec_path = o->spec_path,
                                       .threads = a->threads,
+                                      .trace = a->trace.memory ? &a->trace : NULL,
                                       .console = stderr};
     DML_TRY(dml_leader_open(&a->leader, &leader));
     return start_workers(a);
@@ -468,12 +473,13 @@ static int conclude(agent *a)
     const bool failed = n > 0 || a->leader_err != DML_ERR_OK;
     if (a->leader_err != DML_ERR_OK) fprintf(stderr, "dml-train: %s\n", a->leader_trail);
     if (n > 0) dml_leader_failures(&a->leader, failures, n);
-    dml_leader_finish(&a->leader,
-                      failed           ? "failed"
-                      : a->stop_signal ? "stopped"
-                                       : "finished",
-                      code, n);
-    return code;
+    const dml_err err = dml_leader_finish(&a->leader,
+                                          failed           ? "failed"
+                                          : a->stop_signal ? "stopped"
+                                                           : "finished",
+                                          code, n);
+    if (err != DML_ERR_OK) fprintf(stderr, "dml-train: %s\n", dml_err_trail());
+    return code ? code : dml_err_exit_code(err);
 }
 
 /* The run cannot go on, or not even begin. */
@@ -481,7 +487,7 @@ static int give_up(agent *a, dml_err err)
 {
     const int code = dml_err_exit_code(err);
     fprintf(stderr, "%s%s\n", err == DML_ERR_SPEC ? "" : "dml-train: ", dml_err_trail());
-    if (a->leader.plan) dml_leader_finish(&a->leader, "failed", code, 0);
+    if (a->leader.plan) (void)!dml_leader_finish(&a->leader, "failed", code, 0);
     return code;
 }
 
@@ -500,6 +506,7 @@ int dml_agent_main(const dml_agent_options *options)
     const int code = err == DML_ERR_OK ? conclude(&a) : give_up(&a, err);
     dml_leader_close(&a.leader);
     dml_control_unmap(a.control);
+    dml_trace_close(&a.trace);
     dml_plan_free(&a.plan);
     dml_spec_free(&a.spec);
     return code;

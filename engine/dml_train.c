@@ -17,13 +17,19 @@ enum {
     OPT_NNODES,
     OPT_MAX_STEPS,
     OPT_NO_PROGRESS,
-    OPT_KEYS
+    OPT_KEYS,
+    OPT_TRACE,
+    OPT_TRACE_STEPS,
+    OPT_DRAW,
+    SHORTHANDS = 16,
+    SHORTHAND_BYTES = 4200 /* a path and a key */
 };
 
 typedef struct command_line {
     char *spec;
     char *argv[MAX_ARGS + 1]; /* spec, then overrides: what the agent gets */
-    int n;
+    int n, n_shorthands;
+    char shorthand[SHORTHANDS][SHORTHAND_BYTES]; /* options as overrides */
     bool print_config, keys;
     const char *nnodes;
 } command_line;
@@ -42,6 +48,11 @@ static const struct argp_option options[] = {
     {"max-steps", OPT_MAX_STEPS, "N", 0, "stop after N steps (training.max_steps=N)", 0},
     {"no-progress", OPT_NO_PROGRESS, NULL, 0, "plain lines, no bar (logging.console=line)", 0},
     {"quiet", 'q', NULL, 0, "failures only (logging.console=quiet)", 0},
+    {"trace", OPT_TRACE, "FILE", 0,
+     "write what ran as trace events, for ui.perfetto.dev (logging.trace=FILE)", 0},
+    {"draw", OPT_DRAW, "FILE", 0, "draw a step as it ran, to .svg or .txt (logging.draw=FILE)", 0},
+    {"trace-steps", OPT_TRACE_STEPS, "A-B", 0,
+     "which steps those two are of (logging.trace_steps=A-B; 3-5)", 0},
     {"print-config", OPT_PRINT_CONFIG, NULL, 0, "print the resolved spec, with origins, and end",
      0},
     {"keys", OPT_KEYS, NULL, 0, "print the reference of all spec keys, and end", 0},
@@ -57,21 +68,26 @@ static void add(command_line *c, struct argp_state *state, char *text)
     c->argv[c->n++] = text;
 }
 
-static char *max_steps(const char *n)
+static void add_shorthand(command_line *c, struct argp_state *state, const char *key,
+                          const char *value)
 {
-    static char text[64];
-    snprintf(text, sizeof text, "training.max_steps=%s", n);
-    return text;
+    if (c->n_shorthands == SHORTHANDS) argp_error(state, "more than %d options", SHORTHANDS);
+    char *text = c->shorthand[c->n_shorthands++];
+    if (snprintf(text, SHORTHAND_BYTES, "%s=%s", key, value) >= SHORTHAND_BYTES)
+        argp_error(state, "%s: too long", key);
+    add(c, state, text);
 }
 
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     command_line *c = state->input;
-    static char line[] = "logging.console=line", quiet[] = "logging.console=quiet";
     switch (key) {
-    case OPT_MAX_STEPS: add(c, state, max_steps(arg)); return 0;
-    case OPT_NO_PROGRESS: add(c, state, line); return 0;
-    case 'q': add(c, state, quiet); return 0;
+    case OPT_MAX_STEPS: add_shorthand(c, state, "training.max_steps", arg); return 0;
+    case OPT_NO_PROGRESS: add_shorthand(c, state, "logging.console", "line"); return 0;
+    case OPT_TRACE: add_shorthand(c, state, "logging.trace", arg); return 0;
+    case OPT_TRACE_STEPS: add_shorthand(c, state, "logging.trace_steps", arg); return 0;
+    case OPT_DRAW: add_shorthand(c, state, "logging.draw", arg); return 0;
+    case 'q': add_shorthand(c, state, "logging.console", "quiet"); return 0;
     case OPT_PRINT_CONFIG: c->print_config = true; return 0;
     case OPT_KEYS: c->keys = true; return 0;
     case OPT_NNODES: c->nnodes = arg; return 0;

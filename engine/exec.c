@@ -14,9 +14,12 @@ static dml_err timed_job(void *arg)
     const dml_resolved *r = arg;
     if (!dml_exec_has_work(r)) return DML_ERR_OK;
     const int64_t begin_ns = dml_clock_ns();
+    dml_exec_record(r, begin_ns, 0); /* if it never ends, that is known */
     DML_TRY(dml_exec_op(r));
+    const int64_t end_ns = dml_clock_ns();
+    dml_exec_record(r, begin_ns, end_ns);
     dml_exec_count_stash(r);
-    dml_exec_took(r->x, r->op, dml_clock_ns() - begin_ns);
+    dml_exec_took(r->x, r->op, end_ns - begin_ns);
     return DML_ERR_OK;
 }
 
@@ -51,9 +54,12 @@ static dml_err begin_job(void *arg)
 
 static dml_err timed_begin_job(void *arg)
 {
+    dml_exec *x = arg;
     const int64_t begin_ns = dml_clock_ns();
-    DML_TRY(begin_job(arg));
-    dml_exec_was_busy(arg, dml_clock_ns() - begin_ns);
+    DML_TRY(begin_job(x));
+    const int64_t end_ns = dml_clock_ns();
+    if (x->span) x->span[x->list->n] = (dml_trace_span){.begin_ns = begin_ns, .end_ns = end_ns};
+    dml_exec_was_busy(x, end_ns - begin_ns);
     return DML_ERR_OK;
 }
 
@@ -83,6 +89,7 @@ static dml_err issue_begin(dml_exec *x)
     const dml_device_api *device = dml_exec_device(x);
     dml_queue *q = x->c.lane[DML_LANE_COMPUTE];
     if (dml_exec_on_host(x)) return device->submit(q, timed_begin_job, x);
+    x->begun_ns = dml_clock_ns();
     DML_TRY(device->record(q, x->step_begun));
     DML_TRY(device->submit(q, begin_job, x));
     return device->record(q, x->step_ready);
@@ -126,6 +133,7 @@ dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *ro
     x->words = *words;
     x->rows = rows;
     x->collected = 0;
+    x->span = x->c.recorder ? dml_recorder_attempt(x->c.recorder, words->step + 1) : NULL;
     const dml_lane last = x->c.program->forward_only ? DML_LANE_COMPUTE : DML_LANE_REDUCE;
     DML_TRY(issue_begin(x));
     DML_TRY(issue(x, 0, x->vote));
@@ -147,12 +155,13 @@ dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr)
 
 /* ---- making ---- */
 
-/* Events that take an op's time; on the host its job reads the clock. */
+/* Events that take an op's time, of transfers only for a trace; on the host its job reads the clock. */
 static dml_err open_stamps(dml_exec *x, dml_resolved *r)
 {
     const dml_device_api *device = dml_exec_device(x);
     const dml_lane lane = dml_op_lane(r->op);
-    if (lane != DML_LANE_COMPUTE && r->op->kind != DML_OP_REDUCE) return DML_ERR_OK;
+    const bool traced = x->c.recorder && x->c.recorder->step && r->op->kind != DML_OP_VOTE;
+    if (lane != DML_LANE_COMPUTE && r->op->kind != DML_OP_REDUCE && !traced) return DML_ERR_OK;
     DML_TRY(device->event_open(x->c.device, &r->begun));
     DML_TRY(device->event_open(x->c.device, &r->done));
     return r->loads ? device->event_open(x->c.device, &r->loaded) : DML_ERR_OK;

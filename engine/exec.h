@@ -14,6 +14,7 @@
 #include "engine/control.h"
 #include "engine/data_loader.h"
 #include "engine/graphs.h"
+#include "engine/trace.h"
 #include "engine/update.h"
 #include "schedule/program.h"
 
@@ -45,7 +46,8 @@ typedef struct dml_exec_config {
     dml_worker_page *page;       /* progress is published here */
     dml_graphs
         *graphs; /* compute ops are captured into it and replayed; NULL: submitted each time */
-    int64_t timeout_ns; /* for one wait */
+    const dml_recorder *recorder; /* of the program; NULL: no step is traced */
+    int64_t timeout_ns;           /* for one wait */
 } dml_exec_config;
 
 typedef struct dml_exec dml_exec;
@@ -71,6 +73,9 @@ dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *ro
 
 /* Issues the ops after VOTE: the optimizer steps. */
 dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr);
+
+/* The vote, which is the caller's, took from then until now. */
+void dml_exec_voted(dml_exec *x, int64_t begin_ns);
 
 dml_exec_times dml_exec_take_times(dml_exec *x);
 

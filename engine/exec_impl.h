@@ -65,7 +65,9 @@ struct dml_exec {
     const int32_t *rows;
     double norm, lr;
     int64_t samples;
-    int32_t collected; /* ops before it are known to be done; not on the host */
+    int32_t collected;    /* ops before it are known to be done; not on the host */
+    dml_trace_span *span; /* [list->n + 1] where they are recorded; NULL: nowhere */
+    int64_t begun_ns;     /* when step_begun was submitted */
 
     /* the compute lane's own */
     int32_t stash_live;
@@ -115,6 +117,9 @@ dml_err dml_exec_load(dml_resolved *r);
 void dml_exec_land(dml_exec *x);
 
 /* ---- exec_times.c ---- */
+
+/* The op runs since begin_ns, until end_ns if that is not 0: into the trace, if there is one. */
+void dml_exec_record(const dml_resolved *r, int64_t begin_ns, int64_t end_ns);
 
 /* The op took `ns`: into durations and progress. */
 void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns);

@@ -17,6 +17,22 @@ void dml_exec_was_busy(dml_exec *x, int64_t ns)
     atomic_fetch_add_explicit(&x->busy_ns, ns, memory_order_relaxed);
 }
 
+void dml_exec_record(const dml_resolved *r, int64_t begin_ns, int64_t end_ns)
+{
+    const dml_exec *x = r->x;
+    if (!x->span) return;
+    const bool transfer = dml_op_info_of((dml_op_kind)r->op->kind)->has_peer;
+    x->span[r - x->op] =
+        (dml_trace_span){.begin_ns = begin_ns,
+                         .end_ns = end_ns,
+                         .bytes = transfer ? r->row_bytes * x->rows[r->op->mb] : 0};
+}
+
+void dml_exec_voted(dml_exec *x, int64_t begin_ns)
+{
+    if (x->vote < x->list->n) dml_exec_record(&x->op[x->vote], begin_ns, dml_clock_ns());
+}
+
 void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
 {
     dml_durations *d = durations_of(x, (dml_op_kind)op->kind, op->chunk);
@@ -42,6 +58,10 @@ static dml_err collect(dml_exec *x, const dml_resolved *r, int64_t patience_ns)
     DML_TRY(device->await(r->done, patience_ns > 0 ? dml_clock_ns() + patience_ns : 0));
     DML_TRY(device->elapsed(r->begun, r->done, &ns));
     dml_exec_took(x, r->op, ns);
+    if (!x->span) return DML_ERR_OK;
+    int64_t since_ns = 0;
+    DML_TRY(device->elapsed(x->step_begun, r->begun, &since_ns));
+    dml_exec_record(r, x->begun_ns + since_ns, x->begun_ns + since_ns + ns);
     return DML_ERR_OK;
 }
 
@@ -66,6 +86,8 @@ dml_err dml_exec_collect_begin(dml_exec *x)
     int64_t ns = 0;
     DML_TRY(dml_exec_device(x)->elapsed(x->step_begun, x->step_ready, &ns));
     dml_exec_was_busy(x, ns);
+    if (x->span)
+        x->span[x->list->n] = (dml_trace_span){.begin_ns = x->begun_ns, .end_ns = x->begun_ns + ns};
     return DML_ERR_OK;
 }
 

@@ -5,6 +5,8 @@
 #include "engine/base/clock.h"
 #include "engine/chunk_sum.h"
 #include "engine/data.h"
+#include "engine/trace_draw.h"
+#include "engine/trace_json.h"
 #include "engine/update.h"
 
 #include <errno.h>
@@ -182,10 +184,19 @@ static dml_err claim_folder(const dml_leader *l)
     return DML_ERR_OK;
 }
 
+/* Now, not after an hour of training: they may be where nobody can write. */
+static dml_err open_for_writing(const char *path, FILE **out)
+{
+    *out = path[0] ? fopen(path, "we") : NULL;
+    if (path[0] && !*out) DML_FAIL(DML_ERR_DATA, "cannot write '%s': %s", path, strerror(errno));
+    return DML_ERR_OK;
+}
+
 dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
 {
     const dml_spec *spec = config->plan->spec;
     *l = (dml_leader){.plan = config->plan,
+                      .trace = config->trace,
                       .begin_ns = dml_clock_ns(),
                       .test_loss = NAN,
                       .test_accuracy = NAN,
@@ -199,6 +210,10 @@ dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
         DML_TRY(dml_metrics_open(spec->run.output_dir, &l->metrics));
         DML_TRY(claim_folder(l));
         l->has_metrics = true;
+    }
+    if (l->trace) {
+        DML_TRY(open_for_writing(spec->logging.trace, &l->trace_to));
+        DML_TRY(open_for_writing(spec->logging.draw, &l->draw_to));
     }
     return write_header(l, config, train_samples, test_samples);
 }
@@ -317,21 +332,21 @@ void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n)
 
 /* ---- the end ---- */
 
-/* What the simulator says of this run's own op times: chunk by chunk the mean of its workers' medians. */
-static dml_err predict(const dml_leader *l, int64_t *step_ns, double *bubble, int32_t *stash)
+/* This run's own op times, of which the simulator makes the prediction: chunk by chunk the mean of its workers'
+ * medians.  Freed by the caller, whatever the result. */
+static dml_err measured_cost(const dml_leader *l, dml_cost *cost)
 {
     const dml_plan *p = l->plan;
-    dml_cost cost;
-    DML_TRY(dml_cost_init(&cost, p->stages));
-    dml_err err = dml_cost_buckets_of(&cost, &p->cost);
-    cost.link_latency_ns = p->cost.link_latency_ns;
-    cost.link_bytes_per_s = p->cost.link_bytes_per_s;
+    DML_TRY(dml_cost_init(cost, p->stages));
+    DML_TRY(dml_cost_buckets_of(cost, &p->cost));
+    cost->link_latency_ns = p->cost.link_latency_ns;
+    cost->link_bytes_per_s = p->cost.link_bytes_per_s;
     for (int32_t c = 0; c < p->stages; c++)
-        cost.chunk[c].out_bytes = p->cost.chunk[c].out_bytes;
+        cost->chunk[c].out_bytes = p->cost.chunk[c].out_bytes;
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < l->end[w].n_chunks; i++) {
             const dml_report_chunk *m = &l->end[w].chunk[i];
-            dml_chunk_cost *c = &cost.chunk[m->chunk];
+            dml_chunk_cost *c = &cost->chunk[m->chunk];
             const int32_t holders = dml_plan_holders(p, m->chunk, NULL);
             c->fwd_ns += m->fwd_ns / holders;
             c->bwd_ns += m->bwd_ns / holders;
@@ -340,7 +355,15 @@ static dml_err predict(const dml_leader *l, int64_t *step_ns, double *bubble, in
             c->reduce_ns += m->reduce_ns / holders;
             c->step_ns += m->step_ns / holders;
         }
-    if (err == DML_ERR_OK) err = dml_plan_predict(p, &cost, step_ns, bubble, stash);
+    return DML_ERR_OK;
+}
+
+/* What the simulator says of them. */
+static dml_err predict(const dml_leader *l, int64_t *step_ns, double *bubble, int32_t *stash)
+{
+    dml_cost cost;
+    dml_err err = measured_cost(l, &cost);
+    if (err == DML_ERR_OK) err = dml_plan_predict(l->plan, &cost, step_ns, bubble, stash);
     dml_cost_free(&cost);
     return err;
 }
@@ -394,14 +417,55 @@ static int64_t memory_peak(const dml_leader *l)
     return peak;
 }
 
-void dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures)
+/* Predicted from the run's own op times where every worker came to its end and said them. */
+static dml_err write_events(const dml_leader *l)
+{
+    if (!l->trace_to) return DML_ERR_OK;
+    if (l->n_ended < l->plan->workers)
+        return dml_trace_json(l->trace, &l->plan->cost, "the plan's costs", l->trace_to);
+    dml_cost cost;
+    dml_err err = measured_cost(l, &cost);
+    if (err == DML_ERR_OK)
+        err = dml_trace_json(l->trace, &cost, "medians of this run", l->trace_to);
+    dml_cost_free(&cost);
+    return err;
+}
+
+/* *drawn: the step in the drawing, 0 none. */
+static dml_err write_trace(const dml_leader *l, int64_t *drawn)
+{
+    *drawn = 0;
+    if (!l->trace) return DML_ERR_OK;
+    DML_TRY(write_events(l));
+    return l->draw_to ? dml_trace_draw(l->trace, l->draw_to, drawn) : DML_ERR_OK;
+}
+
+static void note_trace(dml_leader *l, int64_t drawn)
+{
+    const dml_spec *spec = l->plan->spec;
+    const dml_step_range steps = spec->logging.trace_steps;
+    if (l->trace_to)
+        dml_console_note(&l->view, "  trace        steps %" PRId64 "-%" PRId64 " in %s",
+                         steps.first, steps.last, spec->logging.trace);
+    if (l->draw_to && drawn > 0)
+        dml_console_note(&l->view, "  drawing      step %" PRId64 " in %s", drawn,
+                         spec->logging.draw);
+    else if (l->draw_to)
+        dml_console_note(&l->view,
+                         "  drawing      none: no step of %" PRId64 "-%" PRId64 " came to its end",
+                         steps.first, steps.last);
+}
+
+dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures)
 {
     char hash[17] = "";
     const bool complete = l->n_ended == l->plan->workers;
+    int64_t drawn;
+    const dml_err traced = write_trace(l, &drawn);
     if (complete) snprintf(hash, sizeof hash, "%016" PRIx64, l->weights_hash);
     dml_run_end_record end = {
         .status = status,
-        .exit_code = exit_code,
+        .exit_code = exit_code ? exit_code : dml_err_exit_code(traced),
         .steps = l->steps,
         .samples = l->samples,
         .train_time_s = l->train_time_s,
@@ -425,10 +489,15 @@ void dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t
     dml_arena_free(&arena);
     if (l->has_metrics && dml_metrics_run_end(&l->metrics, &end) != DML_ERR_OK)
         dml_console_note(&l->view, "%s", dml_err_trail());
+    if (traced == DML_ERR_OK) note_trace(l, drawn);
+    return traced;
 }
 
 void dml_leader_close(dml_leader *l)
 {
     dml_metrics_close(&l->metrics);
     l->has_metrics = false;
+    if (l->trace_to) fclose(l->trace_to);
+    if (l->draw_to) fclose(l->draw_to);
+    l->trace_to = l->draw_to = NULL;
 }

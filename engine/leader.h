@@ -8,7 +8,7 @@
 #include "engine/console.h"
 #include "engine/control.h"
 #include "engine/metrics.h"
-#include "engine/plan.h"
+#include "engine/trace.h"
 #include "kernels/backend.h"
 
 typedef struct dml_leader {
@@ -16,6 +16,8 @@ typedef struct dml_leader {
     dml_console_view view;
     dml_metrics metrics;
     bool has_metrics;
+    const dml_trace *trace;   /* borrowed; NULL: none */
+    FILE *trace_to, *draw_to; /* owned; NULL: not wanted */
     int64_t total_steps, train_samples, epoch_steps, begin_ns;
 
     dml_stats step_times;             /* seconds, all steps but the first */
@@ -35,12 +37,14 @@ typedef struct dml_leader_config {
     const char *why; /* why this backend, from dml_backend_find */
     const char *spec_path;
     int32_t threads; /* per worker */
-    FILE *console;   /* stderr; NULL: silent */
+    const dml_trace
+        *trace;    /* written at the end, as the spec says; borrowed until then; NULL: none */
+    FILE *console; /* stderr; NULL: silent */
 } dml_leader_config;
 
-/* Opens metrics, prints the header.
+/* Opens metrics and the files of a trace, prints the header.
  *
- * DML_ERR_DATA         no data, or the output folder cannot be written
+ * DML_ERR_DATA         no data, or the output folder or a trace's file cannot be written
  * DML_ERR_UNAVAILABLE  another run is writing to it */
 dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config);
 
@@ -56,8 +60,11 @@ dml_err dml_leader_hash(const dml_plan *plan, const dml_report_end *end, uint64_
 /* Prints the failures, root cause first. */
 void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n);
 
-/* Summary (of a run that has made a step) and last record.  status: "finished", "stopped", "failed". */
-void dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures);
+/* Summary (of a run that has made a step), last records, and what was traced, whatever the status: of a worker that
+ * was lost all that it had written.  status: "finished", "stopped", "failed".
+ *
+ * DML_ERR_DATA  a file of the trace could not be written: exit_code, if 0, is recorded as that error's */
+dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures);
 void dml_leader_close(dml_leader *l);
 
 #endif

@@ -111,6 +111,11 @@ typedef struct dml_interval {
     bool epochs; /* else steps, and n is whole */
 } dml_interval;
 
+/* Steps of a run, counted from 1, both ends included; {0, 0}: not chosen yet. */
+typedef struct dml_step_range {
+    int64_t first, last;
+} dml_step_range;
+
 typedef struct dml_int_list {
     const int32_t *v; /* [n] */
     int32_t n;
@@ -123,7 +128,7 @@ typedef struct dml_stage_spec {
 } dml_stage_spec;
 
 /* Fields marked * are counts of steps that need the size of the training set: 0 until
- * dml_spec_set_samples fills them. */
+ * dml_spec_set_samples fills them; with ** dml_data_resolve_steps. */
 typedef struct dml_spec {
     int32_t version;
     struct {
@@ -213,6 +218,8 @@ typedef struct dml_spec {
         int64_t interval; /* steps between console lines */
         bool jsonl;
         dml_console console;
+        const char *trace, *draw;   /* files, absolute; "": none */
+        dml_step_range trace_steps; /* ** when there is either */
     } logging;
     dml_arena arena;    /* owns all the above */
     const void *source; /* parsed document, for dml_spec_fail and printing; owned */

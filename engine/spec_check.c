@@ -157,9 +157,29 @@ static void check_schedule_path(dml_spec_reader *r)
     *schedule = dml_arena_printf(r->arena, "%s%s", DML_ORDER_CSV, path);
 }
 
+/* A file to write; "" where there is none. */
+static const char *output_path(dml_spec_reader *r, dml_spec_key_id id, const char *text)
+{
+    return bad(r, id) || !text || !text[0] ? "" : path_of(r, id, text, false);
+}
+
+static void check_trace_paths(dml_spec_reader *r)
+{
+    dml_spec *spec = r->spec;
+    spec->logging.trace = output_path(r, DML_KEY_TRACE, spec->logging.trace);
+    spec->logging.draw = output_path(r, DML_KEY_DRAW, spec->logging.draw);
+    const char *dot = strrchr(spec->logging.draw, '.');
+    if (spec->logging.draw[0] && (!dot || (strcmp(dot, ".svg") != 0 && strcmp(dot, ".txt") != 0)))
+        dml_complain_at(&r->report, at(r, DML_KEY_DRAW),
+                        "'draw': the file's name ends in .svg, for a picture, or .txt, for text");
+    if (spec->logging.draw[0] && strcmp(spec->logging.draw, spec->logging.trace) == 0)
+        dml_complain_at(&r->report, at(r, DML_KEY_DRAW), "'draw' and 'trace' are the same file");
+}
+
 static void check_paths(dml_spec_reader *r)
 {
     dml_spec *spec = r->spec;
+    check_trace_paths(r);
     if (!bad(r, DML_KEY_OUTPUT_DIR))
         spec->run.output_dir = path_of(r, DML_KEY_OUTPUT_DIR, spec->run.output_dir, false);
     check_schedule_path(r);

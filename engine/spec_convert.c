@@ -263,6 +263,26 @@ static bool read_interval(dml_spec_reader *r, const dml_yaml *node, dml_interval
     return false;
 }
 
+static bool read_steps(dml_spec_reader *r, const char *label, const dml_yaml *node,
+                       dml_step_range *out)
+{
+    dml_step_range v;
+    if (!is_scalar(node) || !dml_value_steps(node->text, &v)) {
+        dml_spec_expected(r, node, "steps such as 3-5");
+        dml_complain_note(&r->report, "allowed: FIRST-LAST, one step, or auto");
+    } else if (v.first == 0 && !dml_value_same_word(node->text, "auto")) {
+        dml_complain_at(&r->report, node->place, "'%s': steps count from 1, not 0", label);
+    } else if (v.first > v.last) {
+        dml_complain_at(&r->report, node->place, "'%s': no step is in %s; %lld-%lld has %lld",
+                        label, node->text, (long long)v.last, (long long)v.first,
+                        (long long)(v.first - v.last + 1));
+    } else {
+        *out = v;
+        return true;
+    }
+    return false;
+}
+
 /* "30" and "30 epochs" */
 static bool read_epochs(dml_spec_reader *r, const dml_spec_key *key, const char *label,
                         const dml_yaml *node, double *out)
@@ -415,6 +435,7 @@ bool dml_spec_convert(dml_spec_reader *r, const dml_spec_key *key, const char *l
         break;
     case DML_SPEC_EPOCHS: ok = read_epochs(r, key, label, node, field); break;
     case DML_SPEC_INTERVAL: ok = read_interval(r, node, field); break;
+    case DML_SPEC_STEPS: ok = read_steps(r, label, node, field); break;
     case DML_SPEC_TIME: ok = read_time(r, key, label, node, field); break;
     case DML_SPEC_RATE: ok = read_rate(r, node, field); break;
     case DML_SPEC_SCALE: ok = read_scale(r, node, field); break;

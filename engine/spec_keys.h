@@ -29,6 +29,7 @@
     X(FLOAT,     "a number")          /* float                                                                        */ \
     X(EPOCHS,    "a number of epochs")  /* double                                                                     */ \
     X(INTERVAL,  "steps or epochs")   /* dml_interval                                                                 */ \
+    X(STEPS,     "steps such as 3-5") /* dml_step_range; auto: none yet                                                    */ \
     X(TIME,      "a time")            /* int64_t, ns                                                                  */ \
     X(RATE,      "a bandwidth")       /* double, bytes/s                                                              */ \
     X(BYTES,     "a size in bytes")   /* int64_t                                                                      */ \
@@ -117,7 +118,10 @@
     X(BUCKET,            "comm.bucket_bytes",                   BYTES,   comm.bucket_bytes,                   "25MiB",                        ">=1",                               "",                 "bucket_cap",                                                "the others; larger ones pay fewer latencies, smaller ones overlap more")     \
     X(LOG_INTERVAL,      "logging.interval",                   LONG,     logging.interval,                    "10",                           ">=1",                               "",                 "log_interval log_freq logging_steps",                       "steps between console lines")                                              \
     X(JSONL,             "logging.jsonl",                      BOOL,     logging.jsonl,                       "true",                         "",                                  "",                 "",                                                          "write metrics.jsonl")                                                      \
-    X(CONSOLE,           "logging.console",                    WORD,     logging.console,                     "auto",                         "auto line bar quiet",               "",                 "",                                                          "auto: a bar on a terminal, else lines")
+    X(CONSOLE,           "logging.console",                    WORD,     logging.console,                     "auto",                         "auto line bar quiet",               "",                 "",                                                          "auto: a bar on a terminal, else lines") \
+    X(TRACE,             "logging.trace",                      PATH,     logging.trace,                       DML_SPEC_NONE,                  "",                                  "",                 "",                                                          "writes what ran as trace events, for ui.perfetto.dev, beside what was predicted; relative to the current directory") \
+    X(DRAW,              "logging.draw",                       PATH,     logging.draw,                        DML_SPEC_NONE,                  "",                                  "",                 "",                                                          "draws a step as it ran, to a file that ends in .svg or .txt; relative to the current directory") \
+    X(TRACE_STEPS,       "logging.trace_steps",                STEPS,    logging.trace_steps,                 "auto",                         "",                                  "",                 "",                                                          "that trace and draw show: 3-5, or one, 7; auto: 3-5, or the last three of a shorter run")
 
 /* Which key the words in `only` and in defaults speak of. */
 #define DML_SPEC_SELECTOR_LIST(X)                                                                                        \

@@ -64,6 +64,7 @@ static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
     case DML_SPEC_FLOAT: dml_value_print_float(&s, *f); break;
     case DML_SPEC_EPOCHS: dml_value_print_double(&s, *(const double *)field); break;
     case DML_SPEC_INTERVAL: dml_value_print_interval(&s, *(const dml_interval *)field); break;
+    case DML_SPEC_STEPS: dml_value_print_steps(&s, *(const dml_step_range *)field); break;
     case DML_SPEC_TIME: dml_value_print_time(&s, *l); break;
     case DML_SPEC_RATE:
         dml_value_print_double(&s, *(const double *)field);

@@ -213,6 +213,21 @@ bool dml_value_interval(const char *text, dml_interval *out)
     return true;
 }
 
+bool dml_value_steps(const char *text, dml_step_range *out)
+{
+    enum { DIGITS = 18 }; /* fit into 63 bits */
+    if (dml_value_same_word(text, "auto")) {
+        *out = (dml_step_range){0, 0};
+        return true;
+    }
+    const size_t n = strspn(text, "0123456789");
+    const char *last = text[n] == '-' ? text + n + 1 : text;
+    const size_t m = strspn(last, "0123456789");
+    if (n < 1 || n > DIGITS || m < 1 || m > DIGITS || last[m]) return false;
+    *out = (dml_step_range){strtoll(text, NULL, 10), strtoll(last, NULL, 10)};
+    return true;
+}
+
 bool dml_value_in_range(const char *range, double v)
 {
     if (!*range) return true;
@@ -335,6 +350,14 @@ void dml_value_print_scale(dml_str *s, float v)
         dml_str_printf(s, "dynamic");
     else
         dml_value_print_float(s, v);
+}
+
+void dml_value_print_steps(dml_str *s, dml_step_range v)
+{
+    if (v.first == 0)
+        dml_str_printf(s, "auto");
+    else
+        dml_str_printf(s, "%lld-%lld", (long long)v.first, (long long)v.last);
 }
 
 void dml_value_print_interval(dml_str *s, dml_interval v)

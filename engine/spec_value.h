@@ -23,6 +23,8 @@ bool dml_value_bytes(const char *text, int64_t *bytes);
 bool dml_value_scale(const char *text, float *out);
 /* 250, 250 steps, 1 epoch, 0.5 epochs.  Never negative; steps are whole. */
 bool dml_value_interval(const char *text, dml_interval *out);
+/* 3-5, or 7, which is 7-7; auto, as {0, 0}.  Not checked: 0-3 and 5-3 are read, too. */
+bool dml_value_steps(const char *text, dml_step_range *out);
 
 /* Does `v` lie in `range`: ">0", ">=1", "[0,1)", "(0,1]"; "" takes all. */
 bool dml_value_in_range(const char *range, double v);
@@ -53,5 +55,6 @@ void dml_value_print_time(dml_str *s, int64_t ns);
 void dml_value_print_bytes(dml_str *s, int64_t bytes); /* 25MiB, 1000000B */
 void dml_value_print_scale(dml_str *s, float v);
 void dml_value_print_interval(dml_str *s, dml_interval v);
+void dml_value_print_steps(dml_str *s, dml_step_range v);
 
 #endif

@@ -71,7 +71,9 @@ static dml_err hold_vote(loop *l, bool is_redo, dml_vote *vote, dml_verdict *ver
         if (w->held[c].chunk) dml_update_judge(w->held[c].update, w->rows, vote);
     vote->stop = atomic_load_explicit(&w->config->control->stop, memory_order_relaxed);
     memcpy(w->ballot, vote, sizeof *vote);
+    const int64_t begin_ns = dml_clock_ns();
     DML_TRY(dml_worker_sum_ballot(w, DML_VOTE_WORDS));
+    dml_exec_voted(w->train_exec, begin_ns);
     memcpy(vote, w->ballot, sizeof *vote);
     return dml_vote_verdict(vote, is_redo, verdict);
 }
@@ -152,6 +154,7 @@ static dml_err train_step(loop *l, int64_t step)
     const double lr = dml_lr_at(w->spec, l->total_steps, step);
     if (verdict == DML_COMMIT) DML_TRY(dml_exec_commit(w->train_exec, norm, samples, lr));
     l->commit_busy_ns = dml_exec_take_times(w->train_exec).busy_ns;
+    dml_recorder_end(&w->recorder, step + 1, verdict);
     l->stop = vote.stop > 0;
     DML_TRY(report_step(l, step, &vote, norm, lr, samples, verdict));
     return count_skips(l, verdict, step);

@@ -10,6 +10,7 @@
 #include "engine/chunk.h"
 #include "engine/control.h"
 #include "engine/plan.h"
+#include "engine/trace.h"
 #include "kernels/backend.h"
 
 typedef struct dml_worker_config {
@@ -22,6 +23,7 @@ typedef struct dml_worker_config {
     /* what transports meet through: descriptors when workers are processes, hubs when they are threads */
     const int *data_fds, *vote_fds;
     void *data_hub, *vote_hub;
+    const dml_trace *trace; /* where this worker records its part; NULL: nothing is traced */
     /* Looks at a chunk held, on this worker's thread and with its queues idle, before the first step and
      * after the last: for tests and tools.  NULL: nobody looks. */
     void (*inspect)(void *context, const dml_chunk *chunk, bool after);
@@ -36,7 +38,7 @@ typedef struct dml_worker_config {
 dml_err dml_worker_run(const dml_worker_config *config);
 
 /* Descriptors a worker process is given after its report socket: control page, resolved spec, then one
- * data and one vote segment per rank. */
+ * data and one vote segment per rank, then the trace if there is one. */
 enum { DML_WORKER_FD_CONTROL, DML_WORKER_FD_SPEC, DML_WORKER_FD_SEGMENTS };
 
 /* main() of a worker process: `rank` and the supervisor's pid from the command line. */

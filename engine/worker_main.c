@@ -16,7 +16,7 @@ static dml_err put(void *context, const dml_report *report)
     return dml_report_send(*(const int *)context, report);
 }
 
-static dml_err prepare(dml_spec *spec, dml_plan *plan, dml_worker_config *c)
+static dml_err prepare(dml_spec *spec, dml_plan *plan, dml_trace *trace, dml_worker_config *c)
 {
     char path[64], why[256];
     snprintf(path, sizeof path, "/proc/self/fd/%d", DML_FD_FIRST + DML_WORKER_FD_SPEC);
@@ -28,6 +28,9 @@ static dml_err prepare(dml_spec *spec, dml_plan *plan, dml_worker_config *c)
     DML_TRY(dml_agent_backend(plan, &c->backend, why, sizeof why));
     c->plan = plan;
     c->threads = dml_agent_threads(plan);
+    if (!dml_trace_wanted(spec)) return DML_ERR_OK;
+    DML_TRY(dml_trace_map(plan, DML_FD_FIRST + DML_WORKER_FD_SEGMENTS + 2 * plan->workers, trace));
+    c->trace = trace;
     return DML_ERR_OK;
 }
 
@@ -35,8 +38,9 @@ static dml_err run(int32_t rank, int socket)
 {
     dml_spec spec = {0};
     dml_plan plan = {0};
+    dml_trace trace = {0};
     dml_worker_config c = {.rank = rank, .reporter = {put, &socket}};
-    dml_err err = prepare(&spec, &plan, &c);
+    dml_err err = prepare(&spec, &plan, &trace, &c);
     if (err == DML_ERR_OK) {
         int fds[2 * DML_HOST_WORKERS];
         for (int32_t i = 0; i < 2 * plan.workers; i++)
@@ -47,6 +51,7 @@ static dml_err run(int32_t rank, int socket)
     } else {
         dml_report_failure(&c.reporter, rank, err);
     }
+    dml_trace_close(&trace);
     dml_plan_free(&plan);
     dml_spec_free(&spec);
     dml_control_unmap(c.control);

@@ -170,9 +170,11 @@ static dml_err open_execs(dml_worker *w)
                          .labels = w->train.labels,
                          .page = w->page,
                          .graphs = w->graphs,
+                         .recorder = &w->recorder,
                          .timeout_ns = w->spec->parallelism.timeout_ns};
     DML_TRY(dml_exec_new(&c, &w->arena, &w->train_exec));
     c.program = &w->plan->eval;
+    c.recorder = NULL;
     c.images = w->test.images;
     c.labels = w->test.labels;
     return dml_exec_new(&c, &w->arena, &w->eval_exec);
@@ -216,6 +218,7 @@ dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config)
                       .spec = config->plan->spec,
                       .backend = config->backend,
                       .page = &config->control->worker[config->rank]};
+    if (config->trace) w->recorder = dml_trace_recorder(config->trace, config->rank);
     return open_all(w);
 }
 

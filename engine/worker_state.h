@@ -33,6 +33,7 @@ typedef struct dml_worker {
     const dml_spec *spec;
     const dml_backend *backend;
     dml_worker_page *page;
+    dml_recorder recorder; /* {0}: nothing is traced */
 
     dml_device *device;
     dml_queue *lane[DML_LANES], *load; /* load: the compute lane on the host */

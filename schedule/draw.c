@@ -91,13 +91,14 @@ static void draw_lane(const dml_program *p, const dml_sim *sim, int32_t w, dml_l
     }
 }
 
-/* Whether some reduction of some worker takes time. */
-static bool reduces(const dml_program *p, const dml_sim *sim)
+/* Whether some reduction of some worker takes time that can be seen. */
+static bool reduces(const dml_program *p, const dml_sim *sim, int32_t cols)
 {
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++) {
             const int32_t k = sim->first[w] + i;
-            if (p->list[w].op[i].kind == DML_OP_REDUCE && sim->end_ns[k] > sim->start_ns[k])
+            if (p->list[w].op[i].kind == DML_OP_REDUCE &&
+                column(sim, cols, sim->end_ns[k]) > column(sim, cols, sim->start_ns[k]))
                 return true;
         }
     return false;
@@ -110,7 +111,7 @@ void dml_draw_text(const dml_program *p, const dml_sim *sim, int32_t width, dml_
     char *row = dml_arena_alloc(&arena, cols);
     bool *small = DML_NEW_N(&arena, bool, p->chunks);
     const int32_t label = snprintf(NULL, 0, "%d", p->workers - 1);
-    const bool both = reduces(p, sim);
+    const bool both = reduces(p, sim, cols);
     for (int32_t w = 0; w < p->workers; w++) {
         find_small(p, w, small);
         draw_lane(p, sim, w, DML_LANE_COMPUTE, cols, row, small);
@@ -130,7 +131,7 @@ void dml_draw_text(const dml_program *p, const dml_sim *sim, int32_t width, dml_
     if (p->recompute != DML_RECOMPUTE_NONE)
         dml_str_printf(out, "R in a worker's row: forward again\n");
     if (both)
-        dml_str_printf(out,
-                       "+ next part of a backward, R reduction of gradients; number: bucket\n");
+        dml_str_printf(
+            out, "+ next part of a backward, R reduction of gradients, V vote; number: bucket\n");
     dml_arena_free(&arena);
 }

@@ -40,6 +40,9 @@ static void the_shortest_spec_has_the_documented_defaults(void **state)
     DML_CHECK_EQ(INT64_C(60000000000), s.parallelism.timeout_ns);
     DML_CHECK_EQ(10, s.logging.interval);
     DML_CHECK_EQ(DML_CONSOLE_AUTO, s.logging.console);
+    assert_string_equal("", s.logging.trace);
+    assert_string_equal("", s.logging.draw);
+    DML_CHECK_EQ(0, s.logging.trace_steps.first);
     dml_spec_free(&s);
 }
 
@@ -88,7 +91,9 @@ static void every_key_reaches_its_field(void **state)
         "  threads_per_worker: 3\n"
         "  link: {latency: 50us, bandwidth: 1GB/s}\n"
         "  timeout: 500ms\n"
-        "logging: {interval: 5, jsonl: false, console: quiet}\n";
+        "logging: {interval: 5, jsonl: false, console: quiet, trace: /tmp/%name.json, draw: "
+        "/tmp/a.svg, "
+        "trace_steps: 7-9}\n";
     dml_spec s;
     DML_CHECK_OK(spec_of(text, NULL, 0, &s));
     assert_string_equal("all", s.run.name);
@@ -139,6 +144,9 @@ static void every_key_reaches_its_field(void **state)
     DML_CHECK_EQ(5, s.logging.interval);
     DML_CHECK(!s.logging.jsonl);
     DML_CHECK_EQ(DML_CONSOLE_QUIET, s.logging.console);
+    assert_string_equal("/tmp/all.json", s.logging.trace);
+    assert_string_equal("/tmp/a.svg", s.logging.draw);
+    DML_CHECK(s.logging.trace_steps.first == 7 && s.logging.trace_steps.last == 9);
     dml_spec_free(&s);
 }
 

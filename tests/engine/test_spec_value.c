@@ -199,6 +199,27 @@ static void printed_floats_read_back_and_are_short(void **state)
     dml_str_free(&s);
 }
 
+static void steps_are_a_range_or_one(void **state)
+{
+    (void)state;
+    dml_step_range v;
+    dml_str s = {0};
+    DML_CHECK(dml_value_steps("3-5", &v) && v.first == 3 && v.last == 5);
+    DML_CHECK(dml_value_steps("7", &v) && v.first == 7 && v.last == 7);
+    DML_CHECK(dml_value_steps("Auto", &v) && v.first == 0 && v.last == 0);
+    DML_CHECK(dml_value_steps("5-3", &v) && v.first == 5 && v.last == 3);
+    static const char *const none[] = {
+        "", "-", "3-", "-3", "3-5-7", "3..5", "a-b", "3 - 5", "1-9999999999999999999"};
+    for (size_t i = 0; i < sizeof none / sizeof *none; i++)
+        DML_CHECK(!dml_value_steps(none[i], &v));
+    dml_value_print_steps(&s, (dml_step_range){3, 5});
+    assert_string_equal("3-5", dml_str_text(&s));
+    dml_str_clear(&s);
+    dml_value_print_steps(&s, (dml_step_range){0, 0});
+    assert_string_equal("auto", dml_str_text(&s));
+    dml_str_free(&s);
+}
+
 static void printed_times_and_intervals_read_back(void **state)
 {
     (void)state;
@@ -232,6 +253,7 @@ int main(void)
         cmocka_unit_test(a_loss_scale_is_dynamic_or_a_power_of_two),
         cmocka_unit_test(sizes_are_whole_bytes_and_are_printed_in_1024s),
         cmocka_unit_test(intervals_are_steps_or_epochs),
+        cmocka_unit_test(steps_are_a_range_or_one),
         cmocka_unit_test(ranges_know_their_ends),
         cmocka_unit_test(words_ignore_case_and_joints),
         cmocka_unit_test(the_nearest_word_is_close_or_nothing),

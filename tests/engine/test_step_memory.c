@@ -71,7 +71,8 @@ static void watch(void *context, int64_t step, dml_control *control)
     if (step == LAST) atomic_store(&counting, false);
 }
 
-static int allocations_in_steps(const char *backend, const char *numerics, const char *clip)
+static int allocations_in_steps(const char *backend, const char *numerics, const char *clip,
+                                const char *trace)
 {
     char b[64], n[64], c[64];
     snprintf(b, sizeof b, "parallelism.backend=%s", backend);
@@ -80,7 +81,9 @@ static int allocations_in_steps(const char *backend, const char *numerics, const
     const char *const overrides[] = {b,
                                      n,
                                      c,
+                                     trace,
                                      "training.max_steps=10",
+                                     "logging.trace_steps=3-8",
                                      "data.last_batch=short",
                                      "parallelism.pipeline_parallel_size=2",
                                      "parallelism.data_parallel_size=2",
@@ -97,9 +100,9 @@ static int allocations_in_steps(const char *backend, const char *numerics, const
 static void nothing_allocates_inside_a_step(void **state)
 {
     (void)state;
-    DML_CHECK_EQ(0, allocations_in_steps("ref", "exact", "1.0"));
-    DML_CHECK_EQ(0, allocations_in_steps("cpu", "exact", "1.0"));
-    DML_CHECK_EQ(0, allocations_in_steps("cpu", "fast", "0"));
+    DML_CHECK_EQ(0, allocations_in_steps("ref", "exact", "1.0", "logging.trace=trace.json"));
+    DML_CHECK_EQ(0, allocations_in_steps("cpu", "exact", "1.0", "logging.trace=trace.json"));
+    DML_CHECK_EQ(0, allocations_in_steps("cpu", "fast", "0", "logging.interval=1"));
 }
 
 static void the_counter_counts(void **state)

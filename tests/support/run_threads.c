@@ -20,6 +20,7 @@ typedef struct run {
     dml_control *control;
     dml_local_hub *data_hub, *vote_hub; /* data_hub NULL: the backend has a transport of its own */
     int data_fds[DML_HOST_WORKERS];
+    dml_trace trace; /* {0}: the spec asks for none */
     pthread_mutex_t mu;
     run_result result;
     run_hooks hooks;
@@ -80,6 +81,7 @@ static void *worker(void *arg)
                                  .data_hub = t->r->data_hub,
                                  .data_fds = t->r->data_fds,
                                  .vote_hub = t->r->vote_hub,
+                                 .trace = t->r->trace.memory ? &t->r->trace : NULL,
                                  .inspect = inspect,
                                  .inspect_context = t->r};
     (void)!dml_worker_run(&c);
@@ -106,6 +108,14 @@ static void close_data(run *r)
     dml_local_hub_free(r->data_hub);
 }
 
+static void open_trace(run *r)
+{
+    int fd;
+    if (!dml_trace_wanted(&r->spec)) return;
+    DML_CHECK_OK(dml_trace_create(&r->plan, &r->trace, &fd));
+    close(fd);
+}
+
 run_result run_threads_hooked(const char *spec_path, const char *const *overrides, run_hooks hooks)
 {
     int32_t n = 0;
@@ -122,6 +132,7 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     if (hooks.plan) hooks.plan(hooks.context, &r->plan);
     if (hooks.backend) r->backend = hooks.backend(hooks.context, r->backend);
     open_data(r);
+    open_trace(r);
     DML_CHECK_OK(dml_local_hub_new(r->plan.workers, &r->vote_hub));
     r->control = calloc(1, sizeof *r->control);
     pthread_mutex_init(&r->mu, NULL);
@@ -138,8 +149,10 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     if (r->result.err == DML_ERR_OK)
         DML_CHECK_OK(dml_leader_hash(&r->plan, r->result.end, &r->result.weights_hash));
 
+    if (hooks.trace && r->trace.memory) hooks.trace(hooks.context, &r->trace, &r->result);
     const run_result result = r->result;
     close_data(r);
+    dml_trace_close(&r->trace);
     dml_local_hub_free(r->vote_hub);
     pthread_mutex_destroy(&r->mu);
     free(r->control);

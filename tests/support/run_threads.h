@@ -9,6 +9,7 @@
 #include "engine/chunk.h"
 #include "engine/control.h"
 #include "engine/plan.h"
+#include "engine/trace.h"
 
 enum { RUN_STEPS = 256 };
 
@@ -38,6 +39,8 @@ typedef struct run_hooks {
     void (*failed)(void *context, int32_t rank, const char *trail); /* each worker that does */
     void (*inspect)(void *context, const dml_chunk *chunk,
                     bool after); /* engine/worker.h; serialised */
+    /* what was traced, where the spec asks for it; when all workers have ended */
+    void (*trace)(void *context, const dml_trace *trace, const run_result *result);
     void *context;
 } run_hooks;
 run_result run_threads_hooked(const char *spec_path, const char *const *overrides, run_hooks hooks);
