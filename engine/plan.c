@@ -52,19 +52,32 @@ static dml_err make_cost(dml_plan *plan)
 
 /* ---- buckets ---- */
 
+typedef struct reduction {
+    int64_t ns, bytes;
+} reduction;
+
+static void add_all_reduce(const dml_plan *plan, int32_t holders, int64_t bytes, reduction *sum)
+{
+    sum->ns += dml_all_reduce_ns(&plan->cost, holders, bytes);
+    sum->bytes += bytes;
+}
+
 /* What reducing bucket `b` of stage s takes: the calls that the executor makes (engine/exec_op.c). */
-static int64_t bucket_ns(const dml_plan *plan, int32_t stage, const dml_chunk *c,
-                         const dml_bucket *b, bool last)
+static reduction price_bucket(const dml_plan *plan, int32_t stage, const dml_chunk *c,
+                              const dml_bucket *b, bool last)
 {
     const int32_t holders = dml_plan_holders(plan, stage, NULL);
     const int32_t words = dml_sum_info_of(plan->spec->training.numerics)->words;
-    const int64_t slots = c->slot_words * (int64_t)sizeof(int32_t),
-                  maxima = (b->param_end - b->param_begin) * (int64_t)sizeof(uint32_t);
-    int64_t ns = last ? dml_all_reduce_ns(&plan->cost, holders, slots) : 0;
-    if (b->elems == 0) return ns;
-    if (words == 0) return ns + dml_all_reduce_ns(&plan->cost, holders, dml_bucket_bytes(c, b));
-    ns += dml_all_reduce_ns(&plan->cost, holders, maxima);
-    return ns + words * dml_all_reduce_ns(&plan->cost, holders, dml_bucket_bytes(c, b) / words);
+    reduction sum = {0};
+    if (last) add_all_reduce(plan, holders, c->slot_words * (int64_t)sizeof(int32_t), &sum);
+    if (b->elems == 0) return sum;
+    if (words > 0)
+        add_all_reduce(plan, holders, (b->param_end - b->param_begin) * (int64_t)sizeof(uint32_t),
+                       &sum);
+    const int32_t calls = words > 0 ? words : 1;
+    for (int32_t k = 0; k < calls; k++)
+        add_all_reduce(plan, holders, dml_bucket_bytes(c, b) / calls, &sum);
+    return sum;
 }
 
 /* Turns amounts into shares of them and all before; amounts of nothing into equal shares. */
@@ -105,11 +118,12 @@ static dml_err price_buckets(dml_plan *plan, int32_t s, dml_arena *arena)
     dml_chunk_cost *cost = &plan->cost.chunk[s];
     for (int32_t k = 0; k < n; k++) {
         const dml_part_times t = dml_chunk_part_times(&chunk, k + 1, ns);
-        const int64_t reduce_ns = bucket_ns(plan, s, &chunk, &chunk.bucket[k], k + 1 == n);
+        const reduction sum = price_bucket(plan, s, &chunk, &chunk.bucket[k], k + 1 == n);
         bwd[k] = (double)t.bwd_ns;
         weight[k] = (double)t.weight_ns;
-        reduce[k] = (double)reduce_ns;
-        cost->reduce_ns += reduce_ns;
+        reduce[k] = (double)sum.ns;
+        cost->reduce_ns += sum.ns;
+        plan->reduce_bytes[s] += sum.bytes;
     }
     for (int32_t k = 0; k < n && cost->reduce_ns == 0; k++)
         reduce[k] = (double)dml_bucket_bytes(&chunk, &chunk.bucket[k]);
@@ -221,6 +235,7 @@ static dml_err make(dml_plan *plan)
                              plan->mbs, plan->replicas);
     DML_TRY(dml_model_make(spec, &plan->arena, &plan->model));
     plan->stage_begin = DML_NEW_N(&plan->arena, int32_t, plan->stages + 1);
+    plan->reduce_bytes = DML_NEW_N(&plan->arena, int64_t, plan->stages);
     DML_TRY(dml_model_split(spec, &plan->model, plan->stages, plan->stage_begin));
     DML_TRY(make_cost(plan));
     DML_TRY(make_order(plan));

@@ -18,7 +18,8 @@ typedef struct dml_plan {
     int32_t ranks,
         replicas; /* of equal pipelines: workers of one, each with stages / ranks stages, and how many
                               * pipelines; both 0 under parallelism.stages */
-    int32_t *stage_begin;    /* [stages + 1] first layer of each stage */
+    int32_t *stage_begin;  /* [stages + 1] first layer of each stage */
+    int64_t *reduce_bytes; /* [stages] that its holders sum up in an update: gradients and slots */
     dml_program train, eval; /* lowered and checked */
     dml_cost cost;           /* what the planner assumed: delays as given, the rest from flops */
     int64_t bound_ns;   /* schedule auto: no order over the same placement is shorter; else 0 */

@@ -103,7 +103,7 @@ const dml_schedule dml_schedule_chimera_doubling = {
     .aliases = "chimera_forward_doubling forward_doubling chimera_doubled",
     .doc = "chimera with forwards two by two: no bubble between units when B = 2 F, twice the "
            "activations (the paper recomputes them)",
-    .needs = "an even number of stages; micro-batches a multiple of 4, best of twice the stages",
+    .needs = "p even; m a multiple of 4, best of 2 p",
     .build = build,
     .wall_ns = wall_ns,
     .peak_stash = peak_stash,

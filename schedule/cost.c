@@ -70,10 +70,16 @@ int64_t dml_all_reduce_ns(const dml_cost *cost, int32_t n, int64_t bytes)
     return bytes_ns(cost, (double)bytes * (double)steps / n) + steps * cost->link_latency_ns;
 }
 
-/* Across the boundary above `chunk`, in either direction. */
-static int64_t transfer_ns(const dml_cost *cost, int32_t chunk)
+int64_t dml_op_bytes(const dml_cost *cost, const dml_op *op)
 {
-    return cost->link_latency_ns + bytes_ns(cost, (double)cost->chunk[chunk].out_bytes);
+    if (!dml_op_info_of((dml_op_kind)op->kind)->has_peer) return 0;
+    const bool above = op->kind == DML_OP_SEND_ACT || op->kind == DML_OP_RECV_GRAD;
+    return cost->chunk[above ? op->chunk : op->chunk - 1].out_bytes;
+}
+
+static int64_t transfer_ns(const dml_cost *cost, const dml_op *op)
+{
+    return cost->link_latency_ns + bytes_ns(cost, (double)dml_op_bytes(cost, op));
 }
 
 /* What a whole backward takes. */
@@ -109,9 +115,9 @@ int64_t dml_op_ns(const dml_cost *cost, const dml_op *op)
     case DML_OP_BWD_WEIGHT: return part_ns(c, op, c->bwd_weight_ns);
     case DML_OP_RECOMPUTE: return c->recompute_ns;
     case DML_OP_SEND_ACT:
-    case DML_OP_RECV_GRAD: return transfer_ns(cost, op->chunk);
+    case DML_OP_RECV_GRAD:
     case DML_OP_RECV_ACT:
-    case DML_OP_SEND_GRAD: return transfer_ns(cost, op->chunk - 1);
+    case DML_OP_SEND_GRAD: return transfer_ns(cost, op);
     case DML_OP_REDUCE: return part_ns(c, op, c->reduce_ns);
     case DML_OP_VOTE: return cost->vote_ns;
     case DML_OP_STEP: return c->step_ns;

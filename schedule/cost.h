@@ -52,8 +52,11 @@ dml_err dml_cost_buckets_of(dml_cost *cost, const dml_cost *from);
  * 2 (n - 1) / n bytes / link_bytes_per_s + 2 (n - 1) link_latency_ns. */
 int64_t dml_all_reduce_ns(const dml_cost *cost, int32_t n, int64_t bytes);
 
+/* What a transfer carries: out_bytes of the boundary it crosses.  Other ops: 0. */
+int64_t dml_op_bytes(const dml_cost *cost, const dml_op *op);
+
 /* Time the op holds its lane: a compute op its chunk's time or its part's share of that, a transfer
- * link_latency_ns + out_bytes / link_bytes_per_s of the boundary it crosses. */
+ * link_latency_ns + dml_op_bytes / link_bytes_per_s. */
 int64_t dml_op_ns(const dml_cost *cost, const dml_op *op);
 
 #endif

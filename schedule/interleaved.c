@@ -76,9 +76,7 @@ static int32_t peak_stash_zb(const dml_schedule_args *args, int32_t stage)
     return dml_alternate_peak(args, zb_rule(args, stage));
 }
 
-#define NEEDS                                                                                  \
-    "with several chunks on a rank: micro-batches a multiple of the stages, or less than two " \
-    "rounds"
+#define NEEDS "with several stages on a rank: m a multiple of m / p rounded down, as any m < 2 p is"
 
 const dml_schedule dml_schedule_interleaved_1f1b = {
     .name = "interleaved_1f1b",

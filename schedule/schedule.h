@@ -33,7 +33,7 @@ typedef struct dml_schedule {
     const char *name;    /* canonical                                                 */
     const char *aliases; /* other names, separated by spaces; "" none                 */
     const char *doc;     /* one line                                                  */
-    const char *needs;   /* requirement in words, "" none                             */
+    const char *needs;   /* of p stages and m micro-batches of a pipeline; "" nothing */
     bool many_chunks;    /* takes virtual_stages > 1                                  */
 
     /* Asynchronous: how many updates of the weights of `stage` micro-batch mb sees; its backward reads the same.

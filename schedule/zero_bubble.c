@@ -86,7 +86,7 @@ const dml_schedule dml_schedule_zb_h2 = {
     .name = "zb_h2",
     .aliases = "zb2p",
     .doc = "zb_h1 with twice the warm-up and memory: no bubble between two steps' barriers",
-    .needs = "micro-batches >= 2 stages - 1",
+    .needs = "m >= 2 p - 1",
     .build = build_h2,
     .wall_ns = wall_ns_h2,
     .peak_stash = peak_stash_h2,

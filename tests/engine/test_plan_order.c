@@ -4,7 +4,6 @@
 #include "tests/support/layouts.h"
 
 #include "engine/plan.h"
-#include "engine/plan_compare.h"
 #include "schedule/csv.h"
 #include "schedule/sim.h"
 
@@ -129,28 +128,6 @@ static void memory_is_a_limit_that_auto_keeps(void **state)
     free_both(&spec, &plan);
 }
 
-static void a_comparison_has_a_row_for_each_schedule_or_the_reason(void **state)
-{
-    (void)state;
-    dml_spec spec;
-    dml_str text = {0};
-    DML_CHECK_OK(dml_spec_load(DELAYS, NULL, 0, &spec));
-    DML_CHECK_OK(dml_plan_compare(&spec, &text));
-    DML_CHECK(strstr(dml_str_text(&text), "\n1f1b                    330.000"));
-    DML_CHECK(strstr(dml_str_text(&text), "\nzb_h1                   270.000"));
-    DML_CHECK(strstr(dml_str_text(&text), "\nchimera                 300.000"));
-    dml_str_free(&text);
-    dml_spec_free(&spec);
-    static const char *const few[] = {"training.global_batch_size=8", NULL}; /* two micro-batches */
-    DML_CHECK_OK(dml_spec_load(DELAYS, few, 1, &spec));
-    DML_CHECK_OK(dml_plan_compare(&spec, &text));
-    DML_CHECK(strstr(
-        dml_str_text(&text),
-        "zb_h2                 -  zb_h2 over 4 stages needs at least 7 micro-batches, not 2\n"));
-    dml_str_free(&text);
-    dml_spec_free(&spec);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -158,7 +135,6 @@ int main(void)
         cmocka_unit_test(auto_and_a_file_give_the_bits_of_a_schedule),
         cmocka_unit_test(a_file_of_another_size_says_what_would_fit),
         cmocka_unit_test(memory_is_a_limit_that_auto_keeps),
-        cmocka_unit_test(a_comparison_has_a_row_for_each_schedule_or_the_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
