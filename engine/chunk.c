@@ -1,7 +1,8 @@
 /* engine/chunk.c - what a chunk holds and where: sizes, binding, slots, access by name.
  *
- *   shared    ran | loss | correct | moments | max_bits | accumulators (chunk_sum.h)
- *   private   w | m | v | g (unless shared) | w in the act type | running moments | panel | scratch
+ *   shared    (ran | loss | correct | moments) x updates | max_bits x updates | accumulators (chunk_sum.h) x sums
+ *   private   w x versions | m | v | g (unless shared) x sums | w in the act type x versions | running moments
+ *             | panel | scratch
  */
 #include "engine/chunk_impl.h"
 
@@ -80,12 +81,14 @@ static int64_t lay_out_shared(dml_chunk *c, void *memory)
     }
     c->moments = take(&p, c->mbs * state_elems(c), sizeof(float)); /* mean and var: two states */
     c->slot_words = p.at / (int64_t)sizeof(int32_t);
+    p.at *= c->updates;
     if (sum_info(c)->words > 0) {
         c->acc_elems = sum_info(c)->words * c->arena_elems;
-        c->max_bits = take(&p, n_params(c), sizeof(uint32_t));
-        c->acc = take(&p, c->acc_elems, sizeof(int64_t));
+        c->max_words = (int32_t)dml_padded_elems(n_params(c));
+        c->max_bits = take(&p, (int64_t)c->updates * c->max_words, sizeof(uint32_t));
+        c->acc = take(&p, c->sums * c->acc_elems, sizeof(int64_t));
     } else {
-        c->g = take(&p, c->arena_elems, sizeof(float));
+        c->g = take(&p, c->sums * c->arena_elems, sizeof(float));
     }
     return p.at;
 }
@@ -94,12 +97,12 @@ static int64_t lay_out_private(dml_chunk *c, void *memory)
 {
     dml_chunk_impl *impl = c->impl;
     cursor p = {.base = memory};
-    c->w = take(&p, c->arena_elems, sizeof(float));
+    c->w = take(&p, c->versions * c->arena_elems, sizeof(float));
     if (has_m(c)) c->m = take(&p, c->arena_elems, sizeof(float));
     if (has_v(c)) c->v = take(&p, c->arena_elems, sizeof(float));
-    if (sum_info(c)->words > 0) c->g = take(&p, c->arena_elems, sizeof(float));
+    if (sum_info(c)->words > 0) c->g = take(&p, c->sums * c->arena_elems, sizeof(float));
     impl->w_act = NULL;
-    if (c->act != DML_F32) impl->w_act = take(&p, c->arena_elems, dml_dtype_bytes(c->act));
+    if (c->act != DML_F32) impl->w_act = take(&p, c->versions, dml_w_act_bytes(c));
     c->state = take(&p, state_elems(c), sizeof(float));
     impl->panel = take(&p, impl->panel_elems, sizeof(float));
     impl->work = take(&p, impl->work_bytes, 1);
@@ -158,6 +161,9 @@ dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t lay
         .mbs = spec->training.num_microbatches,
         .act = dml_act_type(spec),
         .split_backward = split_backward,
+        .versions = 1,
+        .sums = 1,
+        .updates = 1,
         .impl = impl,
     };
     plan_params(&c, arena);
@@ -173,6 +179,15 @@ dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t lay
     dml_chunk_bucket(&c, arena);
     *out = c;
     return DML_ERR_OK;
+}
+
+void dml_chunk_buffers(dml_chunk *c, int32_t versions, int32_t sums, int32_t updates)
+{
+    c->versions = versions;
+    c->sums = sums;
+    c->updates = updates;
+    c->size.shared = lay_out_shared(c, NULL);
+    c->size.private_ = lay_out_private(c, NULL);
 }
 
 /* ---- bind ---- */

@@ -9,6 +9,14 @@
  *
  * Slots are where a micro-batch leaves its small results, by its global number: a replica writes its own
  * and leaves zero elsewhere, so an integer sum over replicas gathers them whatever the routing.
+ *
+ * An asynchronous run makes several updates before the host looks (schedule/program.h), and a micro-batch reads the
+ * weights of one version and adds to the sums of one update.  The chunk then has more than one of what these
+ * are kept in, and work goes through a *view*: a chunk whose pointers lead to its version and its update.
+ *
+ *   weights     [versions]   version n in n mod versions; buffer 0 between two runs
+ *   sums        [sums]       of update u in u mod sums
+ *   slots       [updates]    of update u in u, and so its maxima: the host reads them after the run
  */
 #ifndef DML_ENGINE_CHUNK_H
 #define DML_ENGINE_CHUNK_H
@@ -42,26 +50,30 @@ typedef struct dml_chunk {
     int32_t mb_rows, mbs; /* micro-batch size; micro-batches of a step */
     dml_dtype act;        /* of activations, their gradients and what crosses the borders */
     bool split_backward;  /* I and W apart: what weight gradients read stays in the stash */
+    int32_t versions, sums, updates; /* buffers of each: dml_chunk_buffers; 1 */
     dml_chunk_sizes size;
 
     /* bound memory; offsets of parameter p are elems into these, 16-aligned, padding stays zero */
     int64_t arena_elems; /* of all parameters of the chunk with padding */
     int64_t *param_at;   /* [param_end - param_begin] first element */
-    float *w, *m, *v;    /* [arena_elems]; m, v NULL where the optimizer has none */
-    float *g;     /* [arena_elems] summed gradient: fast: accumulator (shared); else: finished */
-    int64_t *acc; /* [acc_elems] integer accumulators (shared, chunk_sum.h); NULL in fast mode */
+    float *w, *m,
+        *v;   /* w [versions], and each: [arena_elems]; m, v NULL where the optimizer has none */
+    float *g; /* [sums][arena_elems] summed gradient: fast: accumulator (shared); else: finished */
+    int64_t
+        *acc; /* [sums][acc_elems] integer accumulators (shared, chunk_sum.h); NULL in fast mode */
     int64_t acc_elems;
-    uint32_t *max_bits; /* [n params] (shared); NULL in fast mode */
-    int32_t *exponent;  /* [n params] E of exact's scales: host memory, committed; else NULL */
-    float *state;       /* running moments, all states of the chunk one after another */
-    int64_t *state_at;  /* [state_end - state_begin] */
+    uint32_t *max_bits; /* [updates][max_words] of the n params (shared); NULL in fast mode */
+    int32_t max_words;
+    int32_t *exponent; /* [n params] E of exact's scales: host memory, committed; else NULL */
+    float *state;      /* running moments, all states of the chunk one after another */
+    int64_t *state_at; /* [state_end - state_begin] */
 
-    /* slots, shared, int32 words, zeroed by dml_chunk_begin_step */
-    int32_t *slots;
-    int64_t slot_words;
-    int32_t *ran;     /* [mbs] 1 when this micro-batch's weight gradient was added */
-    double *loss;     /* [mbs] sum over rows; last chunk only, else NULL */
-    int32_t *correct; /* [mbs] likewise */
+    /* slots, shared, int32 words, zeroed by dml_chunk_begin_step; what follows is those of update 0 */
+    int32_t *slots;     /* [updates][slot_words] */
+    int64_t slot_words; /* a multiple of 16 */
+    int32_t *ran;       /* [mbs] 1 when this micro-batch's weight gradient was added */
+    double *loss;       /* [mbs] sum over rows; last chunk only, else NULL */
+    int32_t *correct;   /* [mbs] likewise */
     float *moments; /* batch norm: per layer [mbs][2][c], mean then biased variance; layer order */
 
     const dml_bucket
@@ -79,6 +91,13 @@ typedef struct dml_chunk {
  */
 dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t layer_begin,
                        int32_t layer_end, bool split_backward, dml_arena *arena, dml_chunk *out);
+
+/* Says how many buffers the chunk has, as in schedule/program.h: sizes become those of all.  Before it is bound. */
+void dml_chunk_buffers(dml_chunk *c, int32_t versions, int32_t sums, int32_t updates);
+
+/* A chunk that reads weights of version `version` and adds to sums and slots of update `update`; its bound memory, running
+ * moments and optimizer state are those of `c`, which it lives no longer than.  The arena's. */
+dml_chunk *dml_chunk_view(const dml_chunk *c, int32_t version, int32_t update, dml_arena *arena);
 
 /* Gives the chunk its memory (device memory of the sizes stated, 64-byte aligned, zeroed, borrowed for the
  * chunk's life), loads initial weights and states through the queue and waits for it. */
@@ -103,10 +122,18 @@ void dml_chunk_place(dml_chunk *c, void *shared, void *private_);
  * begin_step. */
 void dml_chunk_weights_written(const dml_chunk *c);
 
-/* Zeroes slots and maxima, and with zero_sums the accumulators: a chunk that runs nothing in this step adds nothing.
- * Without, every sum is to be stored by a backward with run->first, or not read.  Weights that changed are copied to
- * the act type. */
-dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, bool zero_sums);
+/* Zeroes slots and maxima of all updates.  Weights that changed (buffer 0) are copied to the act type. */
+dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k);
+/* Zeroes the sums of part `part` of a backward, as run->part: where none with run->first stores them. */
+dml_err dml_chunk_zero_sums(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                            int32_t part);
+
+/* Weights of version `from` become those of version `to`, too, if these lie elsewhere. */
+dml_err dml_chunk_carry(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, int32_t from,
+                        int32_t to);
+/* The copy in the act type of version `version` is made again. */
+dml_err dml_chunk_convert(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                          int32_t version);
 dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, const dml_run *run,
                           const void *in, const int32_t *labels, void *stash);
 /* Whole backward: input gradient to dx and weight gradients added, in the order of calls (fast mode) or

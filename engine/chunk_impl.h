@@ -20,6 +20,12 @@ static inline int64_t dml_align_bytes(int64_t bytes)
     return (bytes + DML_BYTES_ALIGN - 1) / DML_BYTES_ALIGN * DML_BYTES_ALIGN;
 }
 
+/* Bytes of one version of the weights in the act type, with what keeps the next aligned. */
+static inline int64_t dml_w_act_bytes(const dml_chunk *c)
+{
+    return dml_align_bytes(c->arena_elems * dml_dtype_bytes(c->act));
+}
+
 /* clang-format off */
 /*    region    what begins there                                                              */
 #define DML_REGION_LIST(X)                                                                        \

@@ -258,33 +258,35 @@ static frame frame_of(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *
 
 /* ---- entries ---- */
 
-/* The copy that products read; in the gaps, too, and of parameters that nothing reads in that type: one call. */
-static dml_err copy_weights(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k)
+dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k)
 {
     dml_chunk_impl *impl = c->impl;
-    if (!impl->w_act || impl->copied || c->arena_elems == 0) return DML_ERR_OK;
-    const dml_tensor from = vector(c->w, DML_F32, c->arena_elems),
-                     to = vector(impl->w_act, c->act, c->arena_elems);
-    DML_TRY(kt->convert(k, &to, &from));
-    kt->weights_changed(k);
+    if (!impl->copied) DML_TRY(dml_chunk_convert(c, kt, k, 0));
     impl->copied = true;
-    return DML_ERR_OK;
+    const dml_tensor slots = vector(c->slots, DML_I32, c->updates * c->slot_words);
+    DML_TRY(kt->fill(k, &slots, 0));
+    if (!c->acc || c->arena_elems == 0) return DML_ERR_OK;
+    const dml_tensor max_bits = vector(c->max_bits, DML_U32, (int64_t)c->updates * c->max_words);
+    return kt->fill(k, &max_bits, 0);
 }
 
-dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, bool zero_sums)
+dml_err dml_chunk_zero_sums(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                            int32_t part)
 {
-    DML_TRY(copy_weights(c, kt, k));
-    const dml_tensor slots = vector(c->slots, DML_I32, c->slot_words);
-    DML_TRY(kt->fill(k, &slots, 0));
-    if (c->arena_elems == 0) return DML_ERR_OK;
-    if (zero_sums) {
-        const dml_tensor sums =
-            c->acc ? vector(c->acc, DML_I64, c->acc_elems) : vector(c->g, DML_F32, c->arena_elems);
+    const int64_t at = part > 0 ? c->bucket[part - 1].at : 0,
+                  elems = part > 0 ? c->bucket[part - 1].elems : c->arena_elems;
+    if (elems == 0) return DML_ERR_OK;
+    if (!c->acc) {
+        const dml_tensor sums = vector(c->g + at, DML_F32, elems);
+        return kt->fill(k, &sums, 0);
+    }
+    /* The words' planes lie one after another: all of them are one range. */
+    const int64_t n = part > 0 ? elems : c->acc_elems;
+    for (int64_t plane = 0; plane<c->acc_elems; plane += part> 0 ? c->arena_elems : n) {
+        const dml_tensor sums = vector(c->acc + plane + at, DML_I64, n);
         DML_TRY(kt->fill(k, &sums, 0));
     }
-    if (!c->acc) return DML_ERR_OK;
-    const dml_tensor max_bits = vector(c->max_bits, DML_U32, c->param_end - c->param_begin);
-    return kt->fill(k, &max_bits, 0);
+    return DML_ERR_OK;
 }
 
 dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, const dml_run *run,

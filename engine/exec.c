@@ -8,12 +8,37 @@
 
 /* ---- jobs ---- */
 
+/* The op that stores the first gradient of a sum has no samples: others may, so the sum begins at zero. */
+static bool clears(const dml_resolved *r)
+{
+    return r->first && r->update < r->x->updates && !dml_exec_has_work(r);
+}
+
+static dml_err clear_job(void *arg)
+{
+    const dml_resolved *r = arg;
+    return dml_chunk_zero_sums(r->chunk, r->x->c.backend->kernels, r->x->c.compute, r->op->edge);
+}
+
+static dml_err tell_job(void *arg)
+{
+    return dml_exec_tell_step(arg);
+}
+
+static bool tells(const dml_resolved *r)
+{
+    return dml_op_lane(r->op) == DML_LANE_COMPUTE &&
+           dml_op_info_of((dml_op_kind)r->op->kind)->has_mb;
+}
+
 /* Where jobs run on the queue's thread: the op, and how long it took. */
 static dml_err timed_job(void *arg)
 {
-    const dml_resolved *r = arg;
+    dml_resolved *r = arg;
+    if (clears(r)) return clear_job(r);
     if (!dml_exec_has_work(r)) return DML_ERR_OK;
     const int64_t begin_ns = dml_clock_ns();
+    if (tells(r)) DML_TRY(dml_exec_tell_step(r));
     dml_exec_record(r, begin_ns, 0); /* if it never ends, that is known */
     DML_TRY(dml_exec_op(r));
     const int64_t end_ns = dml_clock_ns();
@@ -29,26 +54,25 @@ static dml_err plain_job(void *arg)
     return dml_exec_op(arg);
 }
 
-/* Whether this step needs the chunk's sums cleared: not when the op that stores the first gradient has samples, and
- * not when none are made. */
-static bool needs_zero_sums(const dml_exec *x, int32_t chunk)
-{
-    if (x->c.program->forward_only) return false;
-    for (int32_t i = 0; i < x->list->n; i++)
-        if (x->op[i].first && x->op[i].op->chunk == chunk) return !dml_exec_has_work(&x->op[i]);
-    return true;
-}
-
 static dml_err begin_job(void *arg)
 {
     dml_exec *x = arg;
     const dml_kernel_table *kt = x->c.backend->kernels;
     x->stash_live = 0;
+    x->step_words = x->words.step;
     DML_TRY(kt->begin_step(x->c.compute, &x->words));
     for (int32_t c = 0; c < x->c.program->chunks; c++)
+        if (x->c.held[c].chunk) DML_TRY(dml_chunk_begin_step(x->c.held[c].chunk, kt, x->c.compute));
+    return DML_ERR_OK;
+}
+
+static dml_err drain_job(void *arg)
+{
+    dml_exec *x = arg;
+    for (int32_t c = 0; c < x->c.program->chunks; c++)
         if (x->c.held[c].chunk)
-            DML_TRY(
-                dml_chunk_begin_step(x->c.held[c].chunk, kt, x->c.compute, needs_zero_sums(x, c)));
+            DML_TRY(dml_update_drain(x->c.held[c].update, x->updates, x->c.backend->kernels,
+                                     x->c.compute));
     return DML_ERR_OK;
 }
 
@@ -67,14 +91,16 @@ static dml_err timed_begin_job(void *arg)
 
 static bool is_full(const dml_resolved *r)
 {
-    return r->op->mb >= 0 && r->x->rows[r->op->mb] == r->held->chunk->mb_rows;
+    return r->x->rows[r->op->mb] == r->chunk->mb_rows;
 }
 
 /* The op on a device whose jobs only enqueue, between its two events. */
 static dml_err enqueue(dml_resolved *r, dml_queue *q)
 {
     const dml_device_api *device = dml_exec_device(r->x);
+    if (clears(r)) return device->submit(q, clear_job, r);
     if (!dml_exec_has_work(r)) return DML_ERR_OK;
+    if (tells(r)) DML_TRY(device->submit(q, tell_job, r));
     if (r->begun) DML_TRY(device->record(q, r->begun));
     if (r->replay && is_full(r))
         DML_TRY(device->replay(q, r->replay));
@@ -128,29 +154,53 @@ static dml_err settle(dml_exec *x, int32_t end)
     return DML_ERR_OK;
 }
 
-dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *rows)
+/* What the host reads of the first `n` updates comes to it, after all else on the lane. */
+static dml_err fetch(dml_exec *x, dml_lane lane, int32_t n)
+{
+    for (int32_t c = 0; c < x->c.program->chunks; c++)
+        if (x->c.held[c].chunk)
+            DML_TRY(
+                dml_update_fetch(x->c.held[c].update, 0, n, dml_exec_device(x), x->c.lane[lane]));
+    return DML_ERR_OK;
+}
+
+static void begin(dml_exec *x, const dml_step_words *words, const int32_t *rows, int32_t updates)
 {
     x->words = *words;
     x->rows = rows;
+    x->updates = updates;
     x->collected = 0;
     x->span = x->c.recorder ? dml_recorder_attempt(x->c.recorder, words->step + 1) : NULL;
-    const dml_lane last = x->c.program->forward_only ? DML_LANE_COMPUTE : DML_LANE_REDUCE;
+}
+
+dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *rows)
+{
+    begin(x, words, rows, 1);
     DML_TRY(issue_begin(x));
     DML_TRY(issue(x, 0, x->vote));
-    for (int32_t c = 0; c < x->c.program->chunks; c++)
-        if (x->c.held[c].chunk)
-            DML_TRY(dml_update_fetch(x->c.held[c].update, dml_exec_device(x), x->c.lane[last]));
+    DML_TRY(fetch(x, x->c.program->forward_only ? DML_LANE_COMPUTE : DML_LANE_REDUCE, 1));
     DML_TRY(settle(x, x->vote));
     return dml_exec_collect_begin(x);
 }
 
 dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr)
 {
-    x->norm = norm;
-    x->samples = samples;
-    x->lr = lr;
+    x->update[0] = (dml_exec_update){.norm = norm, .lr = lr, .samples = samples};
     DML_TRY(issue(x, x->vote + 1, x->list->n));
     return settle(x, x->list->n);
+}
+
+dml_err dml_exec_run_updates(dml_exec *x, const dml_step_words *words, const int32_t *rows,
+                             const dml_exec_update *update, int32_t n)
+{
+    begin(x, words, rows, n);
+    memcpy(x->update, update, (size_t)n * sizeof *update);
+    DML_TRY(issue_begin(x));
+    DML_TRY(issue(x, 0, x->list->n));
+    DML_TRY(dml_exec_device(x)->submit(x->c.lane[DML_LANE_COMPUTE], drain_job, x));
+    DML_TRY(fetch(x, DML_LANE_REDUCE, n));
+    DML_TRY(settle(x, x->list->n));
+    return dml_exec_collect_begin(x);
 }
 
 /* ---- making ---- */
@@ -183,7 +233,7 @@ static dml_err open_events(dml_exec *x)
     for (int32_t i = 0; i < x->list->n; i++)
         for (int32_t w = 0; w < DML_OP_WAITS; w++) {
             const int32_t on = x->list->op[i].wait[w];
-            /* VOTE synchronises everything by itself */
+            /* a synchronous step's VOTE synchronises everything by itself */
             if (on == DML_NO_WAIT || on >= x->vote || x->op[on].done) continue;
             DML_TRY(dml_exec_device(x)->event_open(x->c.device, &x->op[on].done));
         }
@@ -194,8 +244,8 @@ static dml_err open_events(dml_exec *x)
  * weight gradients, move with the gradients. */
 static bool can_replay(const dml_resolved *r)
 {
-    if (dml_op_lane(r->op) != DML_LANE_COMPUTE || r->op->mb < 0) return false;
-    return !(dml_op_is_weight_grad(r->op) && r->held->chunk->exponent);
+    if (!tells(r)) return false;
+    return !(dml_op_is_weight_grad(r->op) && r->chunk->exponent);
 }
 
 /* What each compute op enqueues for a full micro-batch, kept or found. */
@@ -204,7 +254,7 @@ static dml_err find_replays(dml_exec *x)
     for (int32_t i = 0; i < x->list->n && x->c.graphs; i++) {
         dml_resolved *r = &x->op[i];
         if (!can_replay(r)) continue;
-        const dml_graph_key key = {.chunk = r->held->chunk,
+        const dml_graph_key key = {.chunk = r->chunk,
                                    .in = r->in,
                                    .labels = r->labels,
                                    .stash = r->stash,
@@ -233,11 +283,12 @@ dml_err dml_exec_new(const dml_exec_config *config, dml_arena *arena, dml_exec *
     x->op = DML_NEW_N(arena, dml_resolved, x->list->n);
     x->took = DML_NEW_N(arena, dml_durations, (int64_t)DML_OP_KINDS * p->chunks);
     x->flights.op = DML_NEW_N(arena, dml_resolved *, x->list->n);
+    x->update = DML_NEW_N(arena, dml_exec_update, p->mbs);
     x->vote = x->list->n;
     for (int32_t i = 0; i < x->list->n; i++) {
         const dml_op *op = &x->list->op[i];
         x->op[i] = (dml_resolved){.x = x, .op = op, .held = &config->held[op->chunk]};
-        if (op->kind == DML_OP_VOTE) x->vote = i;
+        if (op->kind == DML_OP_VOTE && !dml_program_is_async(p)) x->vote = i;
     }
     dml_exec_resolve(x, arena);
     const dml_err err = make(x);

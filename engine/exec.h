@@ -30,6 +30,13 @@ typedef struct dml_held {
     int32_t *labels; /* last chunk: [STASH slots][micro_batch_size]; else NULL */
 } dml_held;
 
+/* What an optimizer step is told. */
+typedef struct dml_exec_update {
+    double norm, lr; /* as dml_update_commit */
+    int64_t samples;
+    bool skip; /* the verdict was not to make it */
+} dml_exec_update;
+
 typedef struct dml_exec_config {
     const dml_program *program; /* lowered and checked; borrowed, as everything here */
     int32_t worker;
@@ -48,6 +55,9 @@ typedef struct dml_exec_config {
         *graphs; /* compute ops are captured into it and replayed; NULL: submitted each time */
     const dml_recorder *recorder; /* of the program; NULL: no step is traced */
     int64_t timeout_ns;           /* for one wait */
+    /* Asynchronous programs that vote: the job of V, on the reduce lane, for one update; fills norm and skip. */
+    dml_err (*vote)(void *context, int32_t update, dml_exec_update *out);
+    void *vote_context;
 } dml_exec_config;
 
 typedef struct dml_exec dml_exec;
@@ -76,6 +86,14 @@ dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr);
 
 /* The vote, which is the caller's, took from then until now. */
 void dml_exec_voted(dml_exec *x, int64_t begin_ns);
+
+/* An asynchronous program from drain to drain: all of its ops, of `n` of its updates, which are those of steps
+ * words->step, + 1, ...; then the newest weights are in buffer 0, and what judges read of each update has been fetched.
+ *   rows    [mbs] none from micro-batch n update_mbs on
+ *   update  [n] lr and samples of each; copied
+ * Errors as dml_exec_run. */
+dml_err dml_exec_run_updates(dml_exec *x, const dml_step_words *words, const int32_t *rows,
+                             const dml_exec_update *update, int32_t n);
 
 dml_exec_times dml_exec_take_times(dml_exec *x);
 

@@ -24,12 +24,16 @@ typedef struct dml_resolved {
     dml_exec *x;
     const dml_op *op;
     dml_held *held;
+    dml_chunk
+        *chunk; /* held->chunk, or its view of the weights and the update that the op is about */
+    int32_t update;             /* of the run, from 0; 0 in a synchronous program */
     void *in, *stash, *dy, *dx; /* of the chunk's calls */
     int32_t *labels;            /* of a forward with the loss */
     void *wire;                 /* what a transfer sends or fills */
     int64_t row_bytes;          /* of a transfer: bytes per sample */
     uint32_t tag;
-    bool first; /* adds the first weight gradient of its chunk, or part of it, in the list */
+    bool
+        first; /* adds the first weight gradient of its update of the chunk, or part of it, in the list */
     bool loads; /* a forward that reads a loaded batch */
 
     dml_event *done;           /* when another lane waits for it, or its time is taken by events */
@@ -63,13 +67,14 @@ struct dml_exec {
     /* of the step under way; set before its jobs are issued */
     dml_step_words words;
     const int32_t *rows;
-    double norm, lr;
-    int64_t samples;
-    int32_t collected;    /* ops before it are known to be done; not on the host */
-    dml_trace_span *span; /* [list->n + 1] where they are recorded; NULL: nowhere */
-    int64_t begun_ns;     /* when step_begun was submitted */
+    dml_exec_update *update; /* [most updates of a chunk] */
+    int32_t updates;         /* of them, those of this run */
+    int32_t collected;       /* ops before it are known to be done; not on the host */
+    dml_trace_span *span;    /* [list->n + 1] where they are recorded; NULL: nowhere */
+    int64_t begun_ns;        /* when step_begun was submitted */
 
     /* the compute lane's own */
+    int64_t step_words; /* the step that its context has been told */
     int32_t stash_live;
     _Atomic int32_t stash_peak;
     _Atomic int64_t busy_ns;
@@ -86,21 +91,25 @@ static inline bool dml_exec_on_host(const dml_exec *x)
     return x->c.backend->on_host;
 }
 
-/* A micro-batch without samples makes no work. */
+/* A micro-batch without samples makes no work, and neither does an update that a shorter run leaves out. */
 static inline bool dml_exec_has_work(const dml_resolved *r)
 {
-    return r->op->mb < 0 || r->x->rows[r->op->mb] > 0;
+    const bool has_mb = dml_op_info_of((dml_op_kind)r->op->kind)->has_mb;
+    return has_mb ? r->x->rows[r->op->mb] > 0 : r->update < r->x->updates;
 }
 
 /* ---- exec_resolve.c ---- */
 
-/* Finds the operands of every op of the list; DML_NEW'd tables come from the arena. */
+/* Finds the operands of every op of the list, and what it is about; DML_NEW'd tables come from the arena. */
 void dml_exec_resolve(dml_exec *x, dml_arena *arena);
 
 /* ---- exec_op.c ---- */
 
 /* Runs one op inside a job of its lane; errors carry its name. */
 dml_err dml_exec_op(const dml_resolved *r);
+
+/* Before a compute op, on its lane: kernels are told the step that it is about. */
+dml_err dml_exec_tell_step(const dml_resolved *r);
 
 /* The op on a full micro-batch, as it will be replayed: a dml_job, arg a dml_resolved. */
 dml_err dml_exec_capture_job(void *arg);

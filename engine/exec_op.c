@@ -8,18 +8,29 @@
 
 static dml_run run_of(const dml_resolved *r, int32_t rows)
 {
+    const int32_t mb = r->op->mb % r->x->c.program->update_mbs[r->op->chunk];
     return (dml_run){.train = !r->x->c.program->forward_only,
-                     .mb = r->op->mb,
+                     .mb = mb,
                      .rows = rows,
                      .first = r->first,
                      .part = r->op->edge,
-                     .first_sample = (int64_t)r->op->mb * r->held->chunk->mb_rows};
+                     .first_sample = (int64_t)mb * r->chunk->mb_rows};
+}
+
+dml_err dml_exec_tell_step(const dml_resolved *r)
+{
+    dml_exec *x = r->x;
+    dml_step_words words = x->words;
+    words.step += r->update;
+    if (words.step == x->step_words) return DML_ERR_OK;
+    x->step_words = words.step;
+    return x->c.backend->kernels->begin_step(x->c.compute, &words);
 }
 
 static dml_err compute(const dml_resolved *r, int32_t rows)
 {
     const dml_exec_config *c = &r->x->c;
-    dml_chunk *chunk = r->held->chunk;
+    dml_chunk *chunk = r->chunk;
     const dml_kernel_table *kt = c->backend->kernels;
     const dml_run run = run_of(r, rows);
     switch ((dml_op_kind)r->op->kind) {
@@ -49,7 +60,7 @@ static dml_err sum_bucket(const dml_resolved *r, const dml_bucket *b, bool last)
     const dml_transport_api *comm = r->x->c.comm;
     dml_queue *q = r->x->c.lane[DML_LANE_REDUCE];
     dml_group *group = r->held->replicas;
-    const dml_chunk *c = r->held->chunk;
+    const dml_chunk *c = r->chunk;
     if (last) DML_TRY(comm->all_reduce(group, q, c->slots, c->slot_words, DML_I32, DML_SUM));
     if (b->elems == 0) return DML_ERR_OK;
     if (!c->acc) return comm->all_reduce(group, q, c->g + b->at, b->elems, DML_F32, DML_SUM);
@@ -62,12 +73,31 @@ static dml_err sum_bucket(const dml_resolved *r, const dml_bucket *b, bool last)
 
 static dml_err reduce(const dml_resolved *r)
 {
-    const dml_chunk *c = r->held->chunk;
+    const dml_chunk *c = r->chunk;
     const int32_t bucket = r->op->edge > 0 ? r->op->edge - 1 : 0;
     DML_ASSERT_OP(r->x->c.program->buckets[r->op->chunk], ==, c->n_buckets);
     if (r->held->n_replicas > 1)
         DML_TRY(sum_bucket(r, &c->bucket[bucket], dml_op_is_last(r->x->c.program, r->op)));
-    return dml_update_measure(r->held->update, r->x->c.backend->kernels, r->x->c.reduce, bucket);
+    return dml_update_measure(r->held->update, r->update, r->x->c.backend->kernels, r->x->c.reduce,
+                              bucket);
+}
+
+/* Of a synchronous step it is the worker's, between run and commit. */
+static dml_err vote(const dml_resolved *r)
+{
+    const dml_exec_config *c = &r->x->c;
+    if (!dml_program_is_async(c->program)) return DML_ERR_OK;
+    return c->vote(c->vote_context, r->update, &r->x->update[r->update]);
+}
+
+static dml_err step(const dml_resolved *r)
+{
+    const dml_exec_config *c = &r->x->c;
+    const dml_kernel_table *kt = c->backend->kernels;
+    const dml_exec_update *u = &r->x->update[r->update];
+    if (u->skip) return dml_update_skip(r->held->update, r->update, kt, c->compute);
+    return dml_update_commit(r->held->update, r->update, kt, c->compute, u->norm, u->samples, u->lr,
+                             r->x->words.loss_scale);
 }
 
 static dml_err run(const dml_resolved *r)
@@ -75,7 +105,7 @@ static dml_err run(const dml_resolved *r)
     const dml_exec *x = r->x;
     const dml_exec_config *c = &x->c;
     const dml_op *op = r->op;
-    const int64_t bytes = op->mb >= 0 ? r->row_bytes * x->rows[op->mb] : 0;
+    const int64_t bytes = r->row_bytes > 0 ? r->row_bytes * x->rows[op->mb] : 0;
     switch ((dml_op_kind)op->kind) {
     case DML_OP_FWD:
     case DML_OP_BWD:
@@ -90,11 +120,9 @@ static dml_err run(const dml_resolved *r)
         return c->comm->recv(c->transport, c->lane[DML_LANE_RECV], op->peer, r->wire, bytes,
                              r->tag);
     case DML_OP_REDUCE: return reduce(r);
-    case DML_OP_VOTE: return DML_ERR_OK; /* the worker's, between run and commit */
-    case DML_OP_RECOMPUTE: break;        /* no plan has it yet */
-    case DML_OP_STEP:
-        return dml_update_commit(r->held->update, c->backend->kernels, c->compute, x->norm,
-                                 x->samples, x->lr, x->words.loss_scale);
+    case DML_OP_VOTE: return vote(r);
+    case DML_OP_STEP: return step(r);
+    case DML_OP_RECOMPUTE: break; /* no plan has it yet */
     }
     DML_FAIL(DML_ERR_BUG, "op kind %d", op->kind);
 }
@@ -104,7 +132,7 @@ static dml_err name_op(const dml_resolved *r, dml_err err)
 {
     char text[DML_OP_NAME_BYTES + 32];
     snprintf(text, sizeof text, "%s of step %lld", dml_op_name_of(r->op).text,
-             (long long)r->x->words.step + 1);
+             (long long)r->x->words.step + r->update + 1);
     return dml_err_add(err, text, __FILE__, __LINE__);
 }
 
@@ -117,7 +145,7 @@ dml_err dml_exec_op(const dml_resolved *r)
 dml_err dml_exec_capture_job(void *arg)
 {
     const dml_resolved *r = arg;
-    const dml_err err = compute(r, r->held->chunk->mb_rows);
+    const dml_err err = compute(r, r->chunk->mb_rows);
     return err == DML_ERR_OK ? err : name_op(r, err);
 }
 

@@ -49,7 +49,7 @@ static void resolve(dml_exec *x, const dml_index *ix, dml_resolved *r)
 {
     const dml_op *op = r->op;
     dml_held *h = r->held;
-    if (op->mb < 0) return;
+    if (!dml_op_info_of((dml_op_kind)op->kind)->has_mb) return;
     const int64_t rows = h->chunk->mb_rows;
     const int32_t slot = x->list->op[dml_index_at(ix, DML_OP_FWD, op->chunk, op->mb)].slot;
     char *stash = slot_at(h, DML_POOL_STASH, slot);
@@ -102,24 +102,87 @@ static int32_t slot_reader_of(const dml_exec *x, const dml_index *ix, int32_t i)
     const dml_op *f = &x->list->op[i];
     for (int32_t j = i - 1; j >= 0; j--) {
         const dml_op *op = &x->list->op[j];
-        if (dml_op_lane(op) != DML_LANE_COMPUTE || op->mb < 0 || op->chunk != f->chunk) continue;
+        if (dml_op_lane(op) != DML_LANE_COMPUTE || op->kind == DML_OP_STEP || op->chunk != f->chunk)
+            continue;
         if (x->list->op[dml_index_at(ix, DML_OP_FWD, op->chunk, op->mb)].slot == f->slot) return j;
     }
     return DML_NO_WAIT;
 }
 
-/* Whether no op before `i` adds to the same weight gradients: those of its chunk, or of its part of them.  Parts
- * come from cutting the last of several backwards, or the only one. */
+/* Whether no op before `i` adds to the same weight gradients: those of its update of its chunk, or of its part of them.
+ * Parts come from cutting the last of several backwards, or the only one. */
 static bool adds_first(const dml_exec *x, int32_t i)
 {
     const dml_op *op = &x->list->op[i];
     if (!dml_op_is_weight_grad(op)) return false;
     for (int32_t j = 0; j < i; j++) {
         const dml_op *before = &x->list->op[j];
-        if (dml_op_is_weight_grad(before) && before->chunk == op->chunk && before->mb != op->mb)
+        if (dml_op_is_weight_grad(before) && before->chunk == op->chunk && before->mb != op->mb &&
+            x->op[j].update == x->op[i].update)
             return false;
     }
     return true;
+}
+
+/* ---- updates and versions ---- */
+
+static int32_t update_of(const dml_program *p, const dml_op *op)
+{
+    if (!dml_program_is_async(p)) return 0;
+    return dml_op_info_of((dml_op_kind)op->kind)->has_mb ? op->mb / p->update_mbs[op->chunk]
+                                                         : op->mb;
+}
+
+/* Of one chunk of an asynchronous program, while its worker's list is walked. */
+typedef struct progress {
+    int32_t *left;    /* [updates] weight gradients still to come here */
+    int32_t made;     /* updates that have none left */
+    dml_chunk **view; /* [updates][versions] those that were needed */
+} progress;
+
+static progress start_of(const dml_exec *x, int32_t chunk, dml_arena *arena)
+{
+    const dml_program *p = x->c.program;
+    const int32_t updates = dml_program_updates(p, chunk);
+    progress at = {.left = DML_NEW_N(arena, int32_t, updates + 1),
+                   .view = DML_NEW_N(arena, dml_chunk *, (int64_t)updates * p->versions[chunk])};
+    for (int32_t i = 0; i < x->list->n; i++)
+        if (dml_op_is_weight_grad(x->op[i].op) && x->op[i].op->chunk == chunk)
+            at.left[x->op[i].update]++;
+    at.left[updates] = 1; /* never made */
+    return at;
+}
+
+/* What op i reads and adds to: its version counts from what the backwards before it have made. */
+static dml_chunk *view_of(const dml_exec *x, int32_t i, progress *at, dml_arena *arena)
+{
+    const dml_resolved *r = &x->op[i];
+    const dml_chunk *c = r->held->chunk;
+    const int32_t version = at->made + r->op->version;
+    DML_ASSERT_OP(version, >=, 0);
+    dml_chunk **view = &at->view[(int64_t)r->update * c->versions + version % c->versions];
+    if (!*view) *view = dml_chunk_view(c, version, r->update, arena);
+    if (!dml_op_is_weight_grad(r->op)) return *view;
+    at->left[r->update]--;
+    while (at->left[at->made] == 0)
+        at->made++;
+    return *view;
+}
+
+static void find_views(dml_exec *x, dml_arena *arena)
+{
+    const dml_program *p = x->c.program;
+    progress *at = DML_NEW_N(arena, progress, p->chunks);
+    for (int32_t c = 0; c < p->chunks; c++)
+        if (x->c.held[c].chunk) at[c] = start_of(x, c, arena);
+    for (int32_t i = 0; i < x->list->n; i++) {
+        dml_resolved *r = &x->op[i];
+        const dml_op_info *info = dml_op_info_of((dml_op_kind)r->op->kind);
+        if (info->has_mb && info->lane == DML_LANE_COMPUTE)
+            r->chunk = view_of(x, i, &at[r->op->chunk], arena);
+        else if (r->op->kind == DML_OP_REDUCE)
+            r->chunk = r->held->update->of[r->update];
+    }
 }
 
 void dml_exec_resolve(dml_exec *x, dml_arena *arena)
@@ -128,8 +191,11 @@ void dml_exec_resolve(dml_exec *x, dml_arena *arena)
     dml_index_build(&ix, x->c.program, arena);
     for (int32_t i = 0; i < x->list->n; i++) {
         dml_resolved *r = &x->op[i];
+        r->chunk = r->held->chunk;
+        r->update = update_of(x->c.program, r->op);
         resolve(x, &ix, r);
         r->first = adds_first(x, i);
         r->slot_reader = r->loads ? slot_reader_of(x, &ix, i) : DML_NO_WAIT;
     }
+    if (dml_program_is_async(x->c.program)) find_views(x, arena);
 }

@@ -74,7 +74,7 @@ dml_err dml_exec_collect(dml_exec *x, int32_t end, int64_t patience_ns)
         if (err == DML_ERR_OK) continue;
         char text[DML_OP_NAME_BYTES + 64];
         snprintf(text, sizeof text, "%s of step %lld, the first op not known to be done",
-                 dml_op_name_of(r->op).text, (long long)x->words.step + 1);
+                 dml_op_name_of(r->op).text, (long long)x->words.step + r->update + 1);
         return dml_err_add(err, text, __FILE__, __LINE__);
     }
     return DML_ERR_OK;

@@ -33,13 +33,14 @@ static int64_t all_partials(const dml_chunk *c)
 
 int64_t dml_update_device_bytes(const dml_chunk *c)
 {
-    return all_partials(c) * (int64_t)sizeof(double) + 64;
+    return c->updates * all_partials(c) * (int64_t)sizeof(double) + 64;
 }
 
 int64_t dml_update_host_bytes(const dml_chunk *c)
 {
-    return all_partials(c) * (int64_t)sizeof(double) + c->slot_words * (int64_t)sizeof(int32_t) +
-           n_params(c) * (int64_t)sizeof(uint32_t) + 3 * 64;
+    return c->updates * (all_partials(c) * (int64_t)sizeof(double) +
+                         (c->slot_words + c->max_words) * (int64_t)sizeof(int32_t)) +
+           3 * 64;
 }
 
 static int64_t padded(int64_t bytes)
@@ -47,30 +48,23 @@ static int64_t padded(int64_t bytes)
     return (bytes + 63) & ~INT64_C(63);
 }
 
-void dml_update_init(dml_update *u, dml_chunk *c, bool counts, void *device_memory,
-                     void *host_memory, dml_arena *arena)
+/* The tensors of the update that makes weights in buffer `version` from gradients in buffer `sum`. */
+static dml_opt_tensor *tensors_at(const dml_update *u, int32_t version, int32_t sum)
 {
-    *u = (dml_update){.chunk = c, .counts = counts, .partials = all_partials(c)};
-    u->partial = device_memory;
-    char *host = host_memory;
-    u->partial_host = (double *)(void *)host;
-    host += padded(u->partials * (int64_t)sizeof(double));
-    u->slots_host = (int32_t *)(void *)host;
-    host += padded(c->slot_words * (int64_t)sizeof(int32_t));
-    u->max_host = (uint32_t *)(void *)host;
-    u->new_exponent = DML_NEW_N(arena, int32_t, n_params(c));
-    u->tensor = DML_NEW_N(arena, dml_opt_tensor, n_params(c));
-    u->partial_at = DML_NEW_N(arena, int64_t, n_params(c));
-    for (int32_t i = 1; i < n_params(c); i++)
-        u->partial_at[i] =
-            u->partial_at[i - 1] + partials_of(c->model->param[c->param_begin + i - 1].elems);
+    const dml_chunk *c = u->chunk;
+    return u->tensor + ((int64_t)version % c->versions * c->sums + sum % c->sums) * n_params(c);
+}
+
+static void init_tensors(dml_update *u, int32_t version, int32_t sum)
+{
+    const dml_chunk *c = u->chunk;
     const bool decay_all = c->spec->optimizer.decay_all;
     for (int32_t i = 0; i < n_params(c); i++) {
         const dml_param *p = &c->model->param[c->param_begin + i];
         const int64_t at = c->param_at[i];
-        u->tensor[i] = (dml_opt_tensor){
-            .w = c->w + at,
-            .g = c->g + at,
+        tensors_at(u, version, sum)[i] = (dml_opt_tensor){
+            .w = c->w + version * c->arena_elems + at,
+            .g = c->g + sum * c->arena_elems + at,
             .m = c->m ? c->m + at : NULL,
             .v = c->v ? c->v + at : NULL,
             .n = p->elems,
@@ -79,31 +73,68 @@ void dml_update_init(dml_update *u, dml_chunk *c, bool counts, void *device_memo
     }
 }
 
-dml_err dml_update_measure(dml_update *u, const dml_kernel_table *kt, dml_kctx *k, int32_t bucket)
+void dml_update_init(dml_update *u, dml_chunk *c, bool counts, void *device_memory,
+                     void *host_memory, dml_arena *arena)
 {
-    const dml_chunk *c = u->chunk;
+    *u = (dml_update){.chunk = c, .counts = counts, .partials = all_partials(c)};
+    u->of = DML_NEW_N(arena, dml_chunk *, c->updates);
+    for (int32_t n = 0; n < c->updates; n++)
+        u->of[n] = c->updates > 1 ? dml_chunk_view(c, 0, n, arena) : c;
+    u->partial = device_memory;
+    char *host = host_memory;
+    u->partial_host = (double *)(void *)host;
+    host += padded(c->updates * u->partials * (int64_t)sizeof(double));
+    u->slots_host = (int32_t *)(void *)host;
+    host += padded(c->updates * c->slot_words * (int64_t)sizeof(int32_t));
+    u->max_host = (uint32_t *)(void *)host;
+    u->new_exponent = DML_NEW_N(arena, int32_t, n_params(c));
+    u->tensor = DML_NEW_N(arena, dml_opt_tensor, (int64_t)c->versions * c->sums * n_params(c));
+    u->partial_at = DML_NEW_N(arena, int64_t, n_params(c));
+    for (int32_t i = 1; i < n_params(c); i++)
+        u->partial_at[i] =
+            u->partial_at[i - 1] + partials_of(c->model->param[c->param_begin + i - 1].elems);
+    for (int32_t v = 0; v < c->versions; v++)
+        for (int32_t s = 0; s < c->sums; s++)
+            init_tensors(u, v, s);
+}
+
+dml_err dml_update_measure(dml_update *u, int32_t n, const dml_kernel_table *kt, dml_kctx *k,
+                           int32_t bucket)
+{
+    const dml_chunk *c = u->of[n];
     const dml_bucket *b = &c->bucket[bucket];
+    double *partial = u->partial + n * u->partials;
     for (int32_t i = b->param_begin; i < b->param_end; i++) {
-        const int64_t n = c->model->param[c->param_begin + i].elems, n_partials = partials_of(n);
-        const dml_tensor g = dml_tensor_of(c->g + c->param_at[i], DML_F32, 1, &n);
-        const dml_tensor part =
-            dml_tensor_of(u->partial + u->partial_at[i], DML_F64, 1, &n_partials);
+        const int64_t elems = c->model->param[c->param_begin + i].elems,
+                      n_partials = partials_of(elems);
+        const dml_tensor g = dml_tensor_of(c->g + c->param_at[i], DML_F32, 1, &elems);
+        const dml_tensor part = dml_tensor_of(partial + u->partial_at[i], DML_F64, 1, &n_partials);
         DML_TRY(dml_sum_finish(c, kt, k, i));
         DML_TRY(kt->sum_squares(k, &part, &g));
     }
     return DML_ERR_OK;
 }
 
-dml_err dml_update_fetch(dml_update *u, const dml_device_api *device, dml_queue *queue)
+/* Items [begin, end) of `each` bytes. */
+static dml_err fetch(const dml_device_api *device, dml_queue *queue, void *to, const void *from,
+                     int32_t begin, int32_t end, int64_t each)
+{
+    if (each == 0 || end == begin) return DML_ERR_OK;
+    return device->copy(queue, (char *)to + begin * each, (const char *)from + begin * each,
+                        (end - begin) * each);
+}
+
+dml_err dml_update_fetch(dml_update *u, int32_t begin, int32_t end, const dml_device_api *device,
+                         dml_queue *queue)
 {
     const dml_chunk *c = u->chunk;
-    DML_TRY(
-        device->copy(queue, u->partial_host, u->partial, u->partials * (int64_t)sizeof(double)));
-    DML_TRY(device->copy(queue, u->slots_host, c->slots, c->slot_words * (int64_t)sizeof(int32_t)));
-    if (c->max_bits)
-        DML_TRY(
-            device->copy(queue, u->max_host, c->max_bits, n_params(c) * (int64_t)sizeof(uint32_t)));
-    return DML_ERR_OK;
+    const int64_t partials = u->partials * (int64_t)sizeof(double),
+                  slots = c->slot_words * (int64_t)sizeof(int32_t),
+                  maxima = c->max_words * (int64_t)sizeof(uint32_t);
+    DML_TRY(fetch(device, queue, u->partial_host, u->partial, begin, end, partials));
+    DML_TRY(fetch(device, queue, u->slots_host, c->slots, begin, end, slots));
+    return c->max_bits ? fetch(device, queue, u->max_host, c->max_bits, begin, end, maxima)
+                       : DML_ERR_OK;
 }
 
 /* floor(log2 |x|) + 1 of a finite x > 0 given by its bits, denormals included. */
@@ -127,11 +158,11 @@ static bool wrong_scale(dml_update *u, int32_t i, int32_t e)
 }
 
 /* What the maxima say of this chunk's integer sums, to be added to a vote. */
-static void judge_sums(dml_update *u, int64_t *redo, int64_t *too_large, bool *finite)
+static void judge_sums(dml_update *u, int32_t n, int64_t *redo, int64_t *too_large, bool *finite)
 {
     const dml_chunk *c = u->chunk;
     for (int32_t i = 0; i < n_params(c); i++) {
-        const uint32_t bits = u->max_host[i];
+        const uint32_t bits = u->max_host[(int64_t)n * c->max_words + i];
         if (c->exponent) u->new_exponent[i] = c->exponent[i];
         if (bits >= INF_BITS)
             *finite = false;
@@ -158,10 +189,11 @@ const int32_t *dml_update_correct(const dml_update *u)
     return host_slot(u, u->chunk->correct);
 }
 
-static void judge_loss(const dml_update *u, const int32_t *rows, dml_vote *vote, bool *finite)
+static void judge_loss(const dml_update *u, int32_t n, const int32_t *rows, dml_vote *vote,
+                       bool *finite)
 {
-    const double *loss = dml_update_loss(u);
-    const int32_t *correct = dml_update_correct(u);
+    const double *loss = host_slot(u, u->of[n]->loss);
+    const int32_t *correct = host_slot(u, u->of[n]->correct);
     double sum = 0.0; /* in micro-batch order, whoever ran them */
     for (int32_t mb = 0; mb < u->chunk->mbs; mb++) {
         if (rows[mb] == 0) continue;
@@ -172,19 +204,20 @@ static void judge_loss(const dml_update *u, const int32_t *rows, dml_vote *vote,
     memcpy(&vote->loss_bits, &sum, sizeof sum);
 }
 
-void dml_update_judge(dml_update *u, const int32_t *rows, dml_vote *vote)
+void dml_update_judge(dml_update *u, int32_t n, const int32_t *rows, dml_vote *vote)
 {
     bool finite = true;
     int64_t redo = 0, too_large = 0;
-    if (u->chunk->max_bits) judge_sums(u, &redo, &too_large, &finite);
+    if (u->chunk->max_bits) judge_sums(u, n, &redo, &too_large, &finite);
     if (!u->counts) return; /* replica 0 has the same sums and speaks for all */
-    const int32_t *ran = host_slot(u, u->chunk->ran);
+    const int32_t *ran = host_slot(u, u->of[n]->ran);
+    const double *partial = u->partial_host + n * u->partials;
     for (int32_t mb = 0; mb < u->chunk->mbs; mb++)
         vote->not_once += ran[mb] != (rows[mb] > 0);
-    if (u->chunk->loss) judge_loss(u, rows, vote, &finite);
+    if (u->chunk->loss) judge_loss(u, n, rows, vote, &finite);
     for (int64_t i = 0; i < u->partials; i++) {
-        if (!isfinite(u->partial_host[i])) finite = false;
-        dml_superacc_add(&vote->norm, u->partial_host[i]);
+        if (!isfinite(partial[i])) finite = false;
+        dml_superacc_add(&vote->norm, partial[i]);
     }
     vote->redo += redo;
     vote->too_large += too_large;
@@ -262,14 +295,12 @@ static void move_exponents(dml_update *u)
     }
 }
 
-dml_err dml_update_commit(dml_update *u, const dml_kernel_table *kt, dml_kctx *k, double norm,
-                          int64_t samples, double lr, float loss_scale)
+static dml_err step_optimizer(dml_update *u, int32_t n, const dml_kernel_table *kt, dml_kctx *k,
+                              double scale, double lr)
 {
-    dml_chunk *c = u->chunk;
+    const dml_chunk *c = u->chunk;
     const dml_spec *spec = c->spec;
-    double scale = 1.0 / (double)samples / (double)loss_scale;
-    if (spec->training.grad_clip > 0.0f && norm > (double)spec->training.grad_clip)
-        scale *= (double)spec->training.grad_clip / (norm + 1e-6); /* PyTorch's clip_grad_norm_ */
+    const dml_opt_tensor *tensor = tensors_at(u, n + 1, n);
     const bool first = u->commits++ == 0;
     switch (spec->optimizer.name) {
     case DML_OPT_SGD: {
@@ -278,8 +309,7 @@ dml_err dml_update_commit(dml_update *u, const dml_kernel_table *kt, dml_kctx *k
                            .grad_scale = (float)scale,
                            .nesterov = spec->optimizer.nesterov,
                            .first = first};
-        DML_TRY(kt->sgd(k, &p, u->tensor, n_params(c)));
-        break;
+        return kt->sgd(k, &p, tensor, n_params(c));
     }
     case DML_OPT_ADAMW: {
         const double b1 = (double)spec->optimizer.betas[0], b2 = (double)spec->optimizer.betas[1];
@@ -290,12 +320,45 @@ dml_err dml_update_commit(dml_update *u, const dml_kernel_table *kt, dml_kctx *k
                              .grad_scale = (float)scale,
                              .bias1 = (float)(1.0 - power(b1, u->commits)),
                              .sqrt_bias2 = (float)sqrt(1.0 - power(b2, u->commits))};
-        DML_TRY(kt->adamw(k, &p, u->tensor, n_params(c)));
-        break;
+        return kt->adamw(k, &p, tensor, n_params(c));
     }
     }
+    DML_FAIL(DML_ERR_BUG, "optimizer %d", (int)spec->optimizer.name);
+}
+
+/* Version `version` has new weights.  The next begin_step brings those of buffer 0 to the act type; what is
+ * read before it is to be there now. */
+static dml_err wrote(const dml_update *u, int32_t version, const dml_kernel_table *kt, dml_kctx *k)
+{
     kt->weights_changed(k);
-    dml_chunk_weights_written(c);
+    dml_chunk_weights_written(u->chunk);
+    return u->chunk->updates > 1 ? dml_chunk_convert(u->chunk, kt, k, version) : DML_ERR_OK;
+}
+
+dml_err dml_update_commit(dml_update *u, int32_t n, const dml_kernel_table *kt, dml_kctx *k,
+                          double norm, int64_t samples, double lr, float loss_scale)
+{
+    dml_chunk *c = u->chunk;
+    const double clip = (double)c->spec->training.grad_clip;
+    double scale = 1.0 / (double)samples / (double)loss_scale;
+    if (clip > 0.0 && norm > clip) scale *= clip / (norm + 1e-6); /* PyTorch's clip_grad_norm_ */
+    DML_TRY(dml_chunk_carry(c, kt, k, n, n + 1));
+    DML_TRY(step_optimizer(u, n, kt, k, scale, lr));
+    DML_TRY(wrote(u, n + 1, kt, k));
     if (c->exponent) move_exponents(u);
-    return dml_chunk_commit_state(c, kt, k, samples);
+    return dml_chunk_commit_state(u->of[n], kt, k, samples);
+}
+
+dml_err dml_update_skip(dml_update *u, int32_t n, const dml_kernel_table *kt, dml_kctx *k)
+{
+    DML_TRY(dml_chunk_carry(u->chunk, kt, k, n, n + 1));
+    return wrote(u, n + 1, kt, k);
+}
+
+dml_err dml_update_drain(dml_update *u, int32_t n, const dml_kernel_table *kt, dml_kctx *k)
+{
+    DML_TRY(dml_chunk_carry(u->chunk, kt, k, n, 0));
+    kt->weights_changed(k);
+    dml_chunk_weights_written(u->chunk);
+    return DML_ERR_OK;
 }

@@ -5,6 +5,9 @@
  *   vote    one int64 sum over all workers: everyone knows the global norm, loss and verdict
  *   commit  weights, moments, running moments and scales move together, or not at all
  *
+ * An asynchronous run makes several updates; calls say which, from 0, and `dml_update_of` is the chunk whose sums and
+ * slots are its.  A synchronous step is update 0.
+ *
  * The vote is an integer sum, so its result does not depend on who adds first.  It is read back by the
  * host: one synchronisation a step, where a synchronous schedule has its barrier anyway.
  */
@@ -38,14 +41,15 @@ enum { DML_VOTE_WORDS = sizeof(dml_vote) / sizeof(int64_t) };
 typedef struct dml_update {
     dml_chunk *chunk; /* borrowed */
     bool counts;      /* this worker is replica 0 of the chunk */
-    /* device-side results and where the host reads them; one of each per chunk */
-    double *partial, *partial_host; /* [partials] sums of squares */
+    dml_chunk **of;   /* [updates] its views; the chunk itself where there is one */
+    /* device-side results and where the host reads them; for each update one of each */
+    double *partial, *partial_host; /* [updates][partials] sums of squares */
     int64_t partials;
     int64_t *partial_at;    /* [n params] first partial of each */
-    uint32_t *max_host;     /* [n params] unless fast */
-    int32_t *slots_host;    /* [slot_words] */
+    uint32_t *max_host;     /* [updates][max_words] unless fast */
+    int32_t *slots_host;    /* [updates][slot_words] */
     int32_t *new_exponent;  /* [n params] exact: proposed by judge */
-    dml_opt_tensor *tensor; /* [n params] */
+    dml_opt_tensor *tensor; /* [versions][sums][n params] */
     int64_t commits;        /* optimizer steps taken: t of AdamW's bias correction */
 } dml_update;
 
@@ -57,18 +61,26 @@ int64_t dml_update_host_bytes(const dml_chunk *c);
 void dml_update_init(dml_update *u, dml_chunk *c, bool counts, void *device_memory,
                      void *host_memory, dml_arena *arena);
 
-/* On the reduce queue, after the sums of bucket `bucket` (from 0, of c->n_buckets): finishes its integer sums and
- * takes the norm's partials. */
-dml_err dml_update_measure(dml_update *u, const dml_kernel_table *kt, dml_kctx *k, int32_t bucket);
+/* The chunk whose sums and slots are those of update `n`. */
+static inline const dml_chunk *dml_update_of(const dml_update *u, int32_t n)
+{
+    return u->of[n];
+}
 
-/* Queues the copies that judge reads. */
-dml_err dml_update_fetch(dml_update *u, const dml_device_api *device, dml_queue *queue);
+/* On the reduce queue, after the sums of bucket `bucket` (from 0, of c->n_buckets) of update `n`: finishes its integer
+ * sums and takes the norm's partials. */
+dml_err dml_update_measure(dml_update *u, int32_t n, const dml_kernel_table *kt, dml_kctx *k,
+                           int32_t bucket);
 
-/* Host, after the queue has been synchronised: adds this chunk's part to the vote.  rows [mbs]: samples
- * of each micro-batch, 0 for those that do not exist in a short step. */
-void dml_update_judge(dml_update *u, const int32_t *rows, dml_vote *vote);
+/* Queues the copies that judge reads, of updates [begin, end). */
+dml_err dml_update_fetch(dml_update *u, int32_t begin, int32_t end, const dml_device_api *device,
+                         dml_queue *queue);
 
-/* The last chunk's fetched slots, by micro-batch: [mbs] loss sums and right answers of those run here. */
+/* Host, after the queue has been synchronised: adds this chunk's part to the vote on update `n`.  rows [mbs]: samples
+ * of each of its micro-batches, 0 for those that do not exist in a short step. */
+void dml_update_judge(dml_update *u, int32_t n, const int32_t *rows, dml_vote *vote);
+
+/* The last chunk's fetched slots of update 0, by micro-batch: [mbs] loss sums and right answers of those run here. */
 const double *dml_update_loss(const dml_update *u);
 const int32_t *dml_update_correct(const dml_update *u);
 
@@ -96,11 +108,17 @@ bool dml_loss_scale_move(dml_loss_scale *s, dml_verdict verdict);
 /* Takes the new exact scales of the tensors that asked for it.  Host. */
 void dml_update_rescale(dml_update *u);
 
-/* On the compute queue: optimizer step, exact scales, running moments.
+/* On the compute queue: optimizer step, exact scales, running moments.  Update `n` makes version n + 1 of the weights.
  *   norm        global gradient norm after the normaliser and the loss scale; clip 0: no clipping
  *   samples     of the step, as lr
  *   loss_scale  that gradients of this step have been multiplied by */
-dml_err dml_update_commit(dml_update *u, const dml_kernel_table *kt, dml_kctx *k, double norm,
-                          int64_t samples, double lr, float loss_scale);
+dml_err dml_update_commit(dml_update *u, int32_t n, const dml_kernel_table *kt, dml_kctx *k,
+                          double norm, int64_t samples, double lr, float loss_scale);
+
+/* The same where the verdict was to skip update `n`: version n + 1 is version n. */
+dml_err dml_update_skip(dml_update *u, int32_t n, const dml_kernel_table *kt, dml_kctx *k);
+
+/* On the compute queue, after the last of `n` updates: the weights they made are those that the next run begins with. */
+dml_err dml_update_drain(dml_update *u, int32_t n, const dml_kernel_table *kt, dml_kctx *k);
 
 #endif

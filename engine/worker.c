@@ -68,7 +68,7 @@ static dml_err hold_vote(loop *l, bool is_redo, dml_vote *vote, dml_verdict *ver
     l->step_busy_ns += dml_exec_take_times(w->train_exec).busy_ns;
     vote->busy_ns = l->step_busy_ns + l->commit_busy_ns; /* the step before's: ours is to come */
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
-        if (w->held[c].chunk) dml_update_judge(w->held[c].update, w->rows, vote);
+        if (w->held[c].chunk) dml_update_judge(w->held[c].update, 0, w->rows, vote);
     vote->stop = atomic_load_explicit(&w->config->control->stop, memory_order_relaxed);
     memcpy(w->ballot, vote, sizeof *vote);
     const int64_t begin_ns = dml_clock_ns();

@@ -16,7 +16,7 @@ enum { ROW_COUNTS = 3 }; /* whole micro-batches, the tail of a short step, the t
 typedef struct exercise {
     const dml_worker *w;
     dml_kctx *k;
-    dml_chunk *chunk;
+    dml_chunk *whole, *chunk; /* the chunk, and its view that is run */
     int32_t *labels;
     void *in, *stash, *dy, *dx;
     int32_t rows;
@@ -46,13 +46,14 @@ static dml_err backward(const exercise *e, const dml_run *run)
     return dml_chunk_backward_weight(e->chunk, kt, e->k, run, e->in, e->stash, e->dy);
 }
 
-/* Every call of a step.  What it leaves in accumulators and slots is cleared by the first step's begin. */
+/* Every call of a step.  What it leaves in sums and slots is stored over or cleared by the first step. */
 static dml_err exercise_chunk(void *arg)
 {
     const exercise *e = arg;
     const dml_kernel_table *kt = e->w->backend->kernels;
     dml_run run = {.train = false, .rows = e->rows};
-    DML_TRY(dml_chunk_begin_step(e->chunk, kt, e->k, true));
+    DML_TRY(dml_chunk_begin_step(e->whole, kt, e->k));
+    DML_TRY(dml_chunk_zero_sums(e->chunk, kt, e->k, 0));
     DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, &run, e->in, e->labels, e->stash));
     run.train = true;
     DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, &run, e->in, e->labels, e->stash));
@@ -60,7 +61,7 @@ static dml_err exercise_chunk(void *arg)
     DML_TRY(backward(e, &run));
     run.first = false;
     DML_TRY(backward(e, &run));
-    return dml_chunk_begin_step(e->chunk, kt, e->k, true);
+    return dml_chunk_begin_step(e->whole, kt, e->k);
 }
 
 static dml_err on_compute(const dml_worker *w, dml_job job, void *arg)
@@ -89,6 +90,7 @@ static dml_err choose_for(const dml_worker *w, dml_kctx *k, const dml_chunk_span
     dml_chunk_place(&chunk, nowhere(0), nowhere(1));
     exercise e = {.w = w,
                   .k = k,
+                  .whole = &chunk,
                   .chunk = &chunk,
                   .labels = nowhere(2),
                   .in = nowhere(3),
@@ -179,9 +181,9 @@ static dml_err measure(void *arg)
 {
     const exercise *e = arg;
     const dml_worker *w = e->w;
-    dml_update *update = w->held[e->chunk - w->chunk].update;
-    for (int32_t b = 0; b < e->chunk->n_buckets; b++)
-        DML_TRY(dml_update_measure(update, w->backend->kernels, w->reduce, b));
+    dml_update *update = w->held[e->whole - w->chunk].update;
+    for (int32_t b = 0; b < e->whole->n_buckets; b++)
+        DML_TRY(dml_update_measure(update, 0, w->backend->kernels, w->reduce, b));
     return DML_ERR_OK;
 }
 
@@ -190,7 +192,7 @@ static dml_err rehearse_chunk(dml_worker *w, int32_t c)
     const dml_held *h = &w->held[c];
     exercise e = {.w = w,
                   .k = w->compute,
-                  .chunk = h->chunk,
+                  .whole = h->chunk,
                   .labels = h->labels,
                   .in = input_of(w, c),
                   .stash = h->pool[DML_POOL_STASH],
@@ -198,9 +200,12 @@ static dml_err rehearse_chunk(dml_worker *w, int32_t c)
                   .dx = h->pool[DML_POOL_DX]};
     int32_t rows[ROW_COUNTS];
     const int32_t n = row_counts(w, rows);
-    for (int32_t i = 0; i < n; i++) {
-        e.rows = rows[i];
-        DML_TRY(on_compute(w, exercise_chunk, &e));
+    for (int32_t v = 0; v < h->chunk->versions; v++) {
+        e.chunk = dml_chunk_view(h->chunk, v, 0, &w->arena);
+        for (int32_t i = 0; i < n; i++) {
+            e.rows = rows[i];
+            DML_TRY(on_compute(w, exercise_chunk, &e));
+        }
     }
     dml_queue *reduce = w->lane[DML_LANE_REDUCE];
     DML_TRY(w->backend->device->submit(reduce, measure, &e));

@@ -146,7 +146,7 @@ static dml_vote judge_maximum(rig *r, float max)
     memcpy(&u.max_host[0], &max, sizeof max);
     const int32_t no_rows[RIG_MBS] = {0};
     dml_vote vote = {0};
-    dml_update_judge(&u, no_rows, &vote);
+    dml_update_judge(&u, 0, no_rows, &vote);
     test_free(device);
     test_free(host);
     return vote;

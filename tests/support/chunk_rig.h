@@ -145,8 +145,10 @@ static inline void rig_begin(rig *r)
                                   .loss_scale = r->loss_scale > 0.0f ? r->loss_scale : 1.0f};
     DML_CHECK_OK(r->kt->begin_step(r->k, &words));
     memset(r->added, 0, sizeof r->added);
-    for (int32_t c = 0; c < r->n; c++)
-        DML_CHECK_OK(dml_chunk_begin_step(&r->chunk[c], r->kt, r->k, true));
+    for (int32_t c = 0; c < r->n; c++) {
+        DML_CHECK_OK(dml_chunk_begin_step(&r->chunk[c], r->kt, r->k));
+        DML_CHECK_OK(dml_chunk_zero_sums(&r->chunk[c], r->kt, r->k, 0));
+    }
 }
 
 static inline void rig_forward(rig *r, int32_t mb)
