@@ -367,11 +367,15 @@ void dml_console_failures(dml_console_view *v, const dml_failure_record *failure
 static void worker_lines(dml_console_view *v, const dml_worker_figures *workers, int32_t n_workers)
 {
     if (n_workers == 0) return;
-    line(v, "                         predicted                    measured");
-    line(v, "  worker  stage    step ms  bubble  stash    step ms  bubble  stash   stash memory");
+    line(v, "                        planned           predicted                    measured");
+    line(v,
+         "  worker  stage    step ms  bubble    step ms  bubble  stash    step ms  bubble  stash   "
+         "stash memory");
     for (int32_t i = 0; i < n_workers; i++) {
         const dml_worker_figures *w = &workers[i];
-        line(v, "  %6d  %-6s  %8s  %6s  %5d   %8s  %6s  %5d   %12s", w->worker, w->place,
+        line(v, "  %6d  %-6s  %8s  %6s   %8s  %6s  %5d   %8s  %6s  %5d   %12s", w->worker, w->place,
+             figure(w->planned_step_s * 1e3, "").text,
+             figure(w->planned_bubble_ratio * 100, "%").text,
              figure(w->predicted_step_s * 1e3, "").text,
              figure(w->predicted_bubble_ratio * 100, "%").text, w->predicted_stash,
              figure(w->measured_step_s * 1e3, "").text,

@@ -53,14 +53,16 @@ typedef struct dml_stage_figures {
     int64_t memory_bytes; /* predicted peak of one worker */
 } dml_stage_figures;
 
-/* Predicted beside measured, per worker. */
+/* Per worker.  Planned: simulated from the spec's delays, nan where it does not say all times.  Predicted: simulated
+ * from this run's own median op times.  Measured: by the clock. */
 typedef struct dml_worker_figures {
     int32_t worker;
     const char *place; /* " 1.0": rank and replica; or its stages, " 0,2"; borrowed for the call */
-    double predicted_step_s, measured_step_s;             /* measured: median */
-    double predicted_bubble_ratio, measured_bubble_ratio; /* of its compute lane */
-    int32_t predicted_stash, measured_stash;              /* most micro-batches held at once */
-    int64_t stash_bytes;                                  /* of all its slots */
+    double planned_step_s, predicted_step_s, measured_step_s; /* measured: median */
+    double planned_bubble_ratio, predicted_bubble_ratio,
+        measured_bubble_ratio; /* of its compute lane: dml_sim_bubble of schedule/sim.h */
+    int32_t predicted_stash, measured_stash; /* most micro-batches held at once */
+    int64_t stash_bytes;                     /* of all its slots */
 } dml_worker_figures;
 
 /* At the start: what runs, how it is laid out, what the plan expects. */

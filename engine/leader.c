@@ -117,6 +117,21 @@ static double mean(const double *x, int32_t n)
     return sum / n;
 }
 
+/* What the spec's own times come to, where it says all of them. */
+static dml_err plan_ahead(dml_leader *l)
+{
+    const dml_plan *p = l->plan;
+    int32_t stash[DML_HOST_WORKERS];
+    int64_t step_ns;
+    l->planned_step_s = NAN;
+    for (int32_t w = 0; w < p->workers; w++)
+        l->planned_bubble[w] = NAN;
+    if (!p->cost_is_exact) return DML_ERR_OK;
+    DML_TRY(dml_plan_predict(p, &p->cost, &step_ns, l->planned_bubble, stash));
+    l->planned_step_s = (double)step_ns * 1e-9;
+    return DML_ERR_OK;
+}
+
 /* What moves this backend's tensors, with its version; "": nothing that has one. */
 static const char *library_of(const dml_backend *backend)
 {
@@ -155,18 +170,10 @@ static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t t
                             .stages = p->stages,
                             .workers = workers,
                             .split = split,
-                            .predicted_step_time_s = NAN,
-                            .predicted_bubble_ratio = NAN,
                             .memory_peak_bytes = peak};
-    double bubble[DML_HOST_WORKERS];
-    int32_t stash[DML_HOST_WORKERS];
-    int64_t step_ns;
-    dml_err err = DML_ERR_OK;
-    if (p->cost_is_exact) {
-        err = dml_plan_predict(p, &p->cost, &step_ns, bubble, stash);
-        plan.predicted_step_time_s = (double)step_ns * 1e-9;
-        plan.predicted_bubble_ratio = mean(bubble, p->workers);
-    }
+    dml_err err = plan_ahead(l);
+    plan.predicted_step_time_s = l->planned_step_s;
+    plan.predicted_bubble_ratio = mean(l->planned_bubble, p->workers);
     dml_console_header(&l->view, &run, &plan, stages, p->stages);
     if (err == DML_ERR_OK && l->has_metrics)
         err = written(l, dml_metrics_run_start(&l->metrics, &run));
@@ -232,9 +239,14 @@ static dml_err take_step(dml_leader *l, const dml_report_step *r)
     l->samples += r->samples;
     l->train_time_s += seconds;
     l->loss = r->loss;
-    if (r->step > 1) { /* the first step meets cold caches */
-        dml_stats_add(&l->step_times, seconds);
-        l->bubble_sum += r->bubble;
+    if (r->step ==
+        2) { /* the first step met cold caches: it counts only where it is the only one */
+        l->step_times = (dml_stats){0};
+        l->bubble_sum = 0.0;
+    }
+    dml_stats_add(&l->step_times, seconds);
+    l->bubble_sum += r->bubble;
+    if (r->step > 1) {
         l->step_time_s = l->step_time_s > 0.0 ? 0.95 * l->step_time_s + 0.05 * seconds : seconds;
     }
     const dml_step_record s = {
@@ -396,8 +408,10 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
         out[w] = (dml_worker_figures){
             .worker = w,
             .place = place_of(p, w, arena),
+            .planned_step_s = l->planned_step_s,
             .predicted_step_s = end->predicted_step_time_s,
             .measured_step_s = end->step_time_median_s,
+            .planned_bubble_ratio = l->planned_bubble[w],
             .predicted_bubble_ratio = bubble[w],
             .measured_bubble_ratio =
                 e->wall_ns > 0 ? 1.0 - (double)e->busy_ns / (double)e->wall_ns : NAN,
@@ -407,6 +421,30 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
         };
     }
     return p->workers;
+}
+
+static dml_err record_workers(dml_leader *l, const dml_worker_figures *workers, int32_t n)
+{
+    for (int32_t i = 0; i < n && l->has_metrics; i++) {
+        const dml_worker_figures *f = &workers[i];
+        dml_str stages = {0};
+        dml_plan_print_stages(l->plan, f->worker, &stages);
+        const dml_worker_record r = {.worker = f->worker,
+                                     .stages = dml_str_text(&stages),
+                                     .planned_step_time_s = f->planned_step_s,
+                                     .planned_bubble_ratio = f->planned_bubble_ratio,
+                                     .predicted_step_time_s = f->predicted_step_s,
+                                     .predicted_bubble_ratio = f->predicted_bubble_ratio,
+                                     .step_time_median_s = f->measured_step_s,
+                                     .bubble_ratio = f->measured_bubble_ratio,
+                                     .predicted_stash = f->predicted_stash,
+                                     .stash = f->measured_stash,
+                                     .stash_bytes = f->stash_bytes};
+        const dml_err err = written(l, dml_metrics_worker(&l->metrics, &r));
+        dml_str_free(&stages);
+        DML_TRY(err);
+    }
+    return DML_ERR_OK;
 }
 
 static int64_t memory_peak(const dml_leader *l)
@@ -487,8 +525,9 @@ dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int3
     const int32_t n = compare_workers(l, workers, &end, &arena);
     if (l->steps > 0) dml_console_summary(&l->view, &end, workers, n);
     dml_arena_free(&arena);
-    if (l->has_metrics && dml_metrics_run_end(&l->metrics, &end) != DML_ERR_OK)
-        dml_console_note(&l->view, "%s", dml_err_trail());
+    dml_err err = record_workers(l, workers, n);
+    if (err == DML_ERR_OK && l->has_metrics) err = dml_metrics_run_end(&l->metrics, &end);
+    if (err != DML_ERR_OK) dml_console_note(&l->view, "%s", dml_err_trail());
     if (traced == DML_ERR_OK) note_trace(l, drawn);
     return traced;
 }

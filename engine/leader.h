@@ -20,7 +20,9 @@ typedef struct dml_leader {
     FILE *trace_to, *draw_to; /* owned; NULL: not wanted */
     int64_t total_steps, train_samples, epoch_steps, begin_ns;
 
-    dml_stats step_times;             /* seconds, all steps but the first */
+    double planned_step_s,
+        planned_bubble[DML_HOST_WORKERS]; /* from the spec's delays; nan: unknown */
+    dml_stats step_times; /* seconds, all steps but the first, unless it is the only one */
     double train_time_s, step_time_s; /* so far; a running mean for the eta */
     int64_t steps, samples;
     double bubble_sum;

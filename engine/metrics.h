@@ -30,6 +30,7 @@ typedef const char *dml_field_TEXT;
     R(EVAL,      eval)      /* after each pass over the test split                                      */ \
     R(FAILURE,   failure)   /* one per lost worker                                                      */ \
     R(MESSAGE,   message)   /* what else a person should find in the file                               */ \
+    R(WORKER,    worker)    /* one per worker at the end, where all came to theirs                      */ \
     R(RUN_END,   run_end)   /* once: what came out                                                      */
 
 /*    T: record type   field                     unit, meaning                                            */
@@ -102,6 +103,18 @@ typedef const char *dml_field_TEXT;
 #define DML_MESSAGE_FIELDS(X, T)                                                                           \
     X(T, TEXT, level)                         /* "info", "warn", "error"                                */ \
     X(T, TEXT, text)
+#define DML_WORKER_FIELDS(X, T)           /* bubbles: dml_sim_bubble of schedule/sim.h says what they are */ \
+    X(T, INT,  worker)                                                                                     \
+    X(T, TEXT, stages)                        /* that it holds, "0,2"                                   */ \
+    X(T, NUM,  planned_step_time_s)           /* of the spec's delays; nan: it does not say all times   */ \
+    X(T, NUM,  planned_bubble_ratio)                                                                       \
+    X(T, NUM,  predicted_step_time_s)         /* simulated from this run's own median op times          */ \
+    X(T, NUM,  predicted_bubble_ratio)                                                                     \
+    X(T, NUM,  step_time_median_s)                                                                         \
+    X(T, NUM,  bubble_ratio)                  /* of this worker's compute lane, over the steps measured */ \
+    X(T, INT,  predicted_stash)               /* most micro-batches between forward and backward        */ \
+    X(T, INT,  stash)                         /* the same, counted                                      */ \
+    X(T, INT,  stash_bytes)                   /* of all its slots                                       */
 #define DML_RUN_END_FIELDS(X, T)                                                                           \
     X(T, TEXT, status)                        /* "finished", "stopped", "failed"                        */ \
     X(T, INT,  exit_code)                                                                                  \

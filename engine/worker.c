@@ -119,10 +119,9 @@ static dml_err report_step(loop *l, int64_t step, const dml_vote *vote, double n
     dml_worker *w = l->w;
     const int64_t now_ns = dml_clock_ns(), wall_ns = now_ns - l->committed_at_ns;
     l->committed_at_ns = now_ns;
-    if (step > 0) {
-        l->busy_ns += l->step_busy_ns + l->commit_busy_ns;
-        l->wall_ns += wall_ns;
-    }
+    if (step == 1) l->busy_ns = l->wall_ns = 0; /* the first counts only where it is the only one */
+    l->busy_ns += l->step_busy_ns + l->commit_busy_ns;
+    l->wall_ns += wall_ns;
     if (w->config->rank != 0) return DML_ERR_OK;
     double loss;
     memcpy(&loss, &vote->loss_bits, sizeof loss);

@@ -2,7 +2,7 @@
 # The command line as a user meets it: exit codes, and messages that name the place and the mend.
 #   cli.sh BUILD_FOLDER SOURCE_FOLDER
 set -uo pipefail
-train=$1/dml-train plan=$1/dml-plan examples=$2/examples
+train=$1/dml-train plan=$1/dml-plan examples=$2/examples trace_check=$1/tests/engine/trace_check
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0 passed=0
@@ -54,6 +54,34 @@ if grep -q 'step 2/2 | loss ' "$work/err" && ! grep -q $'\r' "$work/err" && [ ! 
   passed=$((passed + 1))
 else
   failed=$((failed + 1)); echo "FAIL: console"; head "$work/err"
+fi
+
+# what ran, as trace events and as pictures; mistakes are told before anything runs
+short=("$2/tests/specs/trace.yaml" "${quick[@]}") # 2 workers of 13 and 14 ops and what begins a step
+expect 0 'steps 3-4 in' "$train" "${short[@]}" --trace "$work/t.json" --trace-steps 3-9
+expect 0 '2 workers, steps 3-4, ' "$trace_check" "$work/t.json"
+expect 0 ' spans of ops as they ran, 0 of them not done, ' "$trace_check" "$work/t.json"
+expect 0 'steps 2-4 in' "$train" "${short[@]}" --trace "$work/t.json" --trace-steps auto
+expect 0 'steps 1-1 in' "$train" "${short[@]}" --trace "$work/t.json" --trace-steps auto --max-steps 1
+expect 0 'drawing      step 4 in' "$train" "${short[@]}" --draw "$work/t.svg" --trace-steps 4 logging.trace="$work/u.json"
+expect 0 'step 4 as it ran: ' grep '</svg>\|as it ran' "$work/t.svg"
+expect 0 'drawing      step ' "$train" "${short[@]}" --draw "$work/t.txt" logging.trace="$work/u.json"
+expect 0 'F forward, B backward' cat "$work/t.txt"
+expect 2 "expected steps such as 3-5, got text '3..5'" "$train" "${short[@]}" --trace "$work/t.json" --trace-steps 3..5
+expect 2 "no step is in 5-3; 3-5 has 3" "$train" "${short[@]}" --trace "$work/t.json" --trace-steps 5-3
+expect 2 'the run has 4, trace_steps begins at 5' "$train" "${short[@]}" --trace "$work/t.json" --trace-steps 5-8
+expect 2 "ends in .svg, for a picture, or .txt, for text" "$train" "${short[@]}" --draw "$work/t.png"
+expect 2 "'trace' has no value" "$train" "${short[@]}" --trace ''
+expect 4 "cannot write '$work/absent/t.json': No such file or directory" "$train" "${short[@]}" --trace "$work/absent/t.json"
+expect 4 "cannot write '/dev/full': No space left on device" "$train" "${short[@]}" --trace /dev/full
+
+# every worker's bubble: planned from the delays, predicted from the run's own times, measured
+"$train" "$delay" --max-steps 2 "${quick[@]}" >"$work/log" 2>&1 </dev/null
+if [ "$(grep -cE '^ +[0-3] +[0-3]\.0 +330\.0 +27\.3% +[0-9.]+ +[0-9.]+% +[1-4] +[0-9.]+ +[0-9.]+% ' "$work/log")" -eq 4 ] &&
+  [ "$(grep -c '"type":"worker".*"planned_bubble_ratio":0.27.*"bubble_ratio":0.' "$work/run/metrics.jsonl")" -ge 4 ]; then
+  passed=$((passed + 1))
+else
+  failed=$((failed + 1)); echo "FAIL: bubble per worker"; tail -15 "$work/log"
 fi
 
 # metrics.jsonl is one JSON object a line

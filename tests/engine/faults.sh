@@ -2,7 +2,7 @@
 # What can happen to a run beside kills: stops, silence, and machines that lack something.
 #   faults.sh BUILD_FOLDER SOURCE_FOLDER
 set -uo pipefail
-train=$1/dml-train delay=$2/examples/pipe4-delay.yaml
+train=$1/dml-train trace_check=$1/tests/engine/trace_check delay=$2/examples/pipe4-delay.yaml
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0 passed=0
@@ -60,6 +60,15 @@ for ms in 005 010 020 040 080; do
   begin; sleep 0.$ms; kill -TERM $run; end
   check "a stop ${ms} ms after the start" 143
 done
+
+# ---- a trace of what is left ----
+
+begin --trace "$work/t.json" --trace-steps 1-20; until_step 2
+kill -KILL "$(children worker | sed -n 3p)"; end
+check 'a worker killed under a trace' 6 'FAILED: rank 2 was killed by signal 9' 'trace        steps 1-20 in'
+"$trace_check" "$work/t.json" >"$work/log"; got=$?
+check 'the trace of it' 0 '4 workers, steps 1-'
+grep -q ' 0 of them not done' "$work/log" && { failed=$((failed + 1)); echo 'FAIL: the killed op has an end'; }
 
 # ---- silence ----
 

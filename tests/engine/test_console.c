@@ -380,6 +380,8 @@ static void the_summary_shows_predicted_beside_measured(void **state)
                                     .failures = 1};
     const dml_worker_figures workers[] = {{.worker = 0,
                                            .place = " 0.0",
+                                           .planned_step_s = 0.078,
+                                           .planned_bubble_ratio = 0.0875,
                                            .predicted_step_s = 0.0798,
                                            .measured_step_s = 0.0812,
                                            .predicted_bubble_ratio = 0.091,
@@ -389,6 +391,8 @@ static void the_summary_shows_predicted_beside_measured(void **state)
                                            .stash_bytes = 5 << 20},
                                           {.worker = 1,
                                            .place = " 1.0",
+                                           .planned_step_s = UNKNOWN,
+                                           .planned_bubble_ratio = UNKNOWN,
                                            .predicted_step_s = UNKNOWN,
                                            .measured_step_s = 0.0811,
                                            .predicted_bubble_ratio = UNKNOWN,
@@ -396,18 +400,22 @@ static void the_summary_shows_predicted_beside_measured(void **state)
                                            .stash_bytes = 900}};
     dml_console_summary(&r.view, &end, workers, 2);
     check_text(
-        &r, "  finished     2344 steps, 600064 samples in 3m12s, 3125 samples/s\n"
-            "  step time    median 81.2 ms, p95 90.1 ms, predicted 79.8 ms\n"
-            "  bubble       10.3%, predicted 9.1%\n"
-            "                         predicted                    measured\n"
-            "  worker  stage    step ms  bubble  stash    step ms  bubble  stash   stash memory\n"
-            "       0   0.0        79.8    9.1%      4       81.2   10.3%      4        5.0 MiB\n"
-            "       1   1.0           -       -      0       81.1   10.0%      0          900 B\n"
-            "  last loss    0.21000\n"
-            "  test         accuracy 91.23%, loss 0.24120\n"
-            "  memory peak  21.0 MiB\n"
-            "  weights      0123456789abcdef\n"
-            "  failures     1\n");
+        &r,
+        "  finished     2344 steps, 600064 samples in 3m12s, 3125 samples/s\n"
+        "  step time    median 81.2 ms, p95 90.1 ms, predicted 79.8 ms\n"
+        "  bubble       10.3%, predicted 9.1%\n"
+        "                        planned           predicted                    measured\n"
+        "  worker  stage    step ms  bubble    step ms  bubble  stash    step ms  bubble  stash   "
+        "stash memory\n"
+        "       0   0.0        78.0    8.8%       79.8    9.1%      4       81.2   10.3%      4   "
+        "     5.0 MiB\n"
+        "       1   1.0           -       -          -       -      0       81.1   10.0%      0   "
+        "       900 B\n"
+        "  last loss    0.21000\n"
+        "  test         accuracy 91.23%, loss 0.24120\n"
+        "  memory peak  21.0 MiB\n"
+        "  weights      0123456789abcdef\n"
+        "  failures     1\n");
 }
 
 static void durations_have_two_units_at_most(void **state)

@@ -133,7 +133,7 @@ static void every_kind_of_record_has_its_type_and_texts_may_be_absent(void **sta
     dml_metrics m;
     json_t *line[8];
     static const char *const type[] = {"run_start", "plan",    "step",   "eval",
-                                       "failure",   "message", "run_end"};
+                                       "failure",   "message", "worker", "run_end"};
     DML_CHECK_OK(dml_metrics_open(folder, &m));
     DML_CHECK_OK(dml_metrics_run_start(
         &m, &(dml_run_start_record){.run = "a \"quoted\"\nname", .host = "caf\xe9"}));
@@ -142,18 +142,20 @@ static void every_kind_of_record_has_its_type_and_texts_may_be_absent(void **sta
     DML_CHECK_OK(dml_metrics_eval(&m, &(dml_eval_record){.accuracy_ratio = 0.5}));
     DML_CHECK_OK(dml_metrics_failure(&m, &(dml_failure_record){.rank = 3, .signal = 9}));
     DML_CHECK_OK(dml_metrics_message(&m, &(dml_message_record){.level = "warn", .text = "x"}));
+    DML_CHECK_OK(dml_metrics_worker(&m, &(dml_worker_record){.worker = 2, .stages = "0,2"}));
     DML_CHECK_OK(dml_metrics_run_end(&m, &(dml_run_end_record){.weights_hash = "00ff"}));
     dml_metrics_close(&m);
-    DML_CHECK_EQ(7, read_lines(below("metrics.jsonl"), line, 8));
-    for (int i = 0; i < 7; i++)
+    DML_CHECK_EQ(8, read_lines(below("metrics.jsonl"), line, 8));
+    for (int i = 0; i < 8; i++)
         assert_string_equal(text(line[i], "type"), type[i]);
     assert_string_equal(text(line[0], "run"), "a \"quoted\"\nname");
     assert_string_equal(text(line[0], "host"), "caf?");
     DML_CHECK(json_object_get(line[0], "version") == NULL);
     assert_string_equal(text(line[1], "schedule"), "1f1b");
     DML_CHECK_EQ(9, number(line[4], "signal"));
-    assert_string_equal(text(line[6], "weights_hash"), "00ff");
-    for (int i = 0; i < 7; i++)
+    assert_string_equal(text(line[6], "stages"), "0,2");
+    assert_string_equal(text(line[7], "weights_hash"), "00ff");
+    for (int i = 0; i < 8; i++)
         json_decref(line[i]);
 }
 
