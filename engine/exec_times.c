@@ -59,9 +59,11 @@ static dml_err collect(dml_exec *x, const dml_resolved *r, int64_t patience_ns)
     DML_TRY(device->elapsed(r->begun, r->done, &ns));
     dml_exec_took(x, r->op, ns);
     if (!x->span) return DML_ERR_OK;
-    int64_t since_ns = 0;
-    DML_TRY(device->elapsed(x->step_begun, r->begun, &since_ns));
-    dml_exec_record(r, x->begun_ns + since_ns, x->begun_ns + since_ns + ns);
+    int64_t begin_ns = 0,
+            end_ns = 0; /* from one origin, so that rounding puts nothing out of order */
+    DML_TRY(device->elapsed(x->step_begun, r->begun, &begin_ns));
+    DML_TRY(device->elapsed(x->step_begun, r->done, &end_ns));
+    dml_exec_record(r, x->begun_ns + begin_ns, x->begun_ns + end_ns);
     return DML_ERR_OK;
 }
 

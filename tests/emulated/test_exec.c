@@ -240,6 +240,48 @@ static void busy_is_ops_and_optimizer_and_what_begins_a_step(void **state)
     DML_CHECK_EQ(3 * (8 + 8 + 1 + 1) * 1000, r.end[0].busy_ns);
 }
 
+/* ---- a trace ---- */
+
+/* Every op of step 2 has its times, transfers too, none before what it waits for; VOTE's are the host's. */
+static void check_trace(void *context, const dml_trace *trace, const run_result *result)
+{
+    (void)context;
+    (void)result;
+    for (int32_t w = 0; w < trace->plan->workers; w++) {
+        const dml_op_list *list = &trace->plan->train.list[w];
+        const dml_recorder r = dml_trace_recorder(trace, w);
+        const dml_trace_step *step = dml_recorder_step(&r, 2);
+        DML_CHECK(step->begin_ns > 0 && step->end_ns > step->begin_ns);
+        DML_CHECK(dml_recorder_span(&r, 2, list->n)->end_ns >= step->begin_ns);
+        for (int32_t i = 0; i < list->n; i++) {
+            const dml_trace_span *s = dml_recorder_span(&r, 2, i);
+            if (s->begin_ns == 0 || s->end_ns < s->begin_ns)
+                fail_msg("%s has no times", dml_op_name_of(&list->op[i]).text);
+            DML_CHECK(s->end_ns <= step->end_ns);
+            DML_CHECK_EQ(dml_op_info_of((dml_op_kind)list->op[i].kind)->has_peer, s->bytes > 0);
+            for (int32_t k = 0; k < DML_OP_WAITS && list->op[i].kind != DML_OP_STEP; k++) {
+                const int32_t on = list->op[i].wait[k];
+                if (on == DML_NO_WAIT || s->begin_ns >= dml_recorder_span(&r, 2, on)->end_ns)
+                    continue;
+                fail_msg("%s began before %s was done", dml_op_name_of(&list->op[i]).text,
+                         dml_op_name_of(&list->op[on]).text);
+            }
+        }
+    }
+}
+
+static void a_trace_has_the_times_of_events(void **state)
+{
+    (void)state;
+    static const char *const more[] = {"logging.trace=trace.json", "logging.trace_steps=2", NULL};
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        dml_emu_setup(DML_EMU_FORWARD, seed == 0 ? DML_EMU_EAGER : DML_EMU_LOTTERY, seed);
+        const run_result r = run_threads_hooked(SPEC, more, (run_hooks){.trace = check_trace});
+        if (r.err != DML_ERR_OK) fail_msg("%s", r.trail);
+        DML_CHECK_EQ(0, dml_emu_faults());
+    }
+}
+
 /* ---- sums of gradients ---- */
 
 static atomic_int cleared;
@@ -487,6 +529,7 @@ int main(void)
         cmocka_unit_test(several_chunks_on_a_worker_give_the_bits_of_stages_apart),
         cmocka_unit_test(rings_of_every_depth_load_the_same_batches),
         cmocka_unit_test(ops_take_time_and_no_more_than_the_run),
+        cmocka_unit_test(a_trace_has_the_times_of_events),
         cmocka_unit_test(busy_is_ops_and_optimizer_and_what_begins_a_step),
         cmocka_unit_test(sums_are_cleared_only_where_no_backward_stores_them),
         cmocka_unit_test(memory_is_one_slab_of_the_planned_size),
