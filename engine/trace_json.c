@@ -118,8 +118,7 @@ static void put_arrow(writer *t, int32_t worker, bool predicted, const dml_op *o
                       int64_t begin_ns, int64_t end_ns)
 {
     const bool sends = dml_op_lane(op) == DML_LANE_SEND;
-    dml_op send = sends ? *op : dml_op_other_end(op);
-    send.edge = op->edge;
+    const dml_op send = sends ? *op : dml_op_other_end(t->p, op);
     char key[DML_OP_NAME_BYTES + 64];
     const int n =
         snprintf(key, sizeof key, "%d %d %d %" PRId64 " %s", predicted, sends ? worker : op->peer,

@@ -96,6 +96,46 @@ dml_err dml_rule_owned(dml_checking *k)
                  offsetof(dml_chunk_span, param_end));
 }
 
+/* What is counted of the skips at one chunk. */
+typedef struct skip_ends {
+    int32_t out, in, back;
+} skip_ends;
+
+static dml_err check_skip_ends(dml_checking *k, const skip_ends *end)
+{
+    for (int32_t c = 0; c < k->p->chunks; c++) {
+        const struct {
+            int32_t n;
+            const char *what;
+        } count[] = {{end[c].out, "leave"}, {end[c].in, "enter"}, {end[c].back, "come back to"}};
+        for (size_t i = 0; i < sizeof count / sizeof *count; i++)
+            if (count[i].n > DML_CHUNK_SKIPS)
+                return dml_check_fail(k, -1, -1, "%d skips %s chunk %d, more than %d", count[i].n,
+                                      count[i].what, c, DML_CHUNK_SKIPS);
+    }
+    return DML_ERR_OK;
+}
+
+dml_err dml_rule_skips(dml_checking *k)
+{
+    const dml_program *p = k->p;
+    skip_ends *end = DML_NEW_N(&k->arena, skip_ends, p->chunks);
+    for (int32_t i = 0; i < p->n_skips; i++) {
+        const dml_skip *s = &p->skip[i];
+        if (s->from < 0 || s->to <= s->from || s->to >= p->chunks)
+            return dml_check_fail(k, -1, -1, "skip %d goes from chunk %d to chunk %d of %d", i + 1,
+                                  s->from, s->to, p->chunks);
+        if (s->back < s->from || s->back >= s->to)
+            return dml_check_fail(
+                k, -1, -1, "the gradient of skip %d, from chunk %d to %d, goes back to chunk %d",
+                i + 1, s->from, s->to, s->back);
+        end[s->from].out++;
+        end[s->to].in++;
+        end[s->back].back++;
+    }
+    return check_skip_ends(k, end);
+}
+
 static dml_err check_buckets(dml_checking *k)
 {
     int64_t all = 0;
@@ -138,7 +178,8 @@ static bool belongs(const dml_program *p, const dml_op *op)
     return p->lowered || (info->lane == DML_LANE_COMPUTE && info->has_mb);
 }
 
-/* A weight gradient may be whole or a part; a reduction is of one bucket, if there are several. */
+/* A weight gradient may be whole or a part; a reduction is of one bucket, if there are several; a transfer may be a
+ * skip's, at its end. */
 static dml_err check_edge(dml_checking *k, int32_t w, int32_t i)
 {
     const dml_program *p = k->p;
@@ -148,6 +189,15 @@ static dml_err check_edge(dml_checking *k, int32_t w, int32_t i)
     if (n > 1 && reduces && op->edge == 0)
         return dml_check_fail(k, w, i, "does not say which of %d buckets", n);
     if (op->edge == 0) return DML_ERR_OK;
+    if (dml_op_info_of((dml_op_kind)op->kind)->has_peer) {
+        if (op->edge > p->n_skips)
+            return dml_check_fail(k, w, i, "skip %d of %d", op->edge, p->n_skips);
+        const dml_op there = dml_op_other_end(p, op);
+        const int32_t here = dml_op_other_end(p, &there).chunk;
+        return op->chunk == here
+                   ? DML_ERR_OK
+                   : dml_check_fail(k, w, i, "this end of the skip is at chunk %d", here);
+    }
     if (!p->lowered || !(reduces || dml_op_is_weight_grad(op)))
         return dml_check_fail(k, w, i, "unknown edge %d", op->edge);
     if (n == 1 || op->edge > n) return dml_check_fail(k, w, i, "part %d of %d", op->edge, n);
@@ -187,7 +237,7 @@ static dml_err check_place(dml_checking *k, int32_t w, int32_t i)
     if (!info->has_peer)
         return op->peer == DML_NO_PEER ? DML_ERR_OK
                                        : dml_check_fail(k, w, i, "has a peer, %d", op->peer);
-    const int32_t c = dml_op_other_end(op).chunk;
+    const int32_t c = dml_op_other_end(p, op).chunk;
     if (c < 0 || c >= p->chunks)
         return dml_check_fail(k, w, i, "there is no chunk on the other side");
     const int32_t peer = *dml_program_route(p, c, op->mb);
@@ -277,8 +327,9 @@ dml_err dml_rule_once(dml_checking *k)
             if (dml_op_is_part(op)) DML_TRY(check_part(k, w, i, before));
             if (dml_op_lane(op) == DML_LANE_COMPUTE) before = i;
             if (op->mb == DML_NO_MB || dml_index_add(&k->ix, op, i)) continue;
-            return dml_check_fail(k, w, i, "is there already, as op %d",
-                                  dml_index_at(&k->ix, (dml_op_kind)op->kind, op->chunk, op->mb));
+            return dml_check_fail(
+                k, w, i, "is there already, as op %d",
+                dml_index_at(&k->ix, (dml_op_kind)op->kind, dml_op_port(p, op), op->mb));
         }
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++)

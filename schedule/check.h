@@ -12,6 +12,7 @@
 #define DML_RULE_LIST(X)                                                                                  \
     X(placed,    ORDER)   /* the chunks' layer ranges follow each other from layer 0: none lost or twice */ \
     X(owned,     ORDER)   /* the same for parameters                                                     */ \
+    X(skips,     ORDER)   /* skips go up, their gradients down to the maker at most; few at one chunk    */ \
     X(routed,    ORDER)   /* every (chunk, mb) has a worker, ops are well-formed and on it, peers agree  */ \
     X(once,      ORDER)   /* one F and either one B or one I and one W for each (chunk, mb); a B or W    \
                            * in parts: each bucket's once, ascending, nothing else computed between; RC  \

@@ -43,7 +43,7 @@ static int32_t bucket_of(const dml_op *op)
 typedef struct transfer {
     int32_t from, to;
     int32_t at; /* index in the list of the end that entered it, by which sequences are sorted */
-    int32_t chunk, mb; /* of the send */
+    int32_t chunk, edge, mb; /* of the send */
     dml_op_kind kind;
 } transfer;
 
@@ -64,11 +64,12 @@ static int64_t sequences(const dml_program *p, dml_lane lane, transfer *out)
             const dml_op *op = &p->list[w].op[i];
             if (dml_op_lane(op) != lane) continue;
             const bool sends = lane == DML_LANE_SEND;
-            const dml_op sent = sends ? *op : dml_op_other_end(op);
+            const dml_op sent = sends ? *op : dml_op_other_end(p, op);
             out[n++] = (transfer){.from = sends ? w : op->peer,
                                   .to = sends ? op->peer : w,
                                   .at = i,
                                   .chunk = sent.chunk,
+                                  .edge = op->edge,
                                   .mb = op->mb,
                                   .kind = (dml_op_kind)sent.kind};
         }
@@ -86,7 +87,7 @@ dml_err dml_rule_paired(dml_checking *k)
     for (int64_t i = 0; i < MAX2(n_send, n_recv); i++) {
         const transfer *s = i < n_send ? &send[i] : NULL, *r = i < n_recv ? &recv[i] : NULL;
         if (s && r && s->from == r->from && s->to == r->to && s->chunk == r->chunk &&
-            s->mb == r->mb && s->kind == r->kind)
+            s->edge == r->edge && s->mb == r->mb && s->kind == r->kind)
             continue;
         const bool pair_differs = s && r && (s->from != r->from || s->to != r->to);
         if (!r || (pair_differs && by_pair(s, r) < 0))
@@ -242,7 +243,8 @@ static dml_err check_slot_field(dml_checking *k, int32_t w, int32_t i)
     if (pool == DML_POOL_NONE || none_made)
         return op->slot == DML_NO_SLOT ? DML_ERR_OK
                                        : dml_check_fail(k, w, i, "names slot %d", op->slot);
-    const int32_t slots = *dml_program_slots(k->p, w, op->chunk, pool);
+    const int32_t port = dml_op_lane(op) == DML_LANE_RECV ? dml_op_port(k->p, op) : op->chunk;
+    const int32_t slots = *dml_program_slots(k->p, w, port, pool);
     if (op->slot < 0 || op->slot >= slots)
         return dml_check_fail(k, w, i, "slot %d of pool %s, which has %d", op->slot,
                               dml_pool_text(pool), slots);
@@ -259,7 +261,7 @@ static dml_err replay_slots(dml_checking *k, int32_t w, const int32_t *base, int
         dml_touch touch[DML_OP_TOUCHES];
         const int32_t n = dml_op_touches(p, &k->ix, &op[i], touch);
         for (int32_t t = 0; t < n; t++) {
-            const int32_t pool = touch[t].chunk * DML_POOLS + (int32_t)touch[t].pool;
+            const int32_t pool = touch[t].port * DML_POOLS + (int32_t)touch[t].pool;
             const int32_t writer = dml_touch_writer(&k->ix, &touch[t]);
             int32_t *slot = &holds[base[pool] + op[writer].slot];
             if (touch[t].write) *slot = i;
@@ -279,14 +281,14 @@ static dml_err replay_slots(dml_checking *k, int32_t w, const int32_t *base, int
 dml_err dml_rule_slots(dml_checking *k)
 {
     const dml_program *p = k->p;
-    const int32_t pools = p->chunks * DML_POOLS;
+    const int32_t pools = dml_program_ports(p) * DML_POOLS;
     int32_t *base = DML_NEW_N(&k->arena, int32_t, pools);
     for (int32_t w = 0; w < p->workers; w++) {
         int64_t slots = 0; /* an op writes at most one, so a list of n ops needs at most n */
         for (int32_t i = 0; i < pools; i++) {
             const int32_t n = dml_program_slots(p, w, 0, (dml_pool)0)[i];
             if (n < 0)
-                return dml_check_fail(k, w, -1, "pool %s of chunk %d has %d slots",
+                return dml_check_fail(k, w, -1, "pool %s of port %d has %d slots",
                                       dml_pool_text((dml_pool)(i % DML_POOLS)), i / DML_POOLS, n);
             base[i] = (int32_t)slots;
             slots += n;

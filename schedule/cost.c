@@ -19,6 +19,7 @@ void dml_cost_free(dml_cost *cost)
     for (int32_t c = 0; c < cost->chunks; c++)
         free(cost->chunk[c].bucket);
     free(cost->chunk);
+    free(cost->skip_bytes);
     *cost = (dml_cost){0};
 }
 
@@ -43,6 +44,16 @@ dml_err dml_cost_buckets(dml_cost *cost, int32_t chunk, int32_t n)
     free(c->bucket);
     c->bucket = bucket;
     c->buckets = n;
+    return DML_ERR_OK;
+}
+
+dml_err dml_cost_skips(dml_cost *cost, int32_t n)
+{
+    int64_t *bytes = calloc((size_t)n + 1, sizeof *bytes);
+    if (!bytes) DML_FAIL(DML_ERR_NOMEM, "no memory for the costs of %d skips", n);
+    free(cost->skip_bytes);
+    cost->skip_bytes = bytes;
+    cost->skips = n;
     return DML_ERR_OK;
 }
 
@@ -73,6 +84,8 @@ int64_t dml_all_reduce_ns(const dml_cost *cost, int32_t n, int64_t bytes)
 int64_t dml_op_bytes(const dml_cost *cost, const dml_op *op)
 {
     if (!dml_op_info_of((dml_op_kind)op->kind)->has_peer) return 0;
+    DML_ASSERT_OP(op->edge, <=, cost->skips);
+    if (op->edge > 0) return cost->skip_bytes[op->edge - 1];
     const bool above = op->kind == DML_OP_SEND_ACT || op->kind == DML_OP_RECV_GRAD;
     return cost->chunk[above ? op->chunk : op->chunk - 1].out_bytes;
 }

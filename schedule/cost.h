@@ -32,6 +32,8 @@ typedef struct dml_cost {
     int64_t link_latency_ns;
     int64_t link_bytes_per_s; /* 0: bytes take no time */
     int64_t vote_ns;
+    int32_t skips;       /* of the program it is for */
+    int64_t *skip_bytes; /* [skips] of the value of skip k, from 1, at k - 1; owned, NULL: none */
 } dml_cost;
 
 /* Everything costs nothing.  DML_ERR_SPEC: chunks below 1. */
@@ -45,6 +47,8 @@ dml_err dml_cost_uniform(dml_cost *cost, int32_t chunks, int64_t fwd_ns, int64_t
 /* Gives the chunk n >= 1 buckets with equal shares, to be overwritten where they are not.
  * DML_ERR_NOMEM  no room for them */
 dml_err dml_cost_buckets(dml_cost *cost, int32_t chunk, int32_t n);
+/* Gives it n skips of no bytes, in the place of those it has.  DML_ERR_NOMEM  no room for them */
+dml_err dml_cost_skips(dml_cost *cost, int32_t n);
 /* The buckets and shares of `from`, which has as many chunks, for `cost`. */
 dml_err dml_cost_buckets_of(dml_cost *cost, const dml_cost *from);
 
@@ -52,7 +56,7 @@ dml_err dml_cost_buckets_of(dml_cost *cost, const dml_cost *from);
  * 2 (n - 1) / n bytes / link_bytes_per_s + 2 (n - 1) link_latency_ns. */
 int64_t dml_all_reduce_ns(const dml_cost *cost, int32_t n, int64_t bytes);
 
-/* What a transfer carries: out_bytes of the boundary it crosses.  Other ops: 0. */
+/* What a transfer carries: out_bytes of the boundary it crosses, or its skip's bytes.  Other ops: 0. */
 int64_t dml_op_bytes(const dml_cost *cost, const dml_op *op);
 
 /* Time the op holds its lane: a compute op its chunk's time or its part's share of that, a transfer

@@ -17,34 +17,64 @@ typedef struct touch_list {
     int32_t n;
 } touch_list;
 
-static void add(touch_list *t, dml_pool pool, int32_t chunk, int32_t mb, bool write)
+static void add(touch_list *t, dml_pool pool, int32_t port, int32_t mb, bool write)
 {
-    t->out[t->n++] = (dml_touch){pool, chunk, mb, write};
+    DML_ASSERT_OP(t->n, <, DML_OP_TOUCHES);
+    t->out[t->n++] = (dml_touch){pool, port, mb, write};
 }
 
-static void add_output(touch_list *t, int32_t c, int32_t mb, bool write)
+static void add_output(touch_list *t, int32_t c, int32_t mb)
 {
-    add(t, dml_output_pool(t->p, t->ix, c, mb), c, mb, write);
+    add(t, dml_output_pool(t->p, t->ix, c, mb), c, mb, true);
 }
 
-/* Where the chunk's input lies: with the chunk below, or received; chunk 0 reads the data set. */
-static void read_input(touch_list *t, int32_t c, int32_t mb)
+/* What a chunk left, itself or another; several values may lie in one buffer. */
+static void read_once(touch_list *t, dml_pool pool, int32_t port, int32_t mb)
 {
-    if (c == 0) return;
-    if (same_worker(t->p, c - 1, c, mb))
-        add_output(t, c - 1, mb, false);
+    for (int32_t i = 0; i < t->n; i++)
+        if (t->out[i].pool == pool && t->out[i].port == port) return;
+    add(t, pool, port, mb, false);
+}
+
+static void read_output(touch_list *t, int32_t c, int32_t mb)
+{
+    read_once(t, dml_output_pool(t->p, t->ix, c, mb), c, mb);
+}
+
+/* A value that chunk `from` made: with it, or received. */
+static void read_value(touch_list *t, int32_t from, int32_t c, int32_t port, int32_t mb)
+{
+    if (same_worker(t->p, from, c, mb))
+        read_output(t, from, mb);
     else
-        add(t, DML_POOL_IN, c, mb, false);
+        add(t, DML_POOL_IN, port, mb, false);
 }
 
-/* Where the gradient of the chunk's output lies; the last chunk has its own loss. */
-static void read_output_grad(touch_list *t, int32_t c, int32_t mb)
+/* A gradient that chunk `to` hands on to c, likewise. */
+static void read_grad(touch_list *t, int32_t to, int32_t c, int32_t port, int32_t mb)
 {
-    if (c == t->p->chunks - 1) return;
-    if (same_worker(t->p, c, c + 1, mb))
-        add(t, DML_POOL_DX, c + 1, mb, false);
+    if (same_worker(t->p, to, c, mb))
+        read_once(t, DML_POOL_DX, to, mb);
     else
-        add(t, DML_POOL_DY, c, mb, false);
+        add(t, DML_POOL_DY, port, mb, false);
+}
+
+/* Where the chunk's inputs lie; chunk 0 reads the data set. */
+static void read_inputs(touch_list *t, int32_t c, int32_t mb)
+{
+    const dml_program *p = t->p;
+    if (c > 0) read_value(t, c - 1, c, c, mb);
+    for (int32_t k = 1; k <= p->n_skips; k++)
+        if (p->skip[k - 1].to == c) read_value(t, p->skip[k - 1].from, c, dml_skip_port(p, k), mb);
+}
+
+/* Where the gradients of the chunk's outputs lie; the last chunk has its own loss. */
+static void read_output_grads(touch_list *t, int32_t c, int32_t mb)
+{
+    const dml_program *p = t->p;
+    if (c < p->chunks - 1) read_grad(t, c + 1, c, c, mb);
+    for (int32_t k = 1; k <= p->n_skips; k++)
+        if (p->skip[k - 1].back == c) read_grad(t, p->skip[k - 1].to, c, dml_skip_port(p, k), mb);
 }
 
 /* What a recomputed forward kept, where its own RC and backward read it. */
@@ -58,31 +88,31 @@ int32_t dml_op_touches(const dml_program *p, const dml_index *ix, const dml_op *
                        dml_touch out[DML_OP_TOUCHES])
 {
     touch_list t = {.p = p, .ix = ix, .out = out};
-    const int32_t c = op->chunk, mb = op->mb;
+    const int32_t c = op->chunk, mb = op->mb, port = dml_op_port(p, op);
     switch ((dml_op_kind)op->kind) {
     case DML_OP_FWD:
-        read_input(&t, c, mb);
-        add_output(&t, c, mb, true);
+        read_inputs(&t, c, mb);
+        add_output(&t, c, mb);
         break;
     case DML_OP_BWD:
     case DML_OP_BWD_INPUT:
     case DML_OP_BWD_WEIGHT:
-        read_input(&t, c, mb);
-        read_output_grad(&t, c, mb);
+        read_inputs(&t, c, mb);
+        read_output_grads(&t, c, mb);
         add(&t, DML_POOL_STASH, c, mb, false);
         read_kept(&t, c, mb);
         if (c > 0 && op->kind != DML_OP_BWD_WEIGHT && dml_op_is_last(p, op))
             add(&t, DML_POOL_DX, c, mb, true);
         break;
     case DML_OP_RECOMPUTE:
-        read_input(&t, c, mb);
+        read_inputs(&t, c, mb);
         read_kept(&t, c, mb);
         add(&t, DML_POOL_STASH, c, mb, true);
         break;
-    case DML_OP_SEND_ACT: add_output(&t, c, mb, false); break;
-    case DML_OP_RECV_ACT: add(&t, DML_POOL_IN, c, mb, true); break;
+    case DML_OP_SEND_ACT: read_output(&t, c, mb); break;
+    case DML_OP_RECV_ACT: add(&t, DML_POOL_IN, port, mb, true); break;
     case DML_OP_SEND_GRAD: add(&t, DML_POOL_DX, c, mb, false); break;
-    case DML_OP_RECV_GRAD: add(&t, DML_POOL_DY, c, mb, true); break;
+    case DML_OP_RECV_GRAD: add(&t, DML_POOL_DY, port, mb, true); break;
     case DML_OP_REDUCE:
     case DML_OP_VOTE:
     case DML_OP_STEP: break;
@@ -100,11 +130,11 @@ static int32_t stash_writer(const dml_index *ix, int32_t chunk, int32_t mb)
 int32_t dml_touch_writer(const dml_index *ix, const dml_touch *touch)
 {
     switch (touch->pool) {
-    case DML_POOL_IN: return dml_index_at(ix, DML_OP_RECV_ACT, touch->chunk, touch->mb);
-    case DML_POOL_STASH: return stash_writer(ix, touch->chunk, touch->mb);
-    case DML_POOL_KEPT: return dml_index_at(ix, DML_OP_FWD, touch->chunk, touch->mb);
-    case DML_POOL_DY: return dml_index_at(ix, DML_OP_RECV_GRAD, touch->chunk, touch->mb);
-    case DML_POOL_DX: return dml_index_input_grad(ix, touch->chunk, touch->mb);
+    case DML_POOL_IN: return dml_index_at(ix, DML_OP_RECV_ACT, touch->port, touch->mb);
+    case DML_POOL_STASH: return stash_writer(ix, touch->port, touch->mb);
+    case DML_POOL_KEPT: return dml_index_at(ix, DML_OP_FWD, touch->port, touch->mb);
+    case DML_POOL_DY: return dml_index_at(ix, DML_OP_RECV_GRAD, touch->port, touch->mb);
+    case DML_POOL_DX: return dml_index_input_grad(ix, touch->port, touch->mb);
     case DML_POOLS: break;
     }
     return -1;
@@ -113,7 +143,7 @@ int32_t dml_touch_writer(const dml_index *ix, const dml_touch *touch)
 void dml_depend_begin(dml_depend *d, const dml_program *p, const dml_index *ix, int32_t worker,
                       dml_arena *arena)
 {
-    const int32_t pools = p->chunks * DML_POOLS;
+    const int32_t pools = dml_program_ports(p) * DML_POOLS;
     *d =
         (dml_depend){.p = p, .ix = ix, .list = &p->list[worker], .worker = worker, .last_vote = -1};
     d->after = DML_NEW_N(arena, dml_clock, d->list->n);
@@ -143,7 +173,7 @@ static dml_clock *slot_of(const dml_depend *d, const dml_touch *touch)
 {
     const int32_t writer = dml_touch_writer(d->ix, touch);
     const int32_t slot = d->list->op[writer].slot;
-    return &d->last_use[d->slot_base[touch->chunk * DML_POOLS + (int32_t)touch->pool] + slot];
+    return &d->last_use[d->slot_base[touch->port * DML_POOLS + (int32_t)touch->pool] + slot];
 }
 
 static void join(dml_clock *into, const dml_clock *other)
@@ -209,8 +239,9 @@ void dml_depend_end(dml_depend *d, int32_t i)
     const dml_lane lane = dml_op_lane(op);
     dml_clock known = dml_depend_start(d, i);
     if (op->kind == DML_OP_RECV_GRAD) {
-        const int32_t sent = dml_index_at(d->ix, DML_OP_SEND_ACT, op->chunk, op->mb);
-        if (sent >= 0 && sent < i) join(&known, &d->after[sent]);
+        const bool own = op->edge == 0 || d->p->skip[op->edge - 1].from == op->chunk;
+        const int32_t sent = dml_index_at(d->ix, DML_OP_SEND_ACT, dml_op_port(d->p, op), op->mb);
+        if (own && sent >= 0 && sent < i) join(&known, &d->after[sent]);
     }
     known.done[lane] = i;
     d->after[i] = known;

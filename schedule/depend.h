@@ -1,14 +1,15 @@
 /* schedule/depend.h - which buffers an op touches, and on which earlier ops it depends.
  *
  * Everything about data is said once, in `dml_op_touches`: each op reads and writes whole buffers
- * named (pool, chunk, micro-batch).  Two ops of one worker depend on each other when
+ * named (pool, port, micro-batch).  Two ops of one worker depend on each other when
  *     one reads what the other wrote,                                (data)
  *     one writes a slot that the other's buffer held before,         (hazard)
  * or by the end of the step: REDUCE after the last op that adds to its bucket, STEP after VOTE.
  * Of an op in parts each reads what the op reads, and the last writes what it writes.
  *
- * Ops of one lane follow each other anyway; across lanes a dependency needs a `wait`.  Two suffice:
- *     F, B, I        at most one on RECV (their input) and one on SEND (who sent from the slot);
+ * Ops of one lane follow each other anyway; across lanes a dependency needs a `wait`.  Two suffice, with skips,
+ * too, since they add ops to the same lanes:
+ *     F, B, I        at most one on RECV (their inputs) and one on SEND (who sent from the slot);
  *     W              none: its I waited for the same gradient
  *     RC             at most one on SEND: its F waited for the same input
  *     a part of B    as B, the RECV with the first and the SEND with the last
@@ -19,7 +20,7 @@
  * What is known to be done follows from lanes, from waits, and from one fact about peers: the
  * gradient of an output cannot come back before the output was sent, so RECV_GRAD vouches for
  * SEND_ACT of its (chunk, micro-batch).  A clock holds, for each lane, the latest op known to be
- * done.
+ * done.  The gradient of a skip does so when it comes back to the sender.
  */
 #ifndef DML_SCHEDULE_DEPEND_H
 #define DML_SCHEDULE_DEPEND_H
@@ -28,14 +29,15 @@
 
 typedef struct dml_touch {
     dml_pool pool;
-    int32_t chunk, mb;
+    int32_t port, mb;
     bool write; /* else read */
 } dml_touch;
 
-enum { DML_OP_TOUCHES = 5 };
+enum { DML_OP_TOUCHES = 5 + 2 * DML_CHUNK_SKIPS };
 
-/* The buffers of its own worker that `op` reads and writes; returns how many.  VOTE, REDUCE and
- * STEP touch none.  Chunk and micro-batch are in range and routed; `ix` says which forwards have an RC. */
+/* The buffers of its own worker that `op` reads and writes, each once, at most one of them written; returns how
+ * many.  VOTE, REDUCE and STEP touch none.  Chunk and micro-batch are in range and routed; `ix` says which forwards
+ * have an RC. */
 int32_t dml_op_touches(const dml_program *p, const dml_index *ix, const dml_op *op,
                        dml_touch out[DML_OP_TOUCHES]);
 
@@ -56,7 +58,7 @@ typedef struct dml_depend {
     dml_clock *after;           /* [n] known once op i is done                           */
     dml_clock *last_use;        /* [slots of the worker] last op of each lane that used the slot
                                  * since its buffer was written                          */
-    int32_t *slot_base;         /* [chunks][DML_POOLS] into last_use                     */
+    int32_t *slot_base;         /* [ports][DML_POOLS] into last_use                      */
     int32_t *last_whole;        /* [chunks] last whole weight gradient so far, -1 none   */
     int32_t *last_part;         /* [buckets] last part that adds to the bucket, -1 none  */
     int32_t *bucket_base;       /* [chunks + 1] into last_part                           */

@@ -10,6 +10,11 @@
 dml_err dml_schedule_forward_only(const dml_program *training, dml_program *out)
 {
     DML_TRY(dml_program_init(out, training->workers, training->chunks, training->mbs));
+    const dml_err err = dml_program_set_skips(out, training->n_skips, training->skip);
+    if (err != DML_ERR_OK) {
+        dml_program_free(out);
+        return err;
+    }
     out->forward_only = true;
     out->recompute = training->recompute;
     memcpy(out->span, training->span, (size_t)training->chunks * sizeof *training->span);

@@ -5,8 +5,8 @@
 
 void dml_index_init(dml_index *ix, const dml_program *p, dml_arena *arena)
 {
-    *ix = (dml_index){.mbs = p->mbs};
-    const int64_t n = (int64_t)p->chunks * p->mbs;
+    *ix = (dml_index){.p = p};
+    const int64_t n = (int64_t)dml_program_ports(p) * p->mbs;
     for (int32_t k = 0; k < DML_OP_KINDS; k++) {
         if (!dml_op_info_of((dml_op_kind)k)->has_mb) continue;
         ix->at[k] = DML_NEW_N(arena, int32_t, n);
@@ -16,7 +16,7 @@ void dml_index_init(dml_index *ix, const dml_program *p, dml_arena *arena)
 
 bool dml_index_add(dml_index *ix, const dml_op *op, int32_t i)
 {
-    int32_t *at = &ix->at[op->kind][(int64_t)op->chunk * ix->mbs + op->mb];
+    int32_t *at = &ix->at[op->kind][(int64_t)dml_op_port(ix->p, op) * ix->p->mbs + op->mb];
     if (*at >= 0 && (op->edge <= 1 || !dml_op_is_part(op))) return false;
     *at = i;
     return true;

@@ -1,4 +1,4 @@
-/* schedule/index.h - finds an op by (kind, chunk, micro-batch).
+/* schedule/index.h - finds an op by (kind, port, micro-batch); of an op that is no transfer the port is its chunk.
  *
  * The worker is not part of the key: the route table says which list the index points into.  Of an
  * op in parts the index is that of the last: there its result is.
@@ -10,13 +10,13 @@
 #include "schedule/program.h"
 
 typedef struct dml_index {
-    int32_t mbs;
-    int32_t *
-        at[DML_OP_KINDS]; /* [chunks][mbs] index in the list of route(chunk, mb), -1: none; owned by
+    const dml_program *p; /* borrowed */
+    int32_t *at
+        [DML_OP_KINDS]; /* [ports][mbs] index in the list of route(op's chunk, mb), -1: none; owned by
                                 * the arena, NULL for kinds that come once per step */
 } dml_index;
 
-/* No op yet. */
+/* No op yet; `p` keeps its skips and its number of micro-batches. */
 void dml_index_init(dml_index *ix, const dml_program *p, dml_arena *arena);
 
 /* Enters op i of its list; false when an op of the same kind, chunk and micro-batch is there
@@ -27,9 +27,9 @@ bool dml_index_add(dml_index *ix, const dml_op *op, int32_t i);
 /* init and add of every op with a micro-batch; of duplicates the first stays. */
 void dml_index_build(dml_index *ix, const dml_program *p, dml_arena *arena);
 
-static inline int32_t dml_index_at(const dml_index *ix, dml_op_kind kind, int32_t chunk, int32_t mb)
+static inline int32_t dml_index_at(const dml_index *ix, dml_op_kind kind, int32_t port, int32_t mb)
 {
-    return ix->at[kind][(int64_t)chunk * ix->mbs + mb];
+    return ix->at[kind][(int64_t)port * ix->p->mbs + mb];
 }
 
 /* The op that makes the input gradient: B, else I. */

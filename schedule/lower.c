@@ -104,28 +104,34 @@ static dml_err cut_last(const dml_program *order, dml_arena *arena, dml_program 
 
 /* ---- events ---- */
 
-/* The transfer of the value that compute event `e` makes, if it leaves the worker. */
-static void add_transfer(lowering *lw, const dml_play *play, const dml_index *ix, const event *e)
+/* The transfer `send` of a value that compute event `e` makes, if it leaves the worker. */
+static void add_transfer(lowering *lw, const dml_play *play, const dml_index *ix, const event *e,
+                         const dml_op *send)
 {
-    const bool up = e->op.kind == DML_OP_FWD;
-    const int32_t next = e->op.chunk + (up ? 1 : -1);
-    const bool makes = up || (dml_op_is_input_grad(&e->op) && dml_op_is_last(lw->order, &e->op));
-    if (!makes || next < 0 || next >= lw->order->chunks) return;
-    const int32_t to = *dml_program_route(lw->order, next, e->op.mb);
+    const int32_t next = dml_op_other_end(lw->order, send).chunk,
+                  to = *dml_program_route(lw->order, next, send->mb);
     if (to == e->worker) return;
     const int32_t reader =
-        up ? dml_index_at(ix, DML_OP_FWD, next, e->op.mb)
-           : dml_first_part(&lw->order->list[to], dml_index_input_grad(ix, next, e->op.mb));
+        send->kind == DML_OP_SEND_ACT
+            ? dml_index_at(ix, DML_OP_FWD, next, send->mb)
+            : dml_first_part(&lw->order->list[to], dml_index_input_grad(ix, next, send->mb));
     event *t = &lw->event[lw->n_events++];
     *t = *e;
     t->phase = PHASE_TRANSFER;
     t->peer = to;
-    t->op.kind = up ? DML_OP_SEND_ACT : DML_OP_SEND_GRAD;
-    t->op.edge = 0;
+    t->op = *send;
     t->ns = e->end_ns;
-    t->end_ns = e->end_ns + dml_play_lag_ns(lw->order, lw->cost, &e->op);
+    t->end_ns = e->end_ns + dml_play_lag_ns(lw->order, lw->cost, send);
     t->need_ns = play->start_ns[play->first[to] + reader];
     t->depth = e->end_ns > e->ns ? 0 : e->depth + 1;
+}
+
+static void add_transfers(lowering *lw, const dml_play *play, const dml_index *ix, const event *e)
+{
+    dml_op send[1 + DML_CHUNK_SKIPS];
+    const int32_t n = dml_play_values(lw->order, &e->op, send);
+    for (int32_t v = 0; v < n; v++)
+        add_transfer(lw, play, ix, e, &send[v]);
 }
 
 static void add_computes_and_transfers(lowering *lw, const dml_play *play)
@@ -142,7 +148,7 @@ static void add_computes_and_transfers(lowering *lw, const dml_play *play)
                          .worker = w,
                          .phase = PHASE_COMPUTE,
                          .op = lw->order->list[w].op[i]};
-            add_transfer(lw, play, &ix, e);
+            add_transfers(lw, play, &ix, e);
         }
 }
 
@@ -248,10 +254,11 @@ static void deal_out(lowering *lw)
     for (int64_t k = 0; k < lw->n_events; k++) {
         const event *e = &lw->event[k];
         const dml_op_kind kind = (dml_op_kind)e->op.kind;
-        const int32_t c = e->op.chunk;
-        push(lw, e->worker, e, kind, c, e->phase == PHASE_TRANSFER ? e->peer : DML_NO_PEER);
-        if (kind == DML_OP_SEND_ACT) push(lw, e->peer, e, DML_OP_RECV_ACT, c + 1, e->worker);
-        if (kind == DML_OP_SEND_GRAD) push(lw, e->peer, e, DML_OP_RECV_GRAD, c - 1, e->worker);
+        const bool moves = e->phase == PHASE_TRANSFER;
+        push(lw, e->worker, e, kind, e->op.chunk, moves ? e->peer : DML_NO_PEER);
+        if (!moves) continue;
+        const dml_op recv = dml_op_other_end(lw->order, &e->op);
+        push(lw, e->peer, e, (dml_op_kind)recv.kind, recv.chunk, e->worker);
     }
 }
 
@@ -307,7 +314,7 @@ static dml_err balanced_cost(const dml_program *p, dml_arena *arena, dml_cost *o
             seen_by[c] = w + 1;
         }
     out->link_latency_ns = LATENCY_NS;
-    return DML_ERR_OK;
+    return dml_cost_skips(out, p->n_skips);
 }
 
 static dml_err run_passes(lowering *lw)
@@ -317,8 +324,9 @@ static dml_err run_passes(lowering *lw)
     dml_play play;
     DML_TRY(dml_play_run(order, lw->cost, DML_MACHINE_LANES, &lw->arena, &play));
 
-    /* A compute op makes at most one transfer, and is the first of its chunk or of a bucket. */
-    lw->event = DML_NEW_N(&lw->arena, event, 3 * (int64_t)play.ops);
+    /* A compute op makes at most one transfer beside those of skips, and is the first of its chunk or of a bucket. */
+    const int64_t skips = 2 * (int64_t)order->n_skips * order->mbs;
+    lw->event = DML_NEW_N(&lw->arena, event, 3 * (int64_t)play.ops + skips);
     add_computes_and_transfers(lw, &play);
     place_transfers(lw);
     if (!order->forward_only) add_reductions(lw, &play);
@@ -340,6 +348,11 @@ dml_err dml_lower(const dml_program *order, const dml_cost *cost, dml_program *o
     if (order->lowered) DML_FAIL(DML_ERR_SPEC, "this program is lowered already");
     DML_TRY(dml_check(order, NULL));
     DML_TRY(dml_program_init(out, order->workers, order->chunks, order->mbs));
+    dml_err err = dml_program_set_skips(out, order->n_skips, order->skip);
+    if (err != DML_ERR_OK) {
+        dml_program_free(out);
+        return err;
+    }
     out->lowered = true;
     out->forward_only = order->forward_only;
     out->recompute = order->recompute;
@@ -351,7 +364,7 @@ dml_err dml_lower(const dml_program *order, const dml_cost *cost, dml_program *o
     dml_program cut = {0};
     dml_cost balanced = {0};
     lowering lw = {.order = &cut, .cost = cost, .out = out};
-    dml_err err = cut_last(order, &lw.arena, &cut);
+    err = cut_last(order, &lw.arena, &cut);
     if (err == DML_ERR_OK && order->forward_only) {
         err = balanced_cost(order, &lw.arena, &balanced);
         lw.cost = &balanced;

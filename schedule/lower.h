@@ -6,7 +6,7 @@
 #include "schedule/program.h"
 
 /* Adds to the compute ops of `order`, which stay in their order:
- *   - a SEND and a RECV wherever the route changes between neighbouring chunks;
+ *   - a SEND and a RECV wherever the route changes between neighbouring chunks, and between the ends of a skip;
  *   - parts: each worker's last weight gradient of a chunk with n > 1 buckets becomes n ops;
  *   - REDUCE of each bucket on each worker that holds its chunk, after the last op that adds to it
  *     on any of them, so that replicas reduce in one order; one VOTE per worker, then STEP of each
@@ -19,8 +19,8 @@
  * queues can stall, however wrong the predicted times are; a worker may even run its list one op
  * at a time.
  *
- *   order  passes dml_check; routes, spans, buckets, ops
- *   cost   of the chunks and buckets of `order`; decides the order of transfers and the slots,
+ *   order  passes dml_check; routes, spans, buckets, skips, ops
+ *   cost   of the chunks, buckets and skips of `order`; decides the order of transfers and the slots,
  *          never correctness.  A forward-only order is timed by balanced costs instead: with the
  *          real ones a slow chunk's inputs would pile up before it, in slots that win no time
  *   out    uninitialised before; owned by the caller, {0} on failure

@@ -72,7 +72,7 @@ static dml_err assign(dml_program *p, const dml_index *ix, int32_t w, const dml_
         dml_touch touch[DML_OP_TOUCHES];
         const int32_t n = dml_op_touches(p, ix, &op[i], touch);
         for (int32_t t = 0; t < n; t++) {
-            pool_state *pool = &pools[touch[t].chunk * DML_POOLS + (int32_t)touch[t].pool];
+            pool_state *pool = &pools[touch[t].port * DML_POOLS + (int32_t)touch[t].pool];
             const int32_t writer = dml_touch_writer(ix, &touch[t]);
             if (touch[t].write) {
                 const int32_t slot = take(pool, buf, op, times->start_ns[i]);
@@ -80,7 +80,7 @@ static dml_err assign(dml_program *p, const dml_index *ix, int32_t w, const dml_
                     DML_FAIL(DML_ERR_SPEC,
                              "worker %d keeps more than %d micro-batches of chunk %d at once: use "
                              "a schedule with fewer in flight, or fewer micro-batches",
-                             w, INT16_MAX, touch[t].chunk);
+                             w, INT16_MAX, op[i].chunk);
                 op[i].slot = (int16_t)slot;
             } else if (dml_op_info_of((dml_op_kind)op[i].kind)->has_peer) {
                 op[i].slot = op[writer].slot;
@@ -97,7 +97,7 @@ dml_err dml_lower_slots(dml_program *p, const dml_index *ix, const dml_lower_tim
     int32_t longest = 0;
     for (int32_t w = 0; w < p->workers; w++)
         longest = MAX2(longest, p->list[w].n);
-    const int32_t pools = p->chunks * DML_POOLS;
+    const int32_t pools = dml_program_ports(p) * DML_POOLS;
     buffer *buf = DML_NEW_N(arena, buffer, longest);
     pool_state *pool = DML_NEW_N(arena, pool_state, pools);
     for (int32_t w = 0; w < p->workers; w++) {

@@ -38,26 +38,6 @@ const char *dml_lane_text(dml_lane lane)
     return text[lane];
 }
 
-dml_op dml_op_other_end(const dml_op *op)
-{
-    static const struct {
-        dml_op_kind kind;
-        int32_t chunks_up;
-    } end[DML_OP_KINDS] = {
-        [DML_OP_SEND_ACT] = {DML_OP_RECV_ACT, 1},
-        [DML_OP_RECV_ACT] = {DML_OP_SEND_ACT, -1},
-        [DML_OP_SEND_GRAD] = {DML_OP_RECV_GRAD, -1},
-        [DML_OP_RECV_GRAD] = {DML_OP_SEND_GRAD, 1},
-    };
-    DML_ASSERT(dml_op_info_of((dml_op_kind)op->kind)->has_peer);
-    return (dml_op){.kind = (uint8_t)end[op->kind].kind,
-                    .peer = DML_NO_PEER,
-                    .slot = DML_NO_SLOT,
-                    .chunk = op->chunk + end[op->kind].chunks_up,
-                    .mb = op->mb,
-                    .wait = {DML_NO_WAIT, DML_NO_WAIT}};
-}
-
 dml_op_name dml_op_name_of(const dml_op *op)
 {
     dml_op_name name;

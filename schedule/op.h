@@ -9,7 +9,8 @@
  *
  * The chunk of an op is always one that its own worker holds.  So the transfers of one boundary
  * carry two numbers: SEND_ACT of chunk c meets RECV_ACT of chunk c + 1, SEND_GRAD of c meets
- * RECV_GRAD of c - 1.
+ * RECV_GRAD of c - 1.  Those of a skip (schedule/program.h), which passes chunks over, have the
+ * skip's number as their edge, and the chunk is the end that they are at.
  *
  * A chunk's gradients are reduced in *buckets*, 1 .. n in the order in which a backward finishes
  * them: its last layers first.  So that bucket k can go while the layers below are still at work,
@@ -51,15 +52,17 @@
  *    pool      what it holds            from        until                                    */
 #define DML_POOL_LIST(X)                                                                        \
     X(IN)    /* received input           RECV_ACT    W of the chunk                          */ \
-    X(STASH) /* activations and output   F, or RC    W of the chunk, and of the next chunk   \
-              *                                      when that reads them on the same worker */ \
+    X(STASH) /* activations and outputs  F, or RC    W of the chunk, and of the chunks       \
+              *                                      that read them on the same worker       */ \
     X(DY)    /* received output gradient RECV_GRAD   W of the chunk                          */ \
-    X(DX)    /* input gradient           B or I      SEND_GRAD, or W of the chunk below when \
-              *                                      that is on the same worker              */ \
-    X(KEPT)  /* of a recomputed F: the   F           as STASH; no longer than its output is  \
-              * output, and what its RC              wanted where the chunk's own ops read   \
-              * does not make again                  nothing of it (dml_keeps_till_end)      */
-/* Forward-only: IN until F; STASH or KEPT until SEND_ACT, or the next chunk's F on the same worker. */
+    X(DX)    /* input gradients          B or I      SEND_GRAD, or W of the chunk below that \
+              *                                      wants them, on the same worker          */ \
+    X(KEPT)  /* of a recomputed F: the   F           as STASH; no longer than its outputs    \
+              * outputs, and what its RC             are wanted where the chunk's own ops    \
+              * does not make again                  read nothing of it (dml_keeps_till_end) */
+/* Values of a skip that are received have IN and DY slots of their own; what a chunk makes of them lies in its
+ * STASH, KEPT and DX slots beside the rest, so an op writes one slot at most.
+ * Forward-only: IN until F; STASH or KEPT until SEND_ACT, or the F of those who read it on the same worker. */
 /* clang-format on */
 typedef enum dml_lane {
 #define X(lane, text) DML_LANE_##lane,
@@ -106,8 +109,8 @@ enum { DML_NO_PEER = -1, DML_NO_SLOT = -1, DML_NO_WAIT = -1, DML_NO_MB = -1, DML
 typedef struct dml_op {
     uint8_t kind;   /* dml_op_kind; decides the lane                                    */
     int8_t version; /* F, B, I, W, RC: weights read, <= 0: see below                    */
-    uint16_t edge;  /* B, W, REDUCE: 0 the whole chunk, k its bucket k.  Transfers: which
-                     * tensor of the boundary; 0, the main one, is all there is yet     */
+    uint16_t edge;  /* B, W, REDUCE: 0 the whole chunk, k its bucket k.  Transfers: 0
+                     * what crosses to the next chunk, k the skip k                     */
     int16_t peer;   /* worker at the other end, DML_NO_PEER                             */
     int16_t slot;   /* slot in the pool named above, DML_NO_SLOT                        */
     int32_t chunk;  /* model chunk; 0 for VOTE                                          */
@@ -151,11 +154,7 @@ static inline bool dml_op_is_input_grad(const dml_op *op)
     return op->kind == DML_OP_BWD || op->kind == DML_OP_BWD_INPUT;
 }
 
-/* What meets the transfer `op`: kind, chunk (which may not exist) and micro-batch; the rest is
- * unset. */
-dml_op dml_op_other_end(const dml_op *op);
-
-/* Kind, chunk, micro-batch and part as text: "SEND_F2.7", "B2.7/3", "R1", "R1/3", "V". */
+/* Kind, chunk, micro-batch and part or skip as text: "SEND_F2.7", "SEND_F2.7/1", "B2.7/3", "R1", "R1/3", "V". */
 enum { DML_OP_NAME_BYTES = 40 };
 typedef struct dml_op_name {
     char text[DML_OP_NAME_BYTES];

@@ -111,8 +111,9 @@ static void link_transfers(graph *g, const dml_index *ix)
             const int32_t number = g->play->first[w] + i;
             g->node[number].missing = 2;
             if (dml_op_lane(op) != DML_LANE_SEND) continue;
-            const dml_op recv = dml_op_other_end(op);
-            const int32_t at = dml_index_at(ix, (dml_op_kind)recv.kind, recv.chunk, recv.mb);
+            const dml_op recv = dml_op_other_end(g->p, op);
+            const int32_t at =
+                dml_index_at(ix, (dml_op_kind)recv.kind, dml_op_port(g->p, &recv), recv.mb);
             const int32_t to = *dml_program_route(g->p, recv.chunk, recv.mb);
             if (at >= 0) join_ring(g, number, g->play->first[to] + at);
         }
@@ -142,14 +143,43 @@ static void link_collectives(graph *g, dml_arena *arena)
         }
 }
 
-int64_t dml_play_lag_ns(const dml_program *p, const dml_cost *cost, const dml_op *op)
+int32_t dml_play_values(const dml_program *p, const dml_op *op, dml_op out[1 + DML_CHUNK_SKIPS])
 {
     const bool up = op->kind == DML_OP_FWD;
-    const int32_t next = op->chunk + (up ? 1 : -1);
-    if (!cost || *dml_program_route(p, op->chunk, op->mb) == *dml_program_route(p, next, op->mb))
+    if (!up && !(dml_op_is_input_grad(op) && dml_op_is_last(p, op))) return 0;
+    const dml_op send = {.kind = up ? DML_OP_SEND_ACT : DML_OP_SEND_GRAD,
+                         .peer = DML_NO_PEER,
+                         .slot = DML_NO_SLOT,
+                         .chunk = op->chunk,
+                         .mb = op->mb,
+                         .wait = {DML_NO_WAIT, DML_NO_WAIT}};
+    int32_t n = 0;
+    if (up ? op->chunk + 1 < p->chunks : op->chunk > 0) out[n++] = send;
+    for (int32_t k = 1; k <= p->n_skips; k++) {
+        if ((up ? p->skip[k - 1].from : p->skip[k - 1].to) != op->chunk) continue;
+        out[n] = send;
+        out[n++].edge = (uint16_t)k;
+    }
+    return n;
+}
+
+int64_t dml_play_lag_ns(const dml_program *p, const dml_cost *cost, const dml_op *send)
+{
+    const int32_t reader = dml_op_other_end(p, send).chunk;
+    if (!cost ||
+        *dml_program_route(p, send->chunk, send->mb) == *dml_program_route(p, reader, send->mb))
         return 0;
-    const dml_op send = {.kind = up ? DML_OP_SEND_ACT : DML_OP_SEND_GRAD, .chunk = op->chunk};
-    return dml_op_ns(cost, &send);
+    return dml_op_ns(cost, send);
+}
+
+/* The number of the first op that reads the value of `send`; -1: there is none. */
+static int32_t reader_of(const graph *g, const dml_index *ix, const dml_op *send)
+{
+    const dml_program *p = g->p;
+    const int32_t c = dml_op_other_end(p, send).chunk, home = *dml_program_route(p, c, send->mb);
+    const int32_t at = send->kind == DML_OP_SEND_ACT ? dml_index_at(ix, DML_OP_FWD, c, send->mb)
+                                                     : dml_index_input_grad(ix, c, send->mb);
+    return at < 0 ? -1 : g->play->first[home] + dml_first_part(&p->list[home], at);
 }
 
 /* In an order the values travel along edges instead, from a last part to a first one. */
@@ -158,17 +188,13 @@ static void link_values(graph *g, const dml_index *ix)
     const dml_program *p = g->p;
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++) {
-            const dml_op *op = &p->list[w].op[i];
-            int32_t to = -1, next = op->chunk;
-            if (op->kind == DML_OP_FWD && op->chunk + 1 < p->chunks)
-                to = dml_index_at(ix, DML_OP_FWD, ++next, op->mb);
-            else if (dml_op_is_input_grad(op) && dml_op_is_last(p, op) && op->chunk > 0)
-                to = dml_index_input_grad(ix, --next, op->mb);
-            if (to < 0) continue;
-            const int32_t home = *dml_program_route(p, next, op->mb);
-            add_edge(g, g->play->first[w] + i,
-                     g->play->first[home] + dml_first_part(&p->list[home], to),
-                     dml_play_lag_ns(p, g->cost, op));
+            dml_op send[1 + DML_CHUNK_SKIPS];
+            const int32_t n = dml_play_values(p, &p->list[w].op[i], send);
+            for (int32_t v = 0; v < n; v++) {
+                const int32_t to = reader_of(g, ix, &send[v]);
+                if (to >= 0)
+                    add_edge(g, g->play->first[w] + i, to, dml_play_lag_ns(p, g->cost, &send[v]));
+            }
         }
 }
 
@@ -253,6 +279,12 @@ static dml_err report_stall(const graph *g)
     return err;
 }
 
+/* Waits of a program; of an order the values of F and of B or I. */
+static int64_t most_edges(const dml_program *p, int64_t ops)
+{
+    return DML_OP_WAITS * ops + 2 * (int64_t)p->n_skips * p->mbs;
+}
+
 static dml_err check_cost(const dml_program *p, const dml_cost *cost)
 {
     if (cost->chunks != p->chunks)
@@ -261,6 +293,8 @@ static dml_err check_cost(const dml_program *p, const dml_cost *cost)
         if (p->buckets[c] > 1 && cost->chunk[c].buckets != p->buckets[c])
             DML_FAIL(DML_ERR_SPEC, "costs of %d buckets of chunk %d for a program of %d",
                      cost->chunk[c].buckets, c, p->buckets[c]);
+    if (cost->skips < p->n_skips)
+        DML_FAIL(DML_ERR_SPEC, "costs of %d skips for a program of %d", cost->skips, p->n_skips);
     return DML_ERR_OK;
 }
 
@@ -282,7 +316,7 @@ dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine mac
                .machine = machine,
                .play = out,
                .node = DML_NEW_N(arena, node, ops),
-               .edge = DML_NEW_N(arena, edge, DML_OP_WAITS * ops)};
+               .edge = DML_NEW_N(arena, edge, most_edges(p, ops))};
     dml_index ix;
     dml_index_build(&ix, p, arena);
     link_queues_and_waits(&g);

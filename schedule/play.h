@@ -39,7 +39,11 @@ typedef struct dml_play {
 dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine machine,
                      dml_arena *arena, dml_play *out);
 
-/* Time that the value `op` (F, B or I) makes takes to the next chunk's worker: 0 on the same. */
-int64_t dml_play_lag_ns(const dml_program *p, const dml_cost *cost, const dml_op *op);
+/* The values that `op` (F, B or I) makes for other chunks, as the sends that would carry them: kind, edge, chunk and
+ * micro-batch; returns how many.  Parts before the last make none. */
+int32_t dml_play_values(const dml_program *p, const dml_op *op, dml_op out[1 + DML_CHUNK_SKIPS]);
+
+/* Time that a value takes to the chunk that reads it: 0 on the same worker. */
+int64_t dml_play_lag_ns(const dml_program *p, const dml_cost *cost, const dml_op *send);
 
 #endif

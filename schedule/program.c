@@ -17,7 +17,7 @@ const char *dml_recompute_text(dml_recompute policy)
 
 static int64_t pool_entries(const dml_program *p)
 {
-    return (int64_t)p->workers * p->chunks * DML_POOLS;
+    return (int64_t)p->workers * dml_program_ports(p) * DML_POOLS;
 }
 
 static int64_t route_entries(const dml_program *p)
@@ -81,12 +81,62 @@ void dml_program_free(dml_program *p)
     free(p->list);
     free(p->route);
     free(p->span);
+    free(p->skip);
     free(p->buckets);
     free(p->pool_slots);
     free(p->update_mbs);
     free(p->versions);
     free(p->sums);
     *p = (dml_program){0};
+}
+
+dml_err dml_program_set_skips(dml_program *p, int32_t n, const dml_skip *skip)
+{
+    DML_ASSERT_OP(p->n_skips, ==, 0);
+    if (n == 0) return DML_ERR_OK;
+    const int64_t ports = (int64_t)p->chunks + n;
+    if (n > DML_MAX_SKIPS || ports * p->mbs > DML_MAX_TABLE || ports * p->workers > DML_MAX_TABLE)
+        DML_FAIL(DML_ERR_SPEC,
+                 "%d values that pass stages over are too many for %d workers, %d chunks and %d "
+                 "micro-batches",
+                 n, p->workers, p->chunks, p->mbs);
+    dml_skip *own = malloc((size_t)n * sizeof *own);
+    int32_t *slots = calloc((size_t)(ports * p->workers * DML_POOLS), sizeof *slots);
+    if (!own || !slots) {
+        free(own);
+        free(slots);
+        DML_FAIL(DML_ERR_NOMEM, "no memory for %d skips", n);
+    }
+    memcpy(own, skip, (size_t)n * sizeof *own);
+    free(p->pool_slots);
+    p->skip = own;
+    p->n_skips = n;
+    p->pool_slots = slots;
+    return DML_ERR_OK;
+}
+
+dml_op dml_op_other_end(const dml_program *p, const dml_op *op)
+{
+    static const dml_op_kind meets[DML_OP_KINDS] = {[DML_OP_SEND_ACT] = DML_OP_RECV_ACT,
+                                                    [DML_OP_RECV_ACT] = DML_OP_SEND_ACT,
+                                                    [DML_OP_SEND_GRAD] = DML_OP_RECV_GRAD,
+                                                    [DML_OP_RECV_GRAD] = DML_OP_SEND_GRAD};
+    DML_ASSERT(dml_op_info_of((dml_op_kind)op->kind)->has_peer);
+    const dml_op_kind kind = meets[op->kind];
+    const dml_skip next = {op->chunk, op->chunk + 1, op->chunk},
+                   last = {op->chunk - 1, op->chunk, op->chunk - 1};
+    const bool from_below = op->kind == DML_OP_RECV_ACT || op->kind == DML_OP_SEND_GRAD;
+    const dml_skip *s = op->edge != 0 ? &p->skip[op->edge - 1] : from_below ? &last : &next;
+    const int32_t chunk = kind == DML_OP_SEND_ACT    ? s->from
+                          : kind == DML_OP_RECV_GRAD ? s->back
+                                                     : s->to;
+    return (dml_op){.kind = (uint8_t)kind,
+                    .edge = op->edge,
+                    .peer = DML_NO_PEER,
+                    .slot = DML_NO_SLOT,
+                    .chunk = chunk,
+                    .mb = op->mb,
+                    .wait = {DML_NO_WAIT, DML_NO_WAIT}};
 }
 
 /* Room for one more op.  As in the arena, running out of memory at build time ends the process. */
@@ -128,6 +178,11 @@ void dml_program_copy_updates(const dml_program *p, dml_program *out)
 dml_err dml_program_copy(const dml_program *p, dml_program *out)
 {
     DML_TRY(dml_program_init(out, p->workers, p->chunks, p->mbs));
+    const dml_err err = dml_program_set_skips(out, p->n_skips, p->skip);
+    if (err != DML_ERR_OK) {
+        dml_program_free(out);
+        return err;
+    }
     out->forward_only = p->forward_only;
     out->lowered = p->lowered;
     out->recompute = p->recompute;
@@ -153,7 +208,9 @@ bool dml_program_equal(const dml_program *a, const dml_program *b)
 {
     if (a->workers != b->workers || a->chunks != b->chunks || a->mbs != b->mbs ||
         a->forward_only != b->forward_only || a->lowered != b->lowered ||
-        a->recompute != b->recompute)
+        a->recompute != b->recompute || a->n_skips != b->n_skips)
+        return false;
+    if (a->n_skips && memcmp(a->skip, b->skip, (size_t)a->n_skips * sizeof *a->skip) != 0)
         return false;
     if (memcmp(a->route, b->route, (size_t)route_entries(a) * sizeof *a->route) != 0 ||
         memcmp(a->span, b->span, (size_t)a->chunks * sizeof *a->span) != 0 ||

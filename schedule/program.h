@@ -40,6 +40,21 @@ enum { DML_RECOMPUTES = 0 DML_RECOMPUTE_LIST(X) };
 #undef X
 const char *dml_recompute_text(dml_recompute policy); /* static */
 
+/* A value that a chunk beyond the next reads, or one that crosses to the next beside the main one.  Forward it
+ * goes straight from its maker to the reader; with several readers each has its own skip.  Its gradient is
+ * summed along a chain, so that every cut adds in the same order:
+ *
+ *     chunk      0 -------------> 3 ------> 5          value of 0, read by 3 and 5: two skips
+ *     gradient   0 <--(g5 + g3)-- 3 <-(g5)- 5          {0, 3, back 0}, {0, 5, back 3}
+ *
+ * A chunk that does not read it sees nothing of it. */
+typedef struct dml_skip {
+    int32_t from, to; /* chunks, from < to                                                  */
+    int32_t
+        back; /* whom `to` gives its gradient: the next lower chunk that uses the value, in the end `from`;
+                       * from <= back < to                                                  */
+} dml_skip;
+
 typedef struct dml_program {
     int32_t workers;
     int32_t chunks;
@@ -52,7 +67,9 @@ typedef struct dml_program {
     dml_chunk_span *span; /* [chunks] owned                                              */
     int32_t *buckets;     /* [chunks] parts in which the chunk's gradients are reduced, 1
                            * where they go at once; owned                                */
-    int32_t *pool_slots;  /* [workers][chunks][DML_POOLS] slots, set by dml_lower; owned */
+    int32_t n_skips;
+    dml_skip *skip;      /* [n_skips] skip k, from 1, is skip[k - 1]; owned                 */
+    int32_t *pool_slots; /* [workers][ports][DML_POOLS] slots, set by dml_lower; owned      */
 
     /* Asynchronous: the program is a segment between two drains and makes several optimizer steps.  Update u of
      * chunk c, from 0, is of micro-batches u * update_mbs[c] .. + update_mbs[c] - 1.  Version n of its weights is
@@ -70,9 +87,10 @@ enum {
     DML_MAX_CHUNKS = 32767,
     DML_MAX_MBS = 1 << 20,
     DML_MAX_BUCKETS =
-        UINT16_MAX, /* of a chunk: an edge is a uint16_t                              */
-    DML_MAX_TABLE =
-        1 << 26, /* entries of chunks x mbs and of workers x chunks: 1 GiB at the worst */
+        UINT16_MAX,          /* of a chunk: an edge is a uint16_t                              */
+    DML_MAX_TABLE = 1 << 26, /* entries of ports x mbs and of workers x ports: 1 GiB at the worst */
+    DML_MAX_SKIPS = UINT16_MAX, /* an edge, too                                               */
+    DML_CHUNK_SKIPS = 32,       /* that may leave a chunk, enter it, and give it gradients: each  */
 };
 
 /* An empty order with every route unset (-1), every span and pool empty, one bucket a chunk.
@@ -80,6 +98,11 @@ enum {
  * DML_ERR_NOMEM  the tables do not fit */
 dml_err dml_program_init(dml_program *p, int32_t workers, int32_t chunks, int32_t mbs);
 void dml_program_free(dml_program *p); /* back to {0} */
+
+/* Gives `p`, which has none, n skips; its pools are empty again.
+ * DML_ERR_SPEC   more than DML_MAX_SKIPS, or the tables would be too large
+ * DML_ERR_NOMEM  they do not fit */
+dml_err dml_program_set_skips(dml_program *p, int32_t n, const dml_skip *skip);
 
 /* A deep copy; `out` is uninitialised before and {0} on failure. */
 dml_err dml_program_copy(const dml_program *p, dml_program *out);
@@ -111,16 +134,40 @@ static inline int32_t dml_program_updates(const dml_program *p, int32_t chunk)
 /* Whether any chunk makes more than one update. */
 bool dml_program_is_async(const dml_program *p);
 
-static inline int32_t *dml_program_slots(const dml_program *p, int32_t worker, int32_t chunk,
+/* A *port* is what received values are told apart by: port c < chunks is chunk c's own, port chunks + k - 1 is
+ * skip k.  What a chunk makes lies in its own port's slots. */
+static inline int32_t dml_program_ports(const dml_program *p)
+{
+    return p->chunks + p->n_skips;
+}
+
+static inline int32_t dml_skip_port(const dml_program *p, int32_t skip)
+{
+    return p->chunks + skip - 1;
+}
+
+/* The port of a transfer; of another op its chunk. */
+static inline int32_t dml_op_port(const dml_program *p, const dml_op *op)
+{
+    const bool skips = op->edge != 0 && dml_op_info_of((dml_op_kind)op->kind)->has_peer;
+    return skips ? dml_skip_port(p, op->edge) : op->chunk;
+}
+
+/* What meets the transfer `op`: kind, edge, chunk (which may not exist) and micro-batch; the rest is unset. */
+dml_op dml_op_other_end(const dml_program *p, const dml_op *op);
+
+static inline int32_t *dml_program_slots(const dml_program *p, int32_t worker, int32_t port,
                                          dml_pool pool)
 {
-    return &p->pool_slots[((int64_t)worker * p->chunks + chunk) * DML_POOLS + (int32_t)pool];
+    return &p->pool_slots[((int64_t)worker * dml_program_ports(p) + port) * DML_POOLS +
+                          (int32_t)pool];
 }
 
 /* Whether the op is whole, or the last part of one that is cut: what it makes is there after it. */
 static inline bool dml_op_is_last(const dml_program *p, const dml_op *op)
 {
-    return op->edge == 0 || op->edge == p->buckets[op->chunk];
+    return op->edge == 0 || op->edge == p->buckets[op->chunk] ||
+           dml_op_info_of((dml_op_kind)op->kind)->has_peer;
 }
 
 /* Whether the op is a part of a cut backward. */

@@ -40,6 +40,11 @@ dml_err dml_expand_replicas(const dml_program *one, int32_t replicas, int32_t mb
     DML_TRY(check_shares(one, replicas, mbs));
     DML_TRY(dml_program_init(out, one->workers * replicas, one->chunks, mbs));
     out->forward_only = one->forward_only;
+    const dml_err err = dml_program_set_skips(out, one->n_skips, one->skip);
+    if (err != DML_ERR_OK) {
+        dml_program_free(out);
+        return err;
+    }
     memcpy(out->span, one->span, (size_t)one->chunks * sizeof *one->span);
     memcpy(out->buckets, one->buckets, (size_t)one->chunks * sizeof *one->buckets);
     for (int32_t rank = 0; rank < one->workers; rank++)

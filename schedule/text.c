@@ -47,16 +47,25 @@ static void print_routes(const dml_program *p, dml_str *out)
     }
 }
 
+static void print_skips(const dml_program *p, dml_str *out)
+{
+    for (int32_t i = 0; i < p->n_skips; i++)
+        dml_str_printf(out, "skip %d: from=%d to=%d back=%d\n", i + 1, p->skip[i].from,
+                       p->skip[i].to, p->skip[i].back);
+}
+
 static void print_pools(const dml_program *p, dml_str *out)
 {
     for (int32_t w = 0; w < p->workers; w++)
-        for (int32_t c = 0; c < p->chunks; c++) {
+        for (int32_t c = 0; c < dml_program_ports(p); c++) {
             const int32_t *slots = dml_program_slots(p, w, c, (dml_pool)0);
             bool any = false;
             for (int32_t k = 0; k < DML_POOLS; k++)
                 any = any || slots[k] != 0;
             if (!any) continue;
-            dml_str_printf(out, "pools %d.%d:", w, c);
+            const bool skip = c >= p->chunks;
+            dml_str_printf(out, skip ? "pools %d.skip%d:" : "pools %d.%d:", w,
+                           skip ? c - p->chunks + 1 : c);
             for (int32_t k = 0; k < DML_POOLS; k++)
                 if (k != DML_POOL_KEPT || p->recompute != DML_RECOMPUTE_NONE)
                     dml_str_printf(out, " %s=%d", dml_pool_text((dml_pool)k), slots[k]);
@@ -82,6 +91,7 @@ void dml_text_print(const dml_program *p, dml_str *out)
         dml_str_printf(out, " recompute=%s", dml_recompute_text(p->recompute));
     dml_str_printf(out, "\n");
     if (any_span(p)) print_spans(p, out);
+    print_skips(p, out);
     if (p->lowered || !routes_follow_from_ops(p)) print_routes(p, out);
     print_pools(p, out);
     for (int32_t w = 0; w < p->workers; w++) {

@@ -1,20 +1,25 @@
 /* schedule/text.h - orders and programs as text, and back to the same bytes.
  *
  * An order is short: a worker's line lists its ops, KIND chunk.micro-batch.  A part of an op, and
- * what is about a bucket, has its number behind a slash: B0.7/2, R0/2.
+ * what is about a bucket, has its number behind a slash: B0.7/2, R0/2; so has a transfer of a skip, SEND_F0.7/1.
  *
  *     order workers=2 chunks=2 mbs=2
  *     0: F0.0 F0.1 B0.0 B0.1
  *     1: F1.0 B1.0 F1.1 B1.1
  *
+ * Skips come before all ops:
+ *
+ *     skip 1: from=0 to=3 back=2
+ *
  * A program says the rest: operands after the op, one numbered op a line (the numbers are what
- * `wait` is about), the slots of each worker's chunks, the routes.
+ * `wait` is about), the slots of each worker's chunks and skips, the routes.
  *
  *     program workers=2 chunks=2 mbs=2
  *     chunk 0: layers=0-3 params=0-8 buckets=2
  *     ...
  *     route 0: 0 0
  *     pools 0.0: IN=0 STASH=2 DY=1 DX=0
+ *     pools 1.skip1: IN=1 STASH=0 DY=0 DX=0
  *     0:
  *          0 F0.0 slot=0
  *          1 SEND_F0.0 peer=1 slot=0 wait=0

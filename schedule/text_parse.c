@@ -14,7 +14,10 @@ typedef struct reader {
     const char *at;
     int32_t line_no;
     dml_program *p;
+    dml_arena *arena;
     bool *routed;   /* [chunks] has a route line */
+    dml_skip *skip; /* [n_skips] read so far */
+    int32_t n_skips;
     int32_t worker; /* whose ops come now, -1 none yet */
 } reader;
 
@@ -169,13 +172,53 @@ static dml_err read_route(reader *r)
     return DML_ERR_OK;
 }
 
+static dml_err read_chunk_of(reader *r, const char *what, int32_t *chunk)
+{
+    skip_blanks(r);
+    DML_TRY(expect(r, what));
+    DML_TRY(expect(r, "="));
+    return read_int(r, "chunk", 0, r->p->chunks - 1, chunk);
+}
+
+/* They are given to the program together, before the first line that needs them. */
+static dml_err read_skip(reader *r)
+{
+    int32_t k;
+    const char *start = r->at;
+    skip_blanks(r);
+    DML_TRY(read_int(r, "number of the skip", 1, DML_MAX_SKIPS, &k));
+    if (r->p->n_skips > 0 || r->worker >= 0 || k != r->n_skips + 1)
+        FAIL_AT(r, start, "skip %d is out of place: they come in turn, before pools and ops", k);
+    DML_TRY(expect(r, ":"));
+    if (r->n_skips == 0) r->skip = DML_NEW_N(r->arena, dml_skip, DML_MAX_SKIPS);
+    dml_skip *s = &r->skip[r->n_skips++];
+    DML_TRY(read_chunk_of(r, "from", &s->from));
+    DML_TRY(read_chunk_of(r, "to", &s->to));
+    return read_chunk_of(r, "back", &s->back);
+}
+
+static dml_err set_skips(reader *r)
+{
+    return r->p->n_skips > 0 ? DML_ERR_OK : dml_program_set_skips(r->p, r->n_skips, r->skip);
+}
+
+/* "skip1:" or "0:" */
+static dml_err read_port(reader *r, int32_t *port)
+{
+    if (!take_word(r, "skip")) return read_label(r, port);
+    DML_TRY(read_int(r, "skip", 1, r->p->n_skips, port));
+    *port = dml_skip_port(r->p, *port);
+    return expect(r, ":");
+}
+
 static dml_err read_pools(reader *r)
 {
     int32_t w, c;
     skip_blanks(r);
+    DML_TRY(set_skips(r));
     DML_TRY(read_int(r, "worker", 0, r->p->workers - 1, &w));
     DML_TRY(expect(r, "."));
-    DML_TRY(read_label(r, &c));
+    DML_TRY(read_port(r, &c));
     for (int32_t k = 0; k < DML_POOLS; k++) {
         if (k == DML_POOL_KEPT && r->p->recompute == DML_RECOMPUTE_NONE) continue;
         skip_blanks(r);
@@ -259,22 +302,24 @@ static dml_err read_line(reader *r)
     if (!indented && isdigit((unsigned char)*r->at)) {
         DML_TRY(read_int(r, "worker", 0, r->p->workers - 1, &r->worker));
         DML_TRY(expect(r, ":"));
+        DML_TRY(set_skips(r));
         return read_ops(r);
     }
     if (take_word(r, "chunk")) return read_span(r);
+    if (take_word(r, "skip")) return read_skip(r);
     if (take_word(r, "route")) return read_route(r);
     if (take_word(r, "pools")) return read_pools(r);
     if (!indented || r->worker < 0)
-        FAIL_AT(r, r->at, "expected 'chunk', 'route', 'pools' or a worker, not %s",
+        FAIL_AT(r, r->at, "expected 'chunk', 'skip', 'route', 'pools' or a worker, not %s",
                 found_at(r).text);
     return read_ops(r);
 }
 
-static dml_err read_all(reader *r, dml_arena *arena)
+static dml_err read_all(reader *r)
 {
     if (!next_line(r)) FAIL_AT(r, r->at, "expected '%s'", "order or program");
     DML_TRY(read_header(r));
-    r->routed = DML_NEW_N(arena, bool, r->p->chunks);
+    r->routed = DML_NEW_N(r->arena, bool, r->p->chunks);
     for (;;) {
         skip_blanks(r);
         if (!at_line_end(r))
@@ -282,6 +327,7 @@ static dml_err read_all(reader *r, dml_arena *arena)
         if (!next_line(r)) break;
         DML_TRY(read_line(r));
     }
+    DML_TRY(set_skips(r));
     for (int32_t w = 0; w < r->p->workers; w++)
         for (int32_t i = 0; i < r->p->list[w].n; i++) {
             const dml_op *op = &r->p->list[w].op[i];
@@ -295,8 +341,8 @@ dml_err dml_text_parse(const char *name, const char *text, dml_program *out)
 {
     *out = (dml_program){0};
     dml_arena arena = {0};
-    reader r = {.name = name, .line = text, .at = text, .p = out, .worker = -1};
-    const dml_err err = read_all(&r, &arena);
+    reader r = {.name = name, .line = text, .at = text, .p = out, .arena = &arena, .worker = -1};
+    const dml_err err = read_all(&r);
     if (err != DML_ERR_OK) dml_program_free(out);
     dml_arena_free(&arena);
     return err;

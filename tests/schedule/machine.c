@@ -13,10 +13,12 @@ typedef struct slot {
 
 typedef enum state { WAITING, RUNNING, DONE } state;
 
+enum { READS = 4 + 2 * DML_CHUNK_SKIPS };
+
 typedef struct running_op {
     state state;
-    slot *read[4], *write;
-    int32_t want[4], n_reads;
+    slot *read[READS], *write;
+    int32_t want[READS], n_reads;
     bool read_over; /* of a send whose receive has ended: the bytes have been read */
 } running_op;
 
@@ -25,7 +27,7 @@ typedef struct machine {
     dml_arena arena;
     running_op **op;            /* [workers][n] */
     int32_t (*head)[DML_LANES]; /* [workers] first op of the lane that is not done, n: none */
-    slot **slots;               /* [workers][chunks][DML_POOLS] */
+    slot **slots;               /* [workers][ports][DML_POOLS] */
     bool ok;
     char *why;
 } machine;
@@ -38,9 +40,20 @@ static void wrong(machine *m, int32_t w, int32_t i, const char *what)
     m->ok = false;
 }
 
-static int32_t label_of(const dml_program *p, dml_pool pool, int32_t c, int32_t mb)
+static int32_t ports(const dml_program *p)
 {
-    return 1 + ((int32_t)pool * p->chunks + c) * p->mbs + mb;
+    return p->chunks + p->n_skips;
+}
+
+/* What is received along a skip is told apart from what crosses between neighbours. */
+static int32_t port_of(const dml_program *p, dml_op_kind kind, int32_t c, int32_t edge)
+{
+    return dml_op_info_of(kind)->has_peer && edge > 0 ? p->chunks + edge - 1 : c;
+}
+
+static int32_t label_of(const dml_program *p, dml_pool pool, int32_t port, int32_t mb)
+{
+    return 1 + ((int32_t)pool * ports(p) + port) * p->mbs + mb;
 }
 
 /* The op, or its last part: what it makes is there then. */
@@ -55,6 +68,17 @@ static int32_t find(const dml_program *p, int32_t w, dml_op_kind kind, int32_t c
     return -1;
 }
 
+/* The worker's transfer of a value: along skip k, or between neighbours, 0. */
+static int32_t find_transfer(const dml_program *p, int32_t w, dml_op_kind kind, int32_t c,
+                             int32_t skip, int32_t mb)
+{
+    for (int32_t i = 0; i < p->list[w].n; i++) {
+        const dml_op *op = &p->list[w].op[i];
+        if (op->kind == kind && op->chunk == c && op->mb == mb && op->edge == skip) return i;
+    }
+    return -1;
+}
+
 /* The worker's reduction of that bucket. */
 static int32_t find_reduce(const dml_program *p, int32_t w, int32_t c, int32_t bucket)
 {
@@ -65,24 +89,24 @@ static int32_t find_reduce(const dml_program *p, int32_t w, int32_t c, int32_t b
     return -1;
 }
 
-static slot *slot_at(machine *m, int32_t w, dml_pool pool, int32_t c, int32_t number)
+static slot *slot_at(machine *m, int32_t w, dml_pool pool, int32_t port, int32_t number)
 {
-    const int32_t n = *dml_program_slots(m->p, w, c, pool);
-    slot *s = m->slots[(w * m->p->chunks + c) * DML_POOLS + (int32_t)pool];
+    const int32_t n = *dml_program_slots(m->p, w, port, pool);
+    slot *s = m->slots[(w * ports(m->p) + port) * DML_POOLS + (int32_t)pool];
     return number >= 0 && number < n ? &s[number] : NULL;
 }
 
-static void want(machine *m, int32_t w, int32_t i, dml_pool pool, int32_t c, int32_t mb,
+static void want(machine *m, int32_t w, int32_t i, dml_pool pool, int32_t port, int32_t mb,
                  int32_t maker)
 {
     running_op *o = &m->op[w][i];
-    slot *s = maker < 0 ? NULL : slot_at(m, w, pool, c, m->p->list[w].op[maker].slot);
+    slot *s = maker < 0 ? NULL : slot_at(m, w, pool, port, m->p->list[w].op[maker].slot);
     if (!s) {
         wrong(m, w, i, "what it reads is nowhere");
         return;
     }
     o->read[o->n_reads] = s;
-    o->want[o->n_reads++] = label_of(m->p, pool, c, mb);
+    o->want[o->n_reads++] = label_of(m->p, pool, port, mb);
 }
 
 /* Whether the forward threw away what its backward reads. */
@@ -97,16 +121,23 @@ static dml_pool output_pool(const dml_program *p, int32_t w, int32_t c, int32_t 
     return again(p, w, c, mb) ? DML_POOL_KEPT : DML_POOL_STASH;
 }
 
-/* The input of chunk c: received, or the output of the chunk below. */
-static void want_input(machine *m, int32_t w, int32_t i, int32_t c, int32_t mb)
+/* What chunk c reads of chunk `from`: received, or that chunk's output here. */
+static void want_value(machine *m, int32_t w, int32_t i, int32_t from, int32_t c, int32_t skip,
+                       int32_t mb)
 {
-    if (c == 0) return;
-    const int32_t recv = find(m->p, w, DML_OP_RECV_ACT, c, mb);
+    const int32_t recv = find_transfer(m->p, w, DML_OP_RECV_ACT, c, skip, mb);
     if (recv >= 0)
-        want(m, w, i, DML_POOL_IN, c, mb, recv);
+        want(m, w, i, DML_POOL_IN, skip ? m->p->chunks + skip - 1 : c, mb, recv);
     else
-        want(m, w, i, output_pool(m->p, w, c - 1, mb), c - 1, mb,
-             find(m->p, w, DML_OP_FWD, c - 1, mb));
+        want(m, w, i, output_pool(m->p, w, from, mb), from, mb,
+             find(m->p, w, DML_OP_FWD, from, mb));
+}
+
+static void want_inputs(machine *m, int32_t w, int32_t i, int32_t c, int32_t mb)
+{
+    if (c > 0) want_value(m, w, i, c - 1, c, 0, mb);
+    for (int32_t k = 1; k <= m->p->n_skips; k++)
+        if (m->p->skip[k - 1].to == c) want_value(m, w, i, m->p->skip[k - 1].from, c, k, mb);
 }
 
 /* What the forward kept for the chunk's own use; with the ends of the model come the loaded batch and labels. */
@@ -131,20 +162,28 @@ static int32_t input_grad(const dml_program *p, int32_t w, int32_t c, int32_t mb
     return b >= 0 ? b : find(p, w, DML_OP_BWD_INPUT, c, mb);
 }
 
-static void want_gradient(machine *m, int32_t w, int32_t i, int32_t c, int32_t mb)
+static void want_gradient(machine *m, int32_t w, int32_t i, int32_t of, int32_t c, int32_t skip,
+                          int32_t mb)
 {
-    if (c == m->p->chunks - 1) return;
-    const int32_t recv = find(m->p, w, DML_OP_RECV_GRAD, c, mb);
+    const int32_t recv = find_transfer(m->p, w, DML_OP_RECV_GRAD, c, skip, mb);
     if (recv >= 0)
-        want(m, w, i, DML_POOL_DY, c, mb, recv);
+        want(m, w, i, DML_POOL_DY, skip ? m->p->chunks + skip - 1 : c, mb, recv);
     else
-        want(m, w, i, DML_POOL_DX, c + 1, mb, input_grad(m->p, w, c + 1, mb));
+        want(m, w, i, DML_POOL_DX, of, mb, input_grad(m->p, w, of, mb));
+}
+
+static void want_gradients(machine *m, int32_t w, int32_t i, int32_t c, int32_t mb)
+{
+    if (c < m->p->chunks - 1) want_gradient(m, w, i, c + 1, c, 0, mb);
+    for (int32_t k = 1; k <= m->p->n_skips; k++)
+        if (m->p->skip[k - 1].back == c) want_gradient(m, w, i, m->p->skip[k - 1].to, c, k, mb);
 }
 
 static void make(machine *m, int32_t w, int32_t i, dml_pool pool)
 {
     const dml_op *op = &m->p->list[w].op[i];
-    m->op[w][i].write = slot_at(m, w, pool, op->chunk, op->slot);
+    const int32_t port = port_of(m->p, (dml_op_kind)op->kind, op->chunk, op->edge);
+    m->op[w][i].write = slot_at(m, w, pool, port, op->slot);
     if (!m->op[w][i].write) wrong(m, w, i, "it has nowhere to write");
 }
 
@@ -181,24 +220,24 @@ static void take_operands(machine *m, int32_t w, int32_t i)
     const int32_t c = op->chunk, mb = op->mb;
     switch ((dml_op_kind)op->kind) {
     case DML_OP_FWD:
-        want_input(m, w, i, c, mb);
+        want_inputs(m, w, i, c, mb);
         make(m, w, i, output_pool(m->p, w, c, mb));
         break;
     case DML_OP_RECOMPUTE:
-        want_input(m, w, i, c, mb);
+        want_inputs(m, w, i, c, mb);
         want_kept(m, w, i, c, mb);
         make(m, w, i, DML_POOL_STASH);
         break;
     case DML_OP_BWD:
     case DML_OP_BWD_INPUT:
-        want_input(m, w, i, c, mb);
-        want_gradient(m, w, i, c, mb);
+        want_inputs(m, w, i, c, mb);
+        want_gradients(m, w, i, c, mb);
         want_stash(m, w, i, c, mb);
         if (c > 0 && (op->edge == 0 || op->edge == m->p->buckets[c])) make(m, w, i, DML_POOL_DX);
         break;
     case DML_OP_BWD_WEIGHT:
-        want_input(m, w, i, c, mb);
-        want_gradient(m, w, i, c, mb);
+        want_inputs(m, w, i, c, mb);
+        want_gradients(m, w, i, c, mb);
         want_stash(m, w, i, c, mb);
         break;
     case DML_OP_SEND_ACT:
@@ -232,9 +271,10 @@ static void start(machine *m, int32_t w, int32_t i)
     if (!m->ok || !o->write) return;
     if (o->write->readers || o->write->writing) wrong(m, w, i, "writes what is in use");
     const dml_op *op = &m->p->list[w].op[i];
-    dml_pool pool = dml_op_info_of((dml_op_kind)op->kind)->pool;
+    const dml_op_kind kind = (dml_op_kind)op->kind;
+    dml_pool pool = dml_op_info_of(kind)->pool;
     if (op->kind == DML_OP_FWD) pool = output_pool(m->p, w, op->chunk, op->mb);
-    o->write->label = label_of(m->p, pool, op->chunk, op->mb);
+    o->write->label = label_of(m->p, pool, port_of(m->p, kind, op->chunk, op->edge), op->mb);
     o->write->writing = true;
 }
 
@@ -258,7 +298,16 @@ static int32_t partner(const dml_program *p, const dml_op *op)
                           [DML_OP_RECV_ACT] = {DML_OP_SEND_ACT, -1},
                           [DML_OP_SEND_GRAD] = {DML_OP_RECV_GRAD, -1},
                           [DML_OP_RECV_GRAD] = {DML_OP_SEND_GRAD, 1}};
-    return find(p, op->peer, of[op->kind].other, op->chunk + of[op->kind].up, op->mb);
+    int32_t c = op->chunk + of[op->kind].up;
+    if (op->edge > 0) {
+        const dml_skip *s = &p->skip[op->edge - 1];
+        const int32_t end[DML_OP_KINDS] = {[DML_OP_SEND_ACT] = s->to,
+                                           [DML_OP_RECV_ACT] = s->from,
+                                           [DML_OP_SEND_GRAD] = s->back,
+                                           [DML_OP_RECV_GRAD] = s->to};
+        c = end[op->kind];
+    }
+    return find_transfer(p, op->peer, of[op->kind].other, c, op->edge, op->mb);
 }
 
 static bool is_transfer(const dml_op *op)
@@ -414,7 +463,8 @@ static void set_up(machine *m)
     const dml_program *p = m->p;
     m->op = DML_NEW_N(&m->arena, running_op *, p->workers);
     m->head = dml_arena_alloc(&m->arena, (int64_t)sizeof *m->head * p->workers);
-    m->slots = DML_NEW_N(&m->arena, slot *, p->workers * p->chunks * DML_POOLS);
+    const int32_t pools = ports(p) * DML_POOLS;
+    m->slots = DML_NEW_N(&m->arena, slot *, p->workers * pools);
     for (int32_t w = 0; w < p->workers; w++) {
         m->op[w] = DML_NEW_N(&m->arena, running_op, p->list[w].n);
         for (int32_t l = 0; l < DML_LANES; l++) {
@@ -423,8 +473,8 @@ static void set_up(machine *m)
                 i++;
             m->head[w][l] = i;
         }
-        for (int32_t k = 0; k < p->chunks * DML_POOLS; k++)
-            m->slots[w * p->chunks * DML_POOLS + k] =
+        for (int32_t k = 0; k < pools; k++)
+            m->slots[w * pools + k] =
                 DML_NEW_N(&m->arena, slot, dml_program_slots(p, w, 0, (dml_pool)0)[k]);
     }
 }

@@ -63,6 +63,24 @@ static void random_routes(rnd *r, dml_program *p)
     }
 }
 
+void random_skips(rnd *r, dml_program *p)
+{
+    enum { VALUES = 3 };
+    dml_skip skip[VALUES * 8];
+    int32_t n = 0;
+    for (int32_t v = rnd_below(r, VALUES + 1); v > 0 && p->chunks > 1; v--) {
+        const int32_t from = rnd_below(r, p->chunks - 1);
+        int32_t back = from;
+        for (int32_t to = from + 1; to < p->chunks; to++) {
+            const int32_t way =
+                rnd_below(r, 3); /* not read, read past others, or as what crosses */
+            if (way == 1) skip[n++] = (dml_skip){from, to, back};
+            if (way > 0) back = to;
+        }
+    }
+    DML_CHECK_OK(dml_program_set_skips(p, n, skip));
+}
+
 /* What is emitted already, and what may come next. */
 typedef struct emission {
     dml_program *p;
@@ -102,6 +120,7 @@ dml_program random_order(rnd *r)
         dml_program_init(&p, 1 + rnd_below(r, 5), 1 + rnd_below(r, 6), 1 + rnd_below(r, 6)));
     p.forward_only = rnd_below(r, 7) == 0;
     random_routes(r, &p);
+    if (rnd_below(r, 2)) random_skips(r, &p);
     const bool buckets = !p.forward_only && rnd_below(r, 2);
     for (int32_t c = 0; c < p.chunks && buckets; c++)
         p.buckets[c] = 1 + rnd_below(r, 4);
@@ -166,6 +185,9 @@ dml_cost random_cost(rnd *r, const dml_program *p)
                                          .out_bytes = rnd_below(r, 100)};
     for (int32_t c = 0; c < p->chunks; c++)
         random_shares(r, &cost, c, p->buckets[c]);
+    DML_CHECK_OK(dml_cost_skips(&cost, p->n_skips));
+    for (int32_t k = 0; k < p->n_skips; k++)
+        cost.skip_bytes[k] = rnd_below(r, 100);
     cost.link_latency_ns = rnd_below(r, 2) ? 0 : rnd_below(r, 30);
     cost.link_bytes_per_s = rnd_below(r, 2) ? 0 : 10000000000;
     return cost;

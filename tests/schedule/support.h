@@ -27,9 +27,13 @@ dml_cost make_cost(int32_t chunks, int64_t f, int64_t i, int64_t w, int64_t late
 
 /* A random order that respects the dependencies: up to 5 workers, 6 chunks, 6 micro-batches;
  * chunks on one worker each, replicated, or routed at random; B, or I and W, or both; one to four
- * buckets a chunk; sometimes forward-only. */
+ * buckets a chunk; often with skips; sometimes forward-only. */
 dml_program random_order(rnd *r);
-dml_cost random_cost(rnd *r, const dml_program *p); /* for its chunks and buckets */
+
+/* Up to three values that up to three later chunks each read past their neighbours, for a program without. */
+void random_skips(rnd *r, dml_program *p);
+
+dml_cost random_cost(rnd *r, const dml_program *p); /* for its chunks, buckets and skips */
 
 /* How many ops of the kind the worker has. */
 int32_t count_ops(const dml_program *p, int32_t worker, dml_op_kind kind);

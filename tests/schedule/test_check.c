@@ -96,6 +96,7 @@ static void no_layers(dml_program *p) { p->span[2].layer_end = p->span[2].layer_
 static void first_layer_lost(dml_program *p) { p->span[0].layer_begin = 1; }
 static void param_gap(dml_program *p) { p->span[2].param_begin++; }
 static void param_twice(dml_program *p) { p->span[1].param_end++; }
+static void skip_to_itself(dml_program *p) { DML_CHECK_OK(dml_program_set_skips(p, 1, &(dml_skip){1, 1, 1})); }
 static void no_route(dml_program *p) { *dml_program_route(p, 1, 3) = -1; }
 static void other_route(dml_program *p) { *dml_program_route(p, 1, 3) = 0; }
 static void other_peer(dml_program *p) { nth_op(p, 0, DML_OP_SEND_ACT, 1)->peer = 3; }
@@ -195,6 +196,7 @@ static const mutation mutations[] = {
 #define M(rule, how) {DML_RULE_##rule, how, #how}
     M(placed, layer_gap), M(placed, layer_twice), M(placed, no_layers), M(placed, first_layer_lost),
     M(owned, param_gap), M(owned, param_twice),
+    M(skips, skip_to_itself),
     M(routed, no_route), M(routed, other_route), M(routed, other_peer), M(routed, no_peer),
     M(routed, peer_of_compute), M(routed, other_chunk), M(routed, no_such_chunk), M(routed, no_such_mb),
     M(routed, no_such_kind), M(routed, unknown_edge), M(routed, reduce_of_mb), M(routed, vote_of_chunk),

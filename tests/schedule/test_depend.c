@@ -31,7 +31,7 @@ static const char *touches(const dml_program *p, dml_op_kind kind, int32_t c)
     dml_arena_free(&arena);
     for (int32_t t = 0; t < n; t++)
         dml_str_printf(&text, "%s%s %s%d", t ? ", " : "", touch[t].write ? "write" : "read",
-                       dml_pool_text(touch[t].pool), touch[t].chunk);
+                       dml_pool_text(touch[t].pool), touch[t].port);
     return dml_str_text(&text);
 }
 

@@ -41,30 +41,11 @@ static void an_op_is_named_by_kind_chunk_micro_batch_and_part(void **state)
     assert_string_equal("?-1.0", dml_op_name_of(&odd).text);
 }
 
-static void both_ends_of_a_transfer_find_each_other(void **state)
-{
-    (void)state;
-    for (int32_t k = DML_OP_SEND_ACT; k <= DML_OP_RECV_GRAD; k++) {
-        const dml_op op = {.kind = (uint8_t)k, .chunk = 4, .mb = 7};
-        const dml_op other = dml_op_other_end(&op), again = dml_op_other_end(&other);
-        DML_CHECK_EQ(k, again.kind);
-        DML_CHECK_EQ(4, again.chunk);
-        DML_CHECK_EQ(7, other.mb);
-        DML_CHECK(dml_op_lane(&op) != dml_op_lane(&other));
-    }
-    const dml_op act = {.kind = DML_OP_SEND_ACT, .chunk = 4, .mb = 7};
-    const dml_op grad = {.kind = DML_OP_SEND_GRAD, .chunk = 4, .mb = 7};
-    const dml_op recv_act = dml_op_other_end(&act), recv_grad = dml_op_other_end(&grad);
-    assert_string_equal("RECV_F5.7", dml_op_name_of(&recv_act).text);
-    assert_string_equal("RECV_B3.7", dml_op_name_of(&recv_grad).text);
-}
-
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_kind_has_its_own_text),
         cmocka_unit_test(transfers_are_what_has_a_peer_and_ends_of_step_what_has_no_micro_batch),
-        cmocka_unit_test(both_ends_of_a_transfer_find_each_other),
         cmocka_unit_test(an_op_is_named_by_kind_chunk_micro_batch_and_part),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -42,7 +42,7 @@ static void a_random_order_lowers_to_a_program_that_holds_every_rule(void **stat
         for (int32_t w = 0; w < program.workers; w++)
             for (int32_t pool = 0; pool < DML_POOLS; pool++) {
                 int32_t slots = 0;
-                for (int32_t c = 0; c < program.chunks; c++)
+                for (int32_t c = 0; c < dml_program_ports(&program); c++)
                     slots += *dml_program_slots(&program, w, c, (dml_pool)pool);
                 DML_CHECK(dml_sim_peak_slots(&sim, &program, w, (dml_pool)pool) <= slots);
             }
