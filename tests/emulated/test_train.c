@@ -81,9 +81,16 @@ static void resnet20_learns_as_on_the_cpu(void **state)
 }
 
 static const layout layouts[] = {
-    {"1", "1", "1f1b", "1"},          {"2", "1", "gpipe", "1"}, {"2", "2", "1f1b", "1"},
-    {"1", "4", "1f1b", "1"},          {"3", "2", "1f1b", "1"},  {"2", "2", "sequential", "1"},
+    {"1", "1", "1f1b", "1"},
+    {"2", "1", "gpipe", "1"},
+    {"2", "2", "1f1b", "1"},
+    {"1", "4", "1f1b", "1"},
+    {"3", "2", "1f1b", "1"},
+    {"2", "2", "sequential", "1"},
     {"3", "1", "gpipe_reverse", "1"},
+    {"2", "1", "chimera_doubling", "1"},
+    {"4", "1", "csv:" DML_SOURCE_DIR "/tests/golden/family/dualpipe.csv", "1"},
+    {"4", "1", "csv:" DML_SOURCE_DIR "/tests/golden/family/zb_v.csv x2", "1"},
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 
