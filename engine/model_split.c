@@ -5,88 +5,52 @@
  *   conv1 bn1 | relu1 | conv2 bn2 relu2 conv3 add1 | relu3 | fc loss
  *                       (a residual block)            (the loss stays with its input)
  *
- * auto, two passes over best[s][j], the first j segments in s stages:
- *   least maximum   best[s][j] = min over i of max(best[s-1][i], flops(i, j))
- *   fewest bytes    the same recurrence on sums of bytes, over stages within that maximum
+ * auto is the exact cut of engine/partition.h with flops for times and no limits.  Flops foretell no time to the
+ * percent, so behind the slowest stage only differences of 1/64 of it count; then fewer bytes do.
  */
 #include "engine/model.h"
 
 #include "engine/layers/layer.h"
+#include "engine/partition.h"
 
-typedef struct segments {
-    int32_t n;
-    int32_t *begin;  /* [n + 1] first layer; begin[n] is the number of layers */
-    int64_t *before; /* [n + 1] flops of the segments before it */
-    int64_t *wire;   /* [n + 1] bytes a sample sends across the border before it; 0 at both ends */
-} segments;
+enum { GRAIN = 64 };
 
-static segments find_segments(const dml_model *model, dml_arena *arena)
+static bool may_end(const dml_model *model, int32_t layer)
 {
-    const int32_t n_layers = model->n_layers;
-    segments s = {
-        .begin = DML_NEW_N(arena, int32_t, n_layers + 1),
-        .before = DML_NEW_N(arena, int64_t, n_layers + 1),
-        .wire = DML_NEW_N(arena, int64_t, n_layers + 1),
-    };
-    int64_t flops = 0;
-    for (int32_t i = 0; i < n_layers; i++) {
+    return model->layer[layer].may_end_stage || layer + 1 == model->n_layers;
+}
+
+static dml_err split_auto(const dml_model *model, int32_t stages, dml_arena *arena, int32_t *begin)
+{
+    dml_partition_layer *layer = DML_NEW_N(arena, dml_partition_layer, model->n_layers);
+    dml_partition_stage *stage = DML_NEW_N(arena, dml_partition_stage, stages);
+    for (int32_t i = 0; i < model->n_layers; i++) {
         const dml_layer *l = &model->layer[i];
-        flops += l->flops[0] + l->flops[1] + l->flops[2];
-        if (!l->may_end_stage && i < n_layers - 1) continue;
-        s.n++;
-        s.begin[s.n] = i + 1;
-        s.before[s.n] = flops;
-        s.wire[s.n] = i < n_layers - 1 ? dml_shape_elems(l->out) * (int64_t)sizeof(float) : 0;
+        layer[i] = (dml_partition_layer){
+            .name = l->spec->name,
+            .ns = {l->flops[0], l->flops[1], l->flops[2]},
+            .out_bytes = dml_shape_elems(l->out) * (int64_t)sizeof(float),
+            .may_end_stage = may_end(model, i),
+        };
     }
-    return s;
+    for (int32_t s = 0; s < stages; s++)
+        stage[s].speed = 1.0;
+    return dml_partition(&(dml_partition_problem){.layer = layer,
+                                                  .stage = stage,
+                                                  .n_layers = model->n_layers,
+                                                  .n_stages = stages,
+                                                  .grain = GRAIN},
+                         begin);
 }
 
-/* Stage costs under which the recurrences choose; INT64_MAX: not allowed. */
-typedef struct choice {
-    const segments *s;
-    bool count_bytes;   /* sum the bytes of the borders, or take the maximum of flops */
-    int64_t flops_most; /* a stage with more is not allowed */
-} choice;
-
-static int64_t join(const choice *c, int64_t first, int32_t from, int32_t to)
+/* Equal counts of the n segments, the longer stages last. */
+static void split_uniform(const dml_model *model, int32_t stages, int32_t n, int32_t *begin)
 {
-    const int64_t flops = c->s->before[to] - c->s->before[from];
-    if (first == INT64_MAX || flops > c->flops_most) return INT64_MAX;
-    if (c->count_bytes) return first + c->s->wire[from];
-    return first > flops ? first : flops;
-}
-
-/* The best value for all segments in `stages` stages; cut[s] receives the first segment of stage s. */
-static int64_t best_cuts(const choice *c, int32_t stages, dml_arena *arena, int32_t *cut)
-{
-    const int32_t n = c->s->n, row = n + 1;
-    int64_t *best = DML_NEW_N(arena, int64_t, (int64_t)(stages + 1) * row);
-    int32_t *from = DML_NEW_N(arena, int32_t, (int64_t)(stages + 1) * row);
-    for (int32_t j = 1; j <= n; j++)
-        best[j] = INT64_MAX; /* no stages hold no segments */
-    for (int32_t s = 1; s <= stages; s++) {
-        for (int32_t j = 0; j <= n; j++) {
-            best[s * row + j] = INT64_MAX;
-            for (int32_t i = s - 1; i < j; i++) {
-                const int64_t value = join(c, best[(s - 1) * row + i], i, j);
-                if (value >= best[s * row + j]) continue;
-                best[s * row + j] = value;
-                from[s * row + j] = i;
-            }
-        }
-    }
-    cut[stages] = n;
-    for (int32_t s = stages; s > 0; s--)
-        cut[s - 1] = from[s * row + cut[s]];
-    return best[stages * row + n];
-}
-
-static void split_auto(const segments *s, int32_t stages, dml_arena *arena, int32_t *cut)
-{
-    choice c = {.s = s, .flops_most = INT64_MAX};
-    c.flops_most = best_cuts(&c, stages, arena, cut);
-    c.count_bytes = true;
-    best_cuts(&c, stages, arena, cut);
+    begin[0] = 0;
+    int32_t s = 1;
+    for (int32_t i = 0, segments = 0; i < model->n_layers; i++)
+        if (may_end(model, i) && ++segments == (int32_t)((int64_t)s * n / stages))
+            begin[s++] = i + 1;
 }
 
 /* The join that a cut before layer `at` would tear from its other branch. */
@@ -138,28 +102,24 @@ dml_err dml_model_split(const dml_spec *spec, const dml_model *model, int32_t st
     if (stages < 1) DML_FAIL(DML_ERR_BUG, "a model in %d stages", stages);
     if (spec->parallelism.split == DML_SPLIT_LIST) return split_list(spec, model, stages, begin);
 
-    dml_arena arena = {0};
-    const segments s = find_segments(model, &arena);
-    dml_err err = DML_ERR_OK;
-    if (stages > s.n) {
+    int32_t segments = 0;
+    for (int32_t i = 0; i < model->n_layers; i++)
+        segments += may_end(model, i);
+    if (stages > segments) {
         const char *key = spec->parallelism.n_stages > 0 ? "parallelism.stages"
                                                          : "parallelism.pipeline_parallel_size";
-        err = dml_spec_fail(
+        return dml_spec_fail(
             spec, dml_spec_place(spec, key), key,
             "%d stages, but the model can be cut into %d at most (a residual block stays "
             "whole, and the loss with the layer before it)",
-            stages, s.n);
-        goto done;
+            stages, segments);
     }
-    int32_t *cut = DML_NEW_N(&arena, int32_t, stages + 1);
-    if (spec->parallelism.split == DML_SPLIT_AUTO)
-        split_auto(&s, stages, &arena, cut);
-    else
-        for (int32_t i = 0; i <= stages; i++)
-            cut[i] = (int32_t)((int64_t)i * s.n / stages);
-    for (int32_t i = 0; i <= stages; i++)
-        begin[i] = s.begin[cut[i]];
-done:
+    if (spec->parallelism.split == DML_SPLIT_UNIFORM) {
+        split_uniform(model, stages, segments, begin);
+        return DML_ERR_OK;
+    }
+    dml_arena arena = {0};
+    const dml_err err = split_auto(model, stages, &arena, begin);
     dml_arena_free(&arena);
     return err;
 }
