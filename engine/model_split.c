@@ -7,11 +7,17 @@
  *
  * auto is the exact cut of engine/partition.h with flops for times and no limits.  Flops foretell no time to the
  * percent, so behind the slowest stage only differences of 1/64 of it count; then fewer bytes do.
+ *
+ * Under parallelism.stages the speed of a stage is 1 / load, load being the most that one of its workers has to run
+ * over all the stages it holds: the sum of its shares of them.  If load x flops <= L for every stage, no worker has
+ * more than L to do:  sum of share x flops <= sum of share x L / load <= L.
  */
 #include "engine/model.h"
 
 #include "engine/layers/layer.h"
 #include "engine/partition.h"
+
+#include <math.h>
 
 enum { GRAIN = 64 };
 
@@ -20,7 +26,30 @@ static bool may_end(const dml_model *model, int32_t layer)
     return model->layer[layer].may_end_stage || layer + 1 == model->n_layers;
 }
 
-static dml_err split_auto(const dml_model *model, int32_t stages, dml_arena *arena, int32_t *begin)
+/* Fills in the speeds; 1 everywhere for equal pipelines. */
+static void set_speeds(const dml_spec *spec, int32_t stages, dml_arena *arena,
+                       dml_partition_stage *out)
+{
+    const dml_stage_spec *stage = spec->parallelism.stage;
+    const int32_t placed = spec->parallelism.n_stages;
+    double *load = DML_NEW_N(arena, double, dml_spec_workers(spec));
+    for (int32_t s = 0; s < placed; s++) {
+        double all = 0.0;
+        for (int32_t i = 0; i < stage[s].workers.n; i++)
+            all += stage[s].shares.v[i];
+        for (int32_t i = 0; i < stage[s].workers.n; i++)
+            load[stage[s].workers.v[i]] += stage[s].shares.v[i] / all;
+    }
+    for (int32_t s = 0; s < stages; s++) {
+        double most = placed > 0 ? 0.0 : 1.0;
+        for (int32_t i = 0; s < placed && i < stage[s].workers.n; i++)
+            most = fmax(most, load[stage[s].workers.v[i]]);
+        out[s].speed = 1.0 / most;
+    }
+}
+
+static dml_err split_auto(const dml_spec *spec, const dml_model *model, int32_t stages,
+                          dml_arena *arena, int32_t *begin)
 {
     dml_partition_layer *layer = DML_NEW_N(arena, dml_partition_layer, model->n_layers);
     dml_partition_stage *stage = DML_NEW_N(arena, dml_partition_stage, stages);
@@ -33,8 +62,7 @@ static dml_err split_auto(const dml_model *model, int32_t stages, dml_arena *are
             .may_end_stage = may_end(model, i),
         };
     }
-    for (int32_t s = 0; s < stages; s++)
-        stage[s].speed = 1.0;
+    set_speeds(spec, stages, arena, stage);
     return dml_partition(&(dml_partition_problem){.layer = layer,
                                                   .stage = stage,
                                                   .n_layers = model->n_layers,
@@ -119,7 +147,7 @@ dml_err dml_model_split(const dml_spec *spec, const dml_model *model, int32_t st
         return DML_ERR_OK;
     }
     dml_arena arena = {0};
-    const dml_err err = split_auto(model, stages, &arena, begin);
+    const dml_err err = split_auto(spec, model, stages, &arena, begin);
     dml_arena_free(&arena);
     return err;
 }

@@ -437,6 +437,7 @@ void dml_spec_check(dml_spec_reader *r)
     check_paths(r);
     check_type(r);
     check_applicable(r);
+    dml_spec_settle_layout(r);
     check_batch(r);
     check_training(r);
     dml_spec_check_stages(r);

@@ -93,9 +93,10 @@ bool dml_spec_key_applies(const dml_spec *spec, const dml_spec_key *key);
 /* Derived values, paths, and what must hold between keys. */
 void dml_spec_check(dml_spec_reader *r);
 
-/* parallelism.stages (spec_stages.c): the list, what must hold for it, and whether a key is to be printed: the list
- * and the sizes of equal pipelines stand for each other. */
+/* parallelism.stages (spec_stages.c): the list, which of it and the sizes of equal pipelines counts, what must hold
+ * for it, and whether a key is to be printed. */
 bool dml_spec_read_stages(dml_spec_reader *r, const dml_yaml *node, dml_spec *spec);
+void dml_spec_settle_layout(dml_spec_reader *r);
 void dml_spec_check_stages(dml_spec_reader *r);
 bool dml_spec_key_is_shown(const dml_spec *spec, dml_spec_key_id id);
 

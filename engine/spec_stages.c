@@ -161,19 +161,31 @@ bool dml_spec_read_stages(dml_spec_reader *r, const dml_yaml *node, dml_spec *sp
 
 /* ---- what must hold ---------------------------------------------------------------------------------- */
 
-/* Two ways to lay a model out: one at a time. */
-static void check_alone(dml_spec_reader *r)
+static bool on_command_line(const dml_spec_entry *e)
+{
+    return e->key->place.file == dml_spec_command_line;
+}
+
+/* Two ways to lay a model out: one at a time.  A list on the command line replaces the sizes of the file; sizes there
+ * do not replace the list of a file, since one of them alone does not say what is to become of the others. */
+void dml_spec_settle_layout(dml_spec_reader *r)
 {
     static const dml_spec_key_id equal[] = {DML_KEY_PIPELINE, DML_KEY_VIRTUAL, DML_KEY_REPLICAS};
-    const dml_spec_entry *entry = r->source->entry;
+    const dml_spec_entry *stages = &r->source->entry[DML_KEY_STAGES];
+    if (r->spec->parallelism.n_stages == 0) return;
     for (size_t i = 0; i < sizeof equal / sizeof *equal; i++) {
-        const dml_spec_entry *e = &entry[equal[i]];
+        const dml_spec_key *key = &dml_spec_keys[equal[i]];
+        dml_spec_entry *e = &r->source->entry[equal[i]];
         if (!e->value) continue;
+        if (on_command_line(stages) && !on_command_line(e)) {
+            *e = (dml_spec_entry){0};
+            dml_spec_convert_text(r, key, key->fallback, r->spec);
+            continue;
+        }
         dml_complain_at(&r->report, e->key->place,
                         "'%s' is for equal pipelines, and 'stages' on %s names the workers of "
                         "each stage: keep one",
-                        e->key->text,
-                        dml_complain_where(&r->report, entry[DML_KEY_STAGES].key->place));
+                        e->key->text, dml_complain_where(&r->report, stages->key->place));
         dml_complain_note(&r->report, "parallelism.stages=[] on the command line drops the list");
     }
 }
@@ -227,7 +239,6 @@ void dml_spec_check_stages(dml_spec_reader *r)
     dml_spec *spec = r->spec;
     const dml_spec_entry *entry = r->source->entry;
     if (spec->parallelism.n_stages == 0 || entry[DML_KEY_STAGES].bad) return;
-    check_alone(r);
     check_gaps(r);
     const bool counted = !entry[DML_KEY_GLOBAL_BATCH].bad && !entry[DML_KEY_MICRO_BATCH].bad &&
                          !entry[DML_KEY_NUM_MICROBATCHES].bad;

@@ -91,6 +91,7 @@ static const layout layouts[] = {
     {"2", "1", "chimera_doubling", "1"},
     {"4", "1", "csv:" DML_SOURCE_DIR "/tests/golden/family/dualpipe.csv", "1"},
     {"4", "1", "csv:" DML_SOURCE_DIR "/tests/golden/family/zb_v.csv x2", "1"},
+    {"[{workers: [0, 1]}, {workers: [2]}, {workers: [0, 3], shares: [1, 3]}]", "-", "auto", "1"},
 };
 enum { LAYOUTS = sizeof layouts / sizeof *layouts };
 

@@ -48,6 +48,16 @@ expect 3 'cannot write to standard output' sh -c "'$plan' '$delay' 2>&1 >/dev/fu
 expect 3 'cannot write to standard output' sh -c "'$train' '$delay' --print-config 2>&1 >/dev/full"
 expect 0 'weights' sh -c "'$train' - --max-steps 1 ${quick[*]} <'$delay'"
 
+# stages that name their workers, in processes: the plan, and in exact mode the bits of one worker
+placed=$examples/placed-delay.yaml tiny=$2/tests/specs/tiny-cnn.yaml
+expect 0 '0        0,2                360.000' "$plan" "$placed"
+expect 2 'parallelism.stages takes schedule auto' "$plan" "$placed" parallelism.schedule=zb_h1
+expect 2 'keep one' "$train" "$placed" parallelism.pp=3
+stages='parallelism.stages=[{workers: [0, 1]}, {workers: [2]}, {workers: [0, 3], shares: [1, 3]}]'
+"$train" "$tiny" "${quick[@]}" >"$work/log" 2>&1 </dev/null
+bits=$(grep '^  weights ' "$work/log")
+expect 0 "${bits:-no weights}" "$train" "$tiny" "${quick[@]}" "$stages" parallelism.schedule=auto
+
 # the loss is always on the leader's console, and never behind a carriage return when this is no terminal
 "$train" "$delay" --max-steps 2 "${quick[@]}" logging.console=auto >"$work/out" 2>"$work/err" </dev/null
 if grep -q 'step 2/2 | loss ' "$work/err" && ! grep -q $'\r' "$work/err" && [ ! -s "$work/out" ]; then

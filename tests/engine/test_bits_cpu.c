@@ -56,8 +56,11 @@ static void reducing_in_buckets_changes_no_bit(void **state)
     static const char *const some[] = {"training.numerics=fast", "comm.first_bucket_bytes=20kB",
                                        "comm.bucket_bytes=100kB", NULL};
     const char *const spec = DML_SOURCE_DIR "/tests/specs/vgg8-synthetic.yaml";
-    static const layout replicated[] = {{"1", "2", "1f1b", "1"}, {"2", "2", "gpipe", "1"}};
-    for (int l = 0; l < 2; l++) {
+    static const layout replicated[] = {
+        {"1", "2", "1f1b", "1"},
+        {"2", "2", "gpipe", "1"},
+        {"[{workers: [0, 1, 2]}, {workers: [3]}, {workers: [2, 3]}]", "-", "auto", "1"}};
+    for (int l = 0; l < 3; l++) {
         const run_result want = run_layout(spec, &replicated[l], off);
         const run_result a = run_layout(spec, &replicated[l], each);
         const run_result b = run_layout(spec, &replicated[l], some);

@@ -194,6 +194,44 @@ static void four_linear_layers_make_four_stages_with_one_each(void **state)
     dml_arena_free(&arena);
 }
 
+/* Twelve equal delays for the workers of parallelism.stages: as many layers as make the busiest the least busy. */
+static void check_placed(const dml_stage_spec *stage, int32_t stages, const int32_t *want)
+{
+    dml_arena arena = {0};
+    by_hand h;
+    by_hand_begin(&h, 16, 0, 0, 16);
+    for (int i = 0; i < 12; i++) {
+        char *name = dml_arena_printf(&arena, "delay%d", i);
+        dml_layer_spec *l = by_hand_layer(&h, DML_LAYER_DELAY, name);
+        l->ns[0] = l->ns[1] = l->ns[2] = 1000000;
+    }
+    const dml_spec *spec = by_hand_end(&h, DML_LAYER_CROSS_ENTROPY);
+    h.spec.parallelism.stage = stage;
+    h.spec.parallelism.n_stages = stages;
+    const dml_model m = model_of(spec, &arena);
+    int32_t begin[STAGES + 1];
+    DML_CHECK_OK(dml_model_split(spec, &m, stages, begin));
+    for (int32_t s = 0; s < stages; s++)
+        DML_CHECK_EQ(want[s], begin[s]);
+    dml_arena_free(&arena);
+}
+
+static void stages_with_more_hands_get_more_layers(void **state)
+{
+    (void)state;
+    static const int32_t w0[] = {0}, w1[] = {1}, w2[] = {2}, w01[] = {0, 1}, w03[] = {0, 3},
+                         even[] = {1, 1}, third[] = {1, 2};
+    const dml_int_list a = {w0, 1}, b = {w1, 1}, c = {w2, 1}, ab = {w01, 2}, ad = {w03, 2},
+                       one = {even, 1}, two = {even, 2}, one_of_three = {third, 2};
+    const dml_stage_spec twice_as_many[] = {{ab, two}, {c, one}},
+                         in_turn[] = {{a, one}, {b, one}, {a, one}},
+                         helped[] = {{ab, one_of_three}, {c, one}, {ad, one_of_three}};
+    check_placed(twice_as_many, 2, (const int32_t[]){0, 8});
+    check_placed(in_turn, 3, (const int32_t[]){0, 3, 9}); /* 3, 6 and 3: six on each worker */
+    check_placed(helped, 3,
+                 (const int32_t[]){0, 5, 8}); /* 5, 3, 4 and the loss: best 4.5, 3, 4.5 */
+}
+
 static void too_many_stages_are_refused_with_the_number_that_would_do(void **state)
 {
     (void)state;
@@ -250,6 +288,7 @@ int main(void)
         cmocka_unit_test(uniform_counts_segments_and_puts_the_longer_ones_last),
         cmocka_unit_test(delays_of_one_length_get_a_stage_each),
         cmocka_unit_test(four_linear_layers_make_four_stages_with_one_each),
+        cmocka_unit_test(stages_with_more_hands_get_more_layers),
         cmocka_unit_test(too_many_stages_are_refused_with_the_number_that_would_do),
         cmocka_unit_test(a_listed_split_is_taken_as_it_is_or_refused),
     };

@@ -4,6 +4,7 @@
 #include "engine/plan.h"
 #include "engine/plan_compare.h"
 #include "tests/engine/spec_file.h"
+#include "tests/support/run_threads.h"
 
 #include <math.h>
 #include <stdlib.h>
@@ -105,6 +106,26 @@ static void a_worker_of_two_stages_holds_both(void **state)
     DML_CHECK(dml_plan_worker_bytes(&a.plan, 0) > dml_plan_worker_bytes(&b.plan, 2));
     close_rig(&a);
     close_rig(&b);
+}
+
+/* As the run's own allocator counts: beside what is planned, labels, the norm's partial sums and padding. */
+static void workers_take_the_bytes_that_the_plan_says(void **state)
+{
+    (void)state;
+    enum { OTHER = 4096, PARTS = 16, ALIGN = 256 };
+    static const char *const overrides[] = {stages, AUTO, NULL};
+    const run_result run = run_threads(TINY, overrides);
+    DML_CHECK_OK(run.err);
+    DML_CHECK_EQ(4, run.workers);
+    rig r;
+    DML_CHECK_OK(open_rig(&r, TINY, overrides));
+    for (int32_t w = 0; w < 4; w++) {
+        const int64_t planned = dml_plan_worker_bytes(&r.plan, w), taken = run.end[w].memory_bytes;
+        const int32_t held = w == 0 ? 2 : 1;
+        DML_CHECK_EQ(held, run.end[w].n_chunks);
+        DML_CHECK(taken >= planned && taken <= planned + OTHER + held * PARTS * ALIGN);
+    }
+    close_rig(&r);
 }
 
 static void memory_is_a_limit_here_too(void **state)
@@ -236,18 +257,35 @@ static void an_empty_list_gives_way_to_equal_pipelines(void **state)
     dml_spec_free(&s);
 }
 
+static void a_list_on_the_command_line_replaces_the_sizes_of_the_file(void **state)
+{
+    (void)state;
+    char text[256];
+    dml_spec s;
+    static const char *const overrides[] = {"parallelism.stages=[{workers: [0]}, {workers: [1]}]"};
+    snprintf(text, sizeof text, "%sparallelism: {pp: 3, dp: 3}\n", mlp); /* 8 / 3 would not do */
+    DML_CHECK_OK(spec_of(text, overrides, 1, &s));
+    DML_CHECK_EQ(2, dml_spec_stages(&s));
+    DML_CHECK_EQ(2, dml_spec_workers(&s));
+    DML_CHECK_EQ(1, dml_spec_replicas(&s));
+    DML_CHECK_EQ(1, s.parallelism.data_parallel_size);
+    dml_spec_free(&s);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(the_route_table_follows_workers_and_shares),
         cmocka_unit_test(holders_shares_and_places_are_read_off_the_routes),
         cmocka_unit_test(a_worker_of_two_stages_holds_both),
+        cmocka_unit_test(workers_take_the_bytes_that_the_plan_says),
         cmocka_unit_test(memory_is_a_limit_here_too),
         cmocka_unit_test(a_fourth_worker_that_helps_two_stages_fills_the_pipeline),
         cmocka_unit_test(schedules_that_place_their_stages_are_refused),
         cmocka_unit_test(more_stages_than_the_model_has_say_where_they_are_written),
         cmocka_unit_test(the_list_is_read_and_makes_auto_the_schedule),
         cmocka_unit_test(an_empty_list_gives_way_to_equal_pipelines),
+        cmocka_unit_test(a_list_on_the_command_line_replaces_the_sizes_of_the_file),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
