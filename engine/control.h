@@ -56,7 +56,7 @@ typedef struct dml_report_step {
     int64_t wall_ns; /* from the end of the step before */
     int32_t verdict; /* dml_verdict */
     double loss_scale;
-    double bubble; /* of rank 0 in this step: 1 - busy / wall */
+    double bubble; /* mean of the workers in this step: dml_sim_bubble of schedule/sim.h */
 } dml_report_step;
 
 typedef struct dml_report_eval {

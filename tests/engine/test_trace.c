@@ -290,6 +290,43 @@ static void ops_of_micro_batches_without_samples_did_not_run(void **state)
     traced(overrides, check_short);
 }
 
+/* ---- the recorder ---- */
+
+static void an_attempt_begins_with_an_empty_record_of_its_step_alone(void **state)
+{
+    (void)state;
+    dml_spec spec;
+    dml_plan plan;
+    dml_trace trace;
+    int fd;
+    DML_CHECK_OK(dml_spec_load(SPEC, NULL, 0, &spec));
+    DML_CHECK_OK(dml_plan_make(&spec, &plan));
+    DML_CHECK_OK(dml_trace_create(&plan, &trace, &fd));
+    close(fd);
+    const dml_recorder r = dml_trace_recorder(&trace, 0), other = dml_trace_recorder(&trace, 1);
+    DML_CHECK(!dml_recorder_attempt(&r, 1) && !dml_recorder_attempt(&r, 4));
+    DML_CHECK(!dml_recorder_attempt(&(dml_recorder){0}, 2));
+    dml_recorder_end(&r, 4, DML_COMMIT);
+    dml_trace_span *span = dml_recorder_attempt(&r, 2);
+    for (int32_t i = 0; i <= r.ops; i++)
+        span[i] = (dml_trace_span){1, 2, 3};
+    const int64_t begin_ns = dml_recorder_step(&r, 2)->begin_ns;
+    DML_CHECK(dml_recorder_attempt(&r, 2) == span);
+    for (int32_t i = 0; i <= r.ops; i++)
+        DML_CHECK_EQ(0, span[i].begin_ns + span[i].end_ns + span[i].bytes);
+    DML_CHECK_EQ(begin_ns, dml_recorder_step(&r, 2)->begin_ns);
+    DML_CHECK(dml_recorder_step(&r, 2)->attempt_ns >= begin_ns);
+    DML_CHECK_EQ(0, dml_recorder_step(&r, 3)->begin_ns + dml_recorder_step(&r, 3)->end_ns);
+    span[r.ops].end_ns = 7; /* the last of the step: nothing of the next one, nor of worker 1 */
+    DML_CHECK_EQ(0, dml_recorder_span(&r, 3, 0)->end_ns);
+    span = dml_recorder_attempt(&r, 3);
+    span[r.ops].end_ns = 7;
+    DML_CHECK_EQ(0, dml_recorder_step(&other, 2)->begin_ns);
+    dml_trace_close(&trace);
+    dml_plan_free(&plan);
+    dml_spec_free(&spec);
+}
+
 /* ---- which steps ---- */
 
 static dml_err resolve(const char *max_steps, const char *steps, dml_spec *spec)
@@ -348,6 +385,7 @@ int main(void)
         cmocka_unit_test(a_step_that_was_redone_shows_its_last_attempt),
         cmocka_unit_test(what_was_not_done_has_no_end),
         cmocka_unit_test(ops_of_micro_batches_without_samples_did_not_run),
+        cmocka_unit_test(an_attempt_begins_with_an_empty_record_of_its_step_alone),
         cmocka_unit_test(steps_are_chosen_behind_the_warm_up_and_cut_to_the_run),
         cmocka_unit_test(a_trace_that_would_fill_the_memory_is_refused),
     };
