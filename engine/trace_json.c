@@ -103,7 +103,7 @@ static void put_args(FILE *to, const dml_op *op, int64_t step, int64_t bytes)
     if (op->mb >= 0) fprintf(to, ",\"%s\":%d", info->has_mb ? "micro_batch" : "update", op->mb);
     if (op->edge > 0)
         fprintf(to, ",\"%s\":%d",
-                info->has_peer       ? "tensor"
+                info->has_peer       ? "skip"
                 : dml_op_is_part(op) ? "part"
                                      : "bucket",
                 op->edge);
