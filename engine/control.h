@@ -70,7 +70,7 @@ typedef struct dml_report_eval {
 typedef struct dml_report_chunk {
     int32_t chunk;
     uint64_t weights_hash; /* engine/chunk.h; chunks add up to the model */
-    int64_t fwd_ns, bwd_ns, bwd_input_ns, bwd_weight_ns, reduce_ns, step_ns;
+    int64_t fwd_ns, bwd_ns, bwd_input_ns, bwd_weight_ns, recompute_ns, reduce_ns, step_ns;
 } dml_report_chunk;
 
 typedef struct dml_report_end {

@@ -349,12 +349,12 @@ void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n)
 static dml_err measured_cost(const dml_leader *l, dml_cost *cost)
 {
     const dml_plan *p = l->plan;
-    DML_TRY(dml_cost_init(cost, p->stages));
-    DML_TRY(dml_cost_buckets_of(cost, &p->cost));
-    cost->link_latency_ns = p->cost.link_latency_ns;
-    cost->link_bytes_per_s = p->cost.link_bytes_per_s;
-    for (int32_t c = 0; c < p->stages; c++)
-        cost->chunk[c].out_bytes = p->cost.chunk[c].out_bytes;
+    DML_TRY(dml_cost_copy(&p->cost, cost)); /* links, sizes, and the buckets' shares */
+    for (int32_t s = 0; s < p->stages; s++) {
+        dml_chunk_cost *c = &cost->chunk[s];
+        c->fwd_ns = c->bwd_ns = c->bwd_input_ns = c->bwd_weight_ns = c->recompute_ns = 0;
+        c->reduce_ns = c->step_ns = 0;
+    }
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < l->end[w].n_chunks; i++) {
             const dml_report_chunk *m = &l->end[w].chunk[i];
@@ -364,6 +364,7 @@ static dml_err measured_cost(const dml_leader *l, dml_cost *cost)
             c->bwd_ns += m->bwd_ns / holders;
             c->bwd_input_ns += m->bwd_input_ns / holders;
             c->bwd_weight_ns += m->bwd_weight_ns / holders;
+            c->recompute_ns += m->recompute_ns / holders;
             c->reduce_ns += m->reduce_ns / holders;
             c->step_ns += m->step_ns / holders;
         }

@@ -229,6 +229,7 @@ static dml_err report_end(loop *l)
                                .bwd_ns = dml_exec_median_ns(x, DML_OP_BWD, c),
                                .bwd_input_ns = dml_exec_median_ns(x, DML_OP_BWD_INPUT, c),
                                .bwd_weight_ns = dml_exec_median_ns(x, DML_OP_BWD_WEIGHT, c),
+                               .recompute_ns = dml_exec_median_ns(x, DML_OP_RECOMPUTE, c),
                                .reduce_ns = dml_exec_median_ns(x, DML_OP_REDUCE, c),
                                .step_ns = dml_exec_median_ns(x, DML_OP_STEP, c)};
     }

@@ -57,16 +57,34 @@ dml_err dml_cost_skips(dml_cost *cost, int32_t n)
     return DML_ERR_OK;
 }
 
-dml_err dml_cost_buckets_of(dml_cost *cost, const dml_cost *from)
+/* What `from` owns, into `out`, which has as many chunks and owns nothing more. */
+static dml_err copy_tables(const dml_cost *from, dml_cost *out)
 {
-    DML_ASSERT_OP(cost->chunks, ==, from->chunks);
-    for (int32_t c = 0; c < cost->chunks; c++) {
+    for (int32_t c = 0; c < from->chunks; c++) {
         const dml_chunk_cost *f = &from->chunk[c];
+        dml_chunk_cost *o = &out->chunk[c];
+        *o = *f;
+        o->bucket = NULL;
         if (!f->bucket) continue;
-        DML_TRY(dml_cost_buckets(cost, c, f->buckets));
-        memcpy(cost->chunk[c].bucket, f->bucket, (size_t)f->buckets * sizeof *f->bucket);
+        DML_TRY(dml_cost_buckets(out, c, f->buckets));
+        memcpy(o->bucket, f->bucket, (size_t)f->buckets * sizeof *f->bucket);
     }
+    if (!from->skip_bytes) return DML_ERR_OK;
+    DML_TRY(dml_cost_skips(out, from->skips));
+    memcpy(out->skip_bytes, from->skip_bytes, (size_t)from->skips * sizeof *from->skip_bytes);
     return DML_ERR_OK;
+}
+
+dml_err dml_cost_copy(const dml_cost *from, dml_cost *out)
+{
+    DML_TRY(dml_cost_init(out, from->chunks));
+    out->link_latency_ns = from->link_latency_ns;
+    out->link_bytes_per_s = from->link_bytes_per_s;
+    out->vote_ns = from->vote_ns;
+    out->skips = from->skips;
+    const dml_err err = copy_tables(from, out);
+    if (err != DML_ERR_OK) dml_cost_free(out);
+    return err;
 }
 
 static int64_t bytes_ns(const dml_cost *cost, double bytes)

@@ -49,8 +49,8 @@ dml_err dml_cost_uniform(dml_cost *cost, int32_t chunks, int64_t fwd_ns, int64_t
 dml_err dml_cost_buckets(dml_cost *cost, int32_t chunk, int32_t n);
 /* Gives it n skips of no bytes, in the place of those it has.  DML_ERR_NOMEM  no room for them */
 dml_err dml_cost_skips(dml_cost *cost, int32_t n);
-/* The buckets and shares of `from`, which has as many chunks, for `cost`. */
-dml_err dml_cost_buckets_of(dml_cost *cost, const dml_cost *from);
+/* A deep copy; `out` is uninitialised before and {0} on failure.  DML_ERR_NOMEM  no room for it */
+dml_err dml_cost_copy(const dml_cost *from, dml_cost *out);
 
 /* An all-reduce of n members over the links of `cost`, as a ring takes (Patarasuk and Yuan 2009):
  * 2 (n - 1) / n bytes / link_bytes_per_s + 2 (n - 1) link_latency_ns. */

@@ -88,12 +88,30 @@ static void parts_take_their_shares_and_add_up_to_the_whole(void **state)
     DML_CHECK_EQ(334, part_ns(&cost, DML_OP_BWD_WEIGHT, 1));
     DML_CHECK_EQ(0, part_ns(&cost, DML_OP_REDUCE, 1));
     DML_CHECK_EQ(10007, part_ns(&cost, DML_OP_REDUCE, 2));
-    dml_cost measured;
-    DML_CHECK_OK(dml_cost_uniform(&measured, 1, 1, 40, 60));
-    DML_CHECK_OK(dml_cost_buckets_of(&measured, &cost));
-    DML_CHECK_EQ(25, part_ns(&measured, DML_OP_BWD, 1));
-    dml_cost_free(&measured);
     dml_cost_free(&cost);
+}
+
+static void a_copy_is_one_of_its_own(void **state)
+{
+    (void)state;
+    dml_cost cost, copy;
+    DML_CHECK_OK(dml_cost_uniform(&cost, 2, 1, 40, 60));
+    DML_CHECK_OK(dml_cost_buckets(&cost, 1, 2));
+    DML_CHECK_OK(dml_cost_skips(&cost, 2));
+    cost.chunk[1].bucket[0].bwd = 0.25;
+    cost.chunk[1].out_bytes = 7;
+    cost.skip_bytes[1] = 11;
+    cost.link_latency_ns = 2;
+    cost.link_bytes_per_s = 3;
+    cost.vote_ns = 4;
+    DML_CHECK_OK(dml_cost_copy(&cost, &copy));
+    dml_cost_free(&cost);
+    const dml_op part = {.kind = DML_OP_BWD, .chunk = 1, .edge = 1};
+    DML_CHECK_EQ(25, dml_op_ns(&copy, &part));
+    DML_CHECK(copy.chunks == 2 && copy.skips == 2 && copy.skip_bytes[1] == 11);
+    DML_CHECK(copy.chunk[0].buckets == 0 && copy.chunk[1].out_bytes == 7);
+    DML_CHECK(copy.link_latency_ns == 2 && copy.link_bytes_per_s == 3 && copy.vote_ns == 4);
+    dml_cost_free(&copy);
 }
 
 /* Ring: each of n members sends 2 (n - 1) pieces of bytes / n. */
@@ -127,6 +145,7 @@ int main(void)
         cmocka_unit_test(a_whole_backward_costs_its_halves_unless_measured),
         cmocka_unit_test(both_ends_of_a_transfer_pay_for_the_boundary_they_share),
         cmocka_unit_test(parts_take_their_shares_and_add_up_to_the_whole),
+        cmocka_unit_test(a_copy_is_one_of_its_own),
         cmocka_unit_test(an_all_reduce_takes_what_a_ring_takes),
         cmocka_unit_test(a_table_of_no_chunks_is_refused),
     };
