@@ -84,8 +84,8 @@ dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *ro
 /* Issues the ops after VOTE: the optimizer steps. */
 dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr);
 
-/* The vote, which is the caller's, took from then until now. */
-void dml_exec_voted(dml_exec *x, int64_t begin_ns);
+/* The vote, which is the caller's, began then, and is over since end_ns if that is not 0: into the trace. */
+void dml_exec_voted(dml_exec *x, int64_t begin_ns, int64_t end_ns);
 
 /* An asynchronous program from drain to drain: all of its ops, of `n` of its updates, which are those of steps
  * words->step, + 1, ...; then the newest weights are in buffer 0, and what judges read of each update has been fetched.

@@ -28,9 +28,9 @@ void dml_exec_record(const dml_resolved *r, int64_t begin_ns, int64_t end_ns)
                          .bytes = transfer ? r->row_bytes * x->rows[r->op->mb] : 0};
 }
 
-void dml_exec_voted(dml_exec *x, int64_t begin_ns)
+void dml_exec_voted(dml_exec *x, int64_t begin_ns, int64_t end_ns)
 {
-    if (x->vote < x->list->n) dml_exec_record(&x->op[x->vote], begin_ns, dml_clock_ns());
+    if (x->vote < x->list->n) dml_exec_record(&x->op[x->vote], begin_ns, end_ns);
 }
 
 void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)

@@ -72,8 +72,9 @@ static dml_err hold_vote(loop *l, bool is_redo, dml_vote *vote, dml_verdict *ver
     vote->stop = atomic_load_explicit(&w->config->control->stop, memory_order_relaxed);
     memcpy(w->ballot, vote, sizeof *vote);
     const int64_t begin_ns = dml_clock_ns();
+    dml_exec_voted(w->train_exec, begin_ns, 0);
     DML_TRY(dml_worker_sum_ballot(w, DML_VOTE_WORDS));
-    dml_exec_voted(w->train_exec, begin_ns);
+    dml_exec_voted(w->train_exec, begin_ns, dml_clock_ns());
     memcpy(vote, w->ballot, sizeof *vote);
     return dml_vote_verdict(vote, is_redo, verdict);
 }

@@ -70,7 +70,7 @@ fi
 short=("$2/tests/specs/trace.yaml" "${quick[@]}") # 2 workers of 13 and 14 ops and what begins a step
 expect 0 'steps 3-4 in' "$train" "${short[@]}" --trace "$work/t.json" --trace-steps 3-9
 expect 0 '2 workers, steps 3-4, ' "$trace_check" "$work/t.json"
-expect 0 ' spans of ops as they ran, 0 of them not done, ' "$trace_check" "$work/t.json"
+expect 0 ' steps and ops as they ran, 0 of them not done, ' "$trace_check" "$work/t.json"
 expect 0 'steps 2-4 in' "$train" "${short[@]}" --trace "$work/t.json" --trace-steps auto
 expect 0 'steps 1-1 in' "$train" "${short[@]}" --trace "$work/t.json" --trace-steps auto --max-steps 1
 expect 0 'drawing      step 4 in' "$train" "${short[@]}" --draw "$work/t.svg" --trace-steps 4 logging.trace="$work/u.json"

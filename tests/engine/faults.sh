@@ -68,7 +68,7 @@ kill -KILL "$(children worker | sed -n 3p)"; end
 check 'a worker killed under a trace' 6 'FAILED: rank 2 was killed by signal 9' 'trace        steps 1-20 in'
 "$trace_check" "$work/t.json" >"$work/log"; got=$?
 check 'the trace of it' 0 '4 workers, steps 1-'
-grep -q ' 0 of them not done' "$work/log" && { failed=$((failed + 1)); echo 'FAIL: the killed op has an end'; }
+grep -q ' 0 of them not done' "$work/log" && { failed=$((failed + 1)); echo 'FAIL: the killed step has an end'; }
 
 # ---- silence ----
 
