@@ -2,6 +2,7 @@
 #include "schedule/check.h"
 
 #include "schedule/check_rules.h"
+#include "schedule/versions.h"
 
 #include <stdarg.h>
 #include <stdio.h>
@@ -146,11 +147,49 @@ static dml_err check_buckets(dml_checking *k)
                                   DML_MAX_BUCKETS);
         if (n > 1 && k->p->forward_only)
             return dml_check_fail(k, -1, -1, "chunk %d has %d buckets and nothing to reduce", c, n);
-        all += n;
+        all += (int64_t)n * dml_program_updates(k->p, c);
     }
     if (all > DML_MAX_TABLE)
         return dml_check_fail(k, -1, -1, "%lld buckets are more than %d", (long long)all,
                               DML_MAX_TABLE);
+    return DML_ERR_OK;
+}
+
+static dml_err check_buffers(dml_checking *k, int32_t c, int32_t updates)
+{
+    const int32_t versions = k->p->versions[c], sums = k->p->sums[c];
+    const bool one = !k->p->lowered || updates == 1;
+    if (versions < 1 || versions > (one ? 1 : updates + 1))
+        return dml_check_fail(k, -1, -1, "chunk %d has %d buffers of weights for %d updates", c,
+                              versions, updates);
+    if (sums < 1 || sums > (one ? 1 : updates))
+        return dml_check_fail(k, -1, -1, "chunk %d has %d buffers of gradients for %d updates", c,
+                              sums, updates);
+    return DML_ERR_OK;
+}
+
+static dml_err check_updates(dml_checking *k)
+{
+    const dml_program *p = k->p;
+    for (int32_t c = 0; c < p->chunks; c++) {
+        const int32_t n = p->update_mbs[c];
+        if (n < 1 || n > p->mbs || p->mbs % n != 0)
+            return dml_check_fail(k, -1, -1,
+                                  "an update of chunk %d has %d micro-batches, which do not divide "
+                                  "the %d there are",
+                                  c, n, p->mbs);
+        if (p->forward_only && n < p->mbs)
+            return dml_check_fail(k, -1, -1, "chunk %d has %d updates and nothing to update", c,
+                                  dml_program_updates(p, c));
+        if (p->votes && n != p->update_mbs[0])
+            return dml_check_fail(k, -1, -1,
+                                  "all vote on an update, but those of chunk %d are of %d "
+                                  "micro-batches and those of chunk 0 of %d",
+                                  c, n, p->update_mbs[0]);
+        DML_TRY(check_buffers(k, c, dml_program_updates(p, c)));
+    }
+    if (!p->votes && !dml_program_is_async(p))
+        return dml_check_fail(k, -1, -1, "with a flush all workers vote on the step");
     return DML_ERR_OK;
 }
 
@@ -204,6 +243,17 @@ static dml_err check_edge(dml_checking *k, int32_t w, int32_t i)
     return DML_ERR_OK;
 }
 
+/* An op that comes once per update says of which, unless there is only one. */
+static dml_err check_update(dml_checking *k, int32_t w, int32_t i)
+{
+    const dml_op *op = &k->p->list[w].op[i];
+    const int32_t updates = dml_program_updates(k->p, op->chunk);
+    const bool async = dml_program_is_async(k->p);
+    if (async ? op->mb < 0 || op->mb >= updates : op->mb != DML_NO_MB)
+        return dml_check_fail(k, w, i, "update %d of %d", op->mb, updates);
+    return DML_ERR_OK;
+}
+
 static dml_err check_fields(dml_checking *k, int32_t w, int32_t i)
 {
     const dml_program *p = k->p;
@@ -215,8 +265,9 @@ static dml_err check_fields(dml_checking *k, int32_t w, int32_t i)
                               p->forward_only ? "a forward-only one" : "an order");
     if (op->chunk < 0 || op->chunk >= p->chunks)
         return dml_check_fail(k, w, i, "there are %d chunks", p->chunks);
-    if (info->has_mb ? op->mb < 0 || op->mb >= p->mbs : op->mb != DML_NO_MB)
+    if (info->has_mb && (op->mb < 0 || op->mb >= p->mbs))
         return dml_check_fail(k, w, i, "micro-batch %d of %d", op->mb, p->mbs);
+    if (!info->has_mb) DML_TRY(check_update(k, w, i));
     if (op->kind == DML_OP_VOTE && op->chunk != 0)
         return dml_check_fail(k, w, i, "a vote is not about a chunk");
     DML_TRY(check_edge(k, w, i));
@@ -249,6 +300,7 @@ static dml_err check_place(dml_checking *k, int32_t w, int32_t i)
 
 dml_err dml_rule_routed(dml_checking *k)
 {
+    DML_TRY(check_updates(k));
     DML_TRY(check_buckets(k));
     DML_TRY(check_routes(k));
     for (int32_t w = 0; w < k->p->workers; w++)
@@ -326,7 +378,8 @@ dml_err dml_rule_once(dml_checking *k)
             const dml_op *op = &p->list[w].op[i];
             if (dml_op_is_part(op)) DML_TRY(check_part(k, w, i, before));
             if (dml_op_lane(op) == DML_LANE_COMPUTE) before = i;
-            if (op->mb == DML_NO_MB || dml_index_add(&k->ix, op, i)) continue;
+            if (!dml_op_info_of((dml_op_kind)op->kind)->has_mb || dml_index_add(&k->ix, op, i))
+                continue;
             return dml_check_fail(
                 k, w, i, "is there already, as op %d",
                 dml_index_at(&k->ix, (dml_op_kind)op->kind, dml_op_port(p, op), op->mb));
@@ -365,22 +418,54 @@ dml_err dml_rule_order(dml_checking *k)
     return DML_ERR_OK;
 }
 
+static dml_err check_version(dml_checking *k, int32_t w, int32_t i, const int32_t *reads)
+{
+    const dml_program *p = k->p;
+    const dml_op *op = &p->list[w].op[i];
+    if (op->kind != DML_OP_FWD) {
+        const int32_t f = dml_index_at(&k->ix, DML_OP_FWD, op->chunk, op->mb);
+        if (reads[f] != reads[i])
+            return dml_check_fail(k, w, i, "reads version %d, its F read %d", reads[i], reads[f]);
+    }
+    if (op->version == 0) return DML_ERR_OK;
+    if (!dml_program_is_async(p))
+        return dml_check_fail(k, w, i, "reads version %d; with a flush there is only 0",
+                              op->version);
+    if (op->version > 0 || reads[i] < 0)
+        return dml_check_fail(k, w, i, "reads version %d of the weights, and %d are made", reads[i],
+                              reads[i] - op->version);
+    return DML_ERR_OK;
+}
+
+/* A worker that holds a chunk has some of every update: nobody reduces what was never written. */
+static dml_err check_shares(dml_checking *k, int32_t w)
+{
+    const dml_program *p = k->p;
+    int32_t *in = DML_NEW_N(&k->arena, int32_t, p->chunks + 1);
+    dml_program_number_held(p, w, in);
+    bool *adds = DML_NEW_N(&k->arena, bool, in[p->chunks]);
+    for (int32_t i = 0; i < p->list[w].n; i++) {
+        const dml_op *op = &p->list[w].op[i];
+        if (dml_op_is_weight_grad(op))
+            adds[dml_first_bucket(p, in, op->chunk, dml_op_update(p, op))] = true;
+    }
+    for (int32_t c = 0; c < p->chunks; c++)
+        for (int32_t b = in[c]; b < in[c + 1]; b += p->buckets[c])
+            if (!adds[b])
+                return dml_check_fail(k, w, -1, "holds chunk %d but adds nothing to update %d", c,
+                                      (b - in[c]) / p->buckets[c]);
+    return DML_ERR_OK;
+}
+
 dml_err dml_rule_versions(dml_checking *k)
 {
     const dml_program *p = k->p;
-    for (int32_t w = 0; w < p->workers; w++)
-        for (int32_t i = 0; i < p->list[w].n; i++) {
-            const dml_op *op = &p->list[w].op[i];
-            if (dml_op_is_input_grad(op) || op->kind == DML_OP_BWD_WEIGHT ||
-                op->kind == DML_OP_RECOMPUTE) {
-                const int32_t f = dml_index_at(&k->ix, DML_OP_FWD, op->chunk, op->mb);
-                if (p->list[w].op[f].version != op->version)
-                    return dml_check_fail(k, w, i, "reads version %d, its F read %d", op->version,
-                                          p->list[w].op[f].version);
-            }
-            if (op->version != 0)
-                return dml_check_fail(k, w, i, "reads version %d; with a flush there is only 0",
-                                      op->version);
-        }
+    for (int32_t w = 0; w < p->workers; w++) {
+        int32_t *reads = DML_NEW_N(&k->arena, int32_t, p->list[w].n);
+        dml_versions_read(p, w, reads);
+        for (int32_t i = 0; i < p->list[w].n; i++)
+            if (dml_op_reads_weights(&p->list[w].op[i])) DML_TRY(check_version(k, w, i, reads));
+        DML_TRY(check_shares(k, w));
+    }
     return DML_ERR_OK;
 }

@@ -18,12 +18,17 @@
                            * in parts: each bucket's once, ascending, nothing else computed between; RC  \
                            * where the policy says: for all, for none, for all but one of a worker       */ \
     X(order,     ORDER)   /* F before B or I, I before W; RC between F and B or I                        */ \
-    X(versions,  ORDER)   /* RC and backward read the weights their forward read; here the newest        */ \
+    X(versions,  ORDER)   /* RC and backward read the weights their forward read, no newer ones than     \
+                           * updates have made before them in their list; each holder of a chunk adds to \
+                           * every update                                                                */ \
     X(fed,       ORDER)   /* every input is produced on the worker, or received, earlier in its list     */ \
     X(paired,    PROGRAM) /* for each ordered pair of workers: sends and receives are one sequence       */ \
-    X(replicas,  PROGRAM) /* one REDUCE per bucket and holder of its chunk, after the last op that adds  \
-                           * to it, in orders that agree                                                 */ \
-    X(stepped,   PROGRAM) /* one VOTE after all reductions, then one STEP per chunk held                 */ \
+    X(replicas,  PROGRAM) /* in each update one REDUCE per bucket and holder of its chunk, after the     \
+                           * last op that adds to it, in orders that agree                               */ \
+    X(stepped,   PROGRAM) /* in each update one VOTE after all reductions, if there are votes, then one  \
+                           * STEP per chunk held, updates in order                                       */ \
+    X(intact,    PROGRAM) /* a version is read when it is made and not overwritten yet; a sum is not     \
+                           * added to before the STEP of the update that had it                          */ \
     X(slots,     PROGRAM) /* a slot holds, whenever it is read, what the reader wants                    */ \
     X(waits,     PROGRAM) /* waits point backward to other lanes and cover every dependency across lanes */ \
     X(flows,     ORDER)   /* finishes on the strictest machine (schedule/play.h)                         */

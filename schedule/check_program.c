@@ -1,4 +1,4 @@
-/* schedule/check_program.c - the rules about values, transfers, reductions, slots and waits. */
+/* schedule/check_program.c - the rules about values, transfers, slots and waits. */
 #include "schedule/check_rules.h"
 
 #include "schedule/depend.h"
@@ -31,12 +31,6 @@ dml_err dml_rule_fed(dml_checking *k)
             }
         }
     return DML_ERR_OK;
-}
-
-/* Which of its chunk's buckets, from 0, the op is about; of a whole op the first. */
-static int32_t bucket_of(const dml_op *op)
-{
-    return op->edge > 0 ? op->edge - 1 : 0;
 }
 
 /* A transfer as both ends see it. */
@@ -96,140 +90,6 @@ dml_err dml_rule_paired(dml_checking *k)
             return dml_check_fail(k, r->to, r->at, "worker %d never sends it", r->from);
         return dml_check_fail(k, r->to, r->at, "is received at this place, but worker %d sends %s",
                               s->from, dml_op_name_of(&k->p->list[s->from].op[s->at]).text);
-    }
-    return DML_ERR_OK;
-}
-
-/* Kahn's algorithm over "some worker reduces bucket a before b": a cycle means two workers that wait
- * for each other, directly or through more.  Bucket k of chunk c has number base[c] + k - 1. */
-static dml_err reductions_agree(dml_checking *k, const int32_t *base)
-{
-    const dml_program *p = k->p;
-    const int64_t ops = dml_program_ops(p);
-    const int32_t buckets = base[p->chunks];
-    struct {
-        int32_t to, next;
-    } *edge = dml_arena_alloc(&k->arena, (int64_t)sizeof *edge * ops);
-    int32_t *edges = DML_NEW_N(&k->arena, int32_t, buckets), n_edges = 0;
-    int32_t *pending = DML_NEW_N(&k->arena, int32_t, buckets);
-    int32_t *todo = DML_NEW_N(&k->arena, int32_t, buckets), n_todo = 0;
-    for (int32_t b = 0; b < buckets; b++)
-        edges[b] = -1;
-    for (int32_t w = 0; w < p->workers; w++)
-        for (int32_t i = 0, last = -1; i < p->list[w].n; i++) {
-            const dml_op *op = &p->list[w].op[i];
-            if (op->kind != DML_OP_REDUCE) continue;
-            const int32_t b = base[op->chunk] + bucket_of(op);
-            if (last >= 0) {
-                edge[n_edges].to = b;
-                edge[n_edges].next = edges[last];
-                edges[last] = n_edges++;
-                pending[b]++;
-            }
-            last = b;
-        }
-    for (int32_t b = 0; b < buckets; b++)
-        if (pending[b] == 0) todo[n_todo++] = b;
-    for (int32_t t = 0; t < n_todo; t++)
-        for (int32_t e = edges[todo[t]]; e >= 0; e = edge[e].next)
-            if (--pending[edge[e].to] == 0) todo[n_todo++] = edge[e].to;
-    for (int32_t c = 0; c < p->chunks; c++)
-        for (int32_t b = base[c]; b < base[c + 1]; b++)
-            if (pending[b] > 0)
-                return dml_check_fail(k, -1, -1,
-                                      "the workers do not agree when to reduce chunk %d, bucket %d",
-                                      c, b - base[c] + 1);
-    return DML_ERR_OK;
-}
-
-/* What worker w does once per step for each chunk: where in its list, -1 not (yet). */
-typedef struct chunk_end {
-    int32_t weight_grad, reduce, step; /* weight_grad, reduce: the last one */
-    int32_t reduced;                   /* buckets that are */
-} chunk_end;
-
-static void clear_ends(const dml_program *p, chunk_end *end)
-{
-    for (int32_t c = 0; c < p->chunks; c++)
-        end[c] = (chunk_end){-1, -1, -1, 0};
-}
-
-/* `end` of the op's chunk, `reduce` of its bucket or, for a whole op, of all its chunk's buckets. */
-static dml_err check_reduce(dml_checking *k, int32_t w, int32_t i, chunk_end *end, int32_t *reduce)
-{
-    const dml_program *p = k->p;
-    const dml_op *op = &p->list[w].op[i];
-    int32_t *own = &reduce[bucket_of(op)];
-    if (dml_op_is_weight_grad(op)) {
-        /* A whole one adds to every bucket. */
-        const int32_t early = op->edge == 0 ? end->reduce : *own;
-        if (early >= 0)
-            return dml_check_fail(k, w, i, "comes after the reduction of what it adds to, op %d",
-                                  early);
-        end->weight_grad = i;
-    }
-    if (op->kind != DML_OP_REDUCE) return DML_ERR_OK;
-    if (end->weight_grad < 0) return dml_check_fail(k, w, i, "no gradient of the chunk before it");
-    if (*own >= 0) return dml_check_fail(k, w, i, "is there already, as op %d", *own);
-    *own = end->reduce = i;
-    end->reduced++;
-    return DML_ERR_OK;
-}
-
-dml_err dml_rule_replicas(dml_checking *k)
-{
-    const dml_program *p = k->p;
-    if (p->forward_only) return DML_ERR_OK;
-    int32_t *base = DML_NEW_N(&k->arena, int32_t, p->chunks + 1);
-    dml_program_number_buckets(p, base);
-    chunk_end *end = DML_NEW_N(&k->arena, chunk_end, p->chunks);
-    int32_t *reduce = DML_NEW_N(&k->arena, int32_t, base[p->chunks]);
-    for (int32_t w = 0; w < p->workers; w++) {
-        clear_ends(p, end);
-        for (int32_t b = 0; b < base[p->chunks]; b++)
-            reduce[b] = -1;
-        for (int32_t i = 0; i < p->list[w].n; i++) {
-            const int32_t c = p->list[w].op[i].chunk;
-            DML_TRY(check_reduce(k, w, i, &end[c], &reduce[base[c]]));
-        }
-        for (int32_t c = 0; c < p->chunks; c++)
-            if (end[c].weight_grad >= 0 && end[c].reduced < p->buckets[c])
-                return dml_check_fail(k, w, -1, "holds chunk %d but reduces %d of its %d buckets",
-                                      c, end[c].reduced, p->buckets[c]);
-    }
-    return reductions_agree(k, base);
-}
-
-dml_err dml_rule_stepped(dml_checking *k)
-{
-    const dml_program *p = k->p;
-    if (p->forward_only) return DML_ERR_OK;
-    chunk_end *end = DML_NEW_N(&k->arena, chunk_end, p->chunks);
-    for (int32_t w = 0; w < p->workers; w++) {
-        clear_ends(p, end);
-        int32_t vote = -1;
-        for (int32_t i = 0; i < p->list[w].n; i++) {
-            const dml_op *op = &p->list[w].op[i];
-            if (op->kind == DML_OP_REDUCE) {
-                if (vote >= 0) return dml_check_fail(k, w, i, "comes after the vote");
-                end[op->chunk].reduce = i;
-            } else if (op->kind == DML_OP_VOTE) {
-                if (vote >= 0) return dml_check_fail(k, w, i, "is there already, as op %d", vote);
-                vote = i;
-            } else if (op->kind == DML_OP_STEP) {
-                if (vote < 0) return dml_check_fail(k, w, i, "comes before the vote");
-                if (end[op->chunk].reduce < 0)
-                    return dml_check_fail(k, w, i, "the worker does not hold the chunk");
-                if (end[op->chunk].step >= 0)
-                    return dml_check_fail(k, w, i, "is there already, as op %d",
-                                          end[op->chunk].step);
-                end[op->chunk].step = i;
-            }
-        }
-        if (vote < 0) return dml_check_fail(k, w, -1, "does not vote");
-        for (int32_t c = 0; c < p->chunks; c++)
-            if (end[c].reduce >= 0 && end[c].step < 0)
-                return dml_check_fail(k, w, -1, "reduces chunk %d but makes no step of it", c);
     }
     return DML_ERR_OK;
 }

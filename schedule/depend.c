@@ -140,18 +140,27 @@ int32_t dml_touch_writer(const dml_index *ix, const dml_touch *touch)
     return -1;
 }
 
+static int32_t *none_yet(dml_arena *arena, int32_t n)
+{
+    int32_t *op = DML_NEW_N(arena, int32_t, n);
+    for (int32_t k = 0; k < n; k++)
+        op[k] = -1;
+    return op;
+}
+
 void dml_depend_begin(dml_depend *d, const dml_program *p, const dml_index *ix, int32_t worker,
                       dml_arena *arena)
 {
     const int32_t pools = dml_program_ports(p) * DML_POOLS;
-    *d =
-        (dml_depend){.p = p, .ix = ix, .list = &p->list[worker], .worker = worker, .last_vote = -1};
+    *d = (dml_depend){.p = p, .ix = ix, .list = &p->list[worker], .worker = worker};
     d->after = DML_NEW_N(arena, dml_clock, d->list->n);
     d->slot_base = DML_NEW_N(arena, int32_t, pools);
-    d->last_whole = DML_NEW_N(arena, int32_t, p->chunks);
     d->bucket_base = DML_NEW_N(arena, int32_t, p->chunks + 1);
-    dml_program_number_buckets(p, d->bucket_base);
-    d->last_part = DML_NEW_N(arena, int32_t, d->bucket_base[p->chunks]);
+    dml_program_number_held(p, worker, d->bucket_base);
+    const int32_t buckets = d->bucket_base[p->chunks];
+    d->last_whole = none_yet(arena, buckets);
+    d->last_part = none_yet(arena, buckets);
+    d->settled = none_yet(arena, MAX2(buckets, dml_program_updates(p, 0)));
     int32_t slots = 0;
     for (int32_t i = 0; i < pools; i++) {
         d->slot_base[i] = slots;
@@ -161,10 +170,6 @@ void dml_depend_begin(dml_depend *d, const dml_program *p, const dml_index *ix, 
     const dml_clock nothing = {{-1, -1, -1, -1}};
     for (int32_t s = 0; s < slots; s++)
         d->last_use[s] = nothing;
-    for (int32_t c = 0; c < p->chunks; c++)
-        d->last_whole[c] = -1;
-    for (int32_t b = 0; b < d->bucket_base[p->chunks]; b++)
-        d->last_part[b] = -1;
     for (int32_t l = 0; l < DML_LANES; l++)
         d->last_in[l] = -1;
 }
@@ -182,10 +187,21 @@ static void join(dml_clock *into, const dml_clock *other)
         into->done[l] = MAX2(into->done[l], other->done[l]);
 }
 
-/* Where the last part that adds to the op's bucket is kept; of a whole op, to the first. */
-static int32_t *part_of(const dml_depend *d, const dml_op *op)
+/* From backward to reduction, vote and step: notes the op for those after it, and what it needs
+ * itself. */
+static void follow_update(dml_depend *d, int32_t i, dml_clock *all)
 {
-    return &d->last_part[d->bucket_base[op->chunk] + (op->edge > 0 ? op->edge - 1 : 0)];
+    const dml_op *op = &d->list->op[i];
+    const bool adds = dml_op_is_weight_grad(op);
+    if (!adds && dml_op_info_of((dml_op_kind)op->kind)->has_mb) return;
+    const int32_t u = dml_op_update(d->p, op), bucket = dml_op_bucket(d->p, d->bucket_base, op);
+    const int32_t first = dml_first_bucket(d->p, d->bucket_base, op->chunk, u);
+    int32_t *settled = &d->settled[d->p->votes ? u : first];
+    if (adds) *(op->edge > 0 ? &d->last_part[bucket] : &d->last_whole[first]) = i;
+    if (op->kind == DML_OP_REDUCE)
+        all->done[DML_LANE_COMPUTE] = MAX2(d->last_whole[first], d->last_part[bucket]);
+    if (op->kind == (d->p->votes ? DML_OP_VOTE : DML_OP_REDUCE)) *settled = i;
+    if (op->kind == DML_OP_STEP) all->done[DML_LANE_REDUCE] = *settled;
 }
 
 void dml_depend_needs(dml_depend *d, int32_t i, int32_t need[DML_LANES])
@@ -207,11 +223,7 @@ void dml_depend_needs(dml_depend *d, int32_t i, int32_t need[DML_LANES])
         }
         use->done[lane] = i;
     }
-    if (dml_op_is_weight_grad(op)) *(op->edge > 0 ? part_of(d, op) : &d->last_whole[op->chunk]) = i;
-    if (op->kind == DML_OP_REDUCE)
-        all.done[DML_LANE_COMPUTE] = MAX2(d->last_whole[op->chunk], *part_of(d, op));
-    if (op->kind == DML_OP_VOTE) d->last_vote = i;
-    if (op->kind == DML_OP_STEP) all.done[DML_LANE_REDUCE] = d->last_vote;
+    follow_update(d, i, &all);
     all.done[lane] = -1;
     for (int32_t l = 0; l < DML_LANES; l++)
         need[l] = all.done[l];

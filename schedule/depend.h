@@ -4,7 +4,8 @@
  * named (pool, port, micro-batch).  Two ops of one worker depend on each other when
  *     one reads what the other wrote,                                (data)
  *     one writes a slot that the other's buffer held before,         (hazard)
- * or by the end of the step: REDUCE after the last op that adds to its bucket, STEP after VOTE.
+ * or by the end of an update: REDUCE after the last op of the update that adds to its bucket, STEP
+ * after VOTE, or without votes after the REDUCEs of its chunk.
  * Of an op in parts each reads what the op reads, and the last writes what it writes.
  *
  * Ops of one lane follow each other anyway; across lanes a dependency needs a `wait`.  Two suffice, with skips,
@@ -59,11 +60,13 @@ typedef struct dml_depend {
     dml_clock *last_use;        /* [slots of the worker] last op of each lane that used the slot
                                  * since its buffer was written                          */
     int32_t *slot_base;         /* [ports][DML_POOLS] into last_use                      */
-    int32_t *last_whole;        /* [chunks] last whole weight gradient so far, -1 none   */
-    int32_t *last_part;         /* [buckets] last part that adds to the bucket, -1 none  */
-    int32_t *bucket_base;       /* [chunks + 1] into last_part                           */
+    int32_t *bucket_base;       /* [chunks + 1] dml_program_number_held                  */
+    int32_t *last_whole;        /* [buckets] last whole weight gradient of the update whose first
+                                 * bucket this is, -1 none yet                           */
+    int32_t *last_part;         /* [buckets] last part that adds to the bucket, likewise */
+    int32_t *settled;           /* what STEP of an update waits for, likewise: its VOTE, by number,
+                                 * or its last REDUCE, by its first bucket               */
     int32_t last_in[DML_LANES]; /* op before this one on the lane, -1 none               */
-    int32_t last_vote;
 } dml_depend;
 
 /* Starts the walk at op 0.  Slots and pool sizes are assigned; the arena owns the tables. */

@@ -54,7 +54,8 @@ static void put_op(char *cell, int32_t n, const dml_op *op, bool small, bool goe
     if (goes_on) cell[0] = '+';
     if ((op->mb == DML_NO_MB && !reduces) || goes_on) return;
     char number[16];
-    const int32_t digits = snprintf(number, sizeof number, "%d", reduces ? op->edge : op->mb);
+    const int32_t digits =
+        snprintf(number, sizeof number, "%d", op->mb == DML_NO_MB ? op->edge : op->mb);
     const int32_t fit = MIN2(digits, n - 1);
     memcpy(cell + 1, number + digits - fit, (size_t)fit);
 }

@@ -27,5 +27,6 @@ void dml_index_build(dml_index *ix, const dml_program *p, dml_arena *arena)
     dml_index_init(ix, p, arena);
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++)
-            if (p->list[w].op[i].mb != DML_NO_MB) dml_index_add(ix, &p->list[w].op[i], i);
+            if (dml_op_info_of((dml_op_kind)p->list[w].op[i].kind)->has_mb)
+                dml_index_add(ix, &p->list[w].op[i], i);
 }

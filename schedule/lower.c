@@ -1,6 +1,7 @@
 /* schedule/lower.c - order to program, in five passes.
  *
- *   1. parts    cut the last backward of each worker and chunk at the borders of buckets
+ *   1. parts    cut the last backward of each worker, chunk and update at the borders of buckets;
+ *               an asynchronous order gets its optimizer steps (schedule/lower_updates.c)
  *   2. time     play the order with eager transfers: when each op runs, when each value is ready
  *   3. events   every compute op at its start, every transfer when its value is ready, every
  *               reduction when its last replica is; sorted into one list, dealt out to the workers
@@ -24,6 +25,7 @@
 #include "schedule/depend.h"
 #include "schedule/links.h"
 #include "schedule/lower_slots.h"
+#include "schedule/lower_updates.h"
 #include "schedule/play.h"
 
 #include <stdlib.h>
@@ -68,13 +70,16 @@ static int by_key(const void *a, const void *b)
 
 /* ---- parts ---- */
 
-/* For each op of the worker's list whether it is the last weight gradient of its chunk there. */
-static void find_last(const dml_program *p, const dml_op_list *list, bool *seen, bool *last)
+/* For each op of the worker's list whether it is there the last weight gradient of its chunk in an
+ * update. */
+static void find_last(const dml_program *p, int32_t w, const int32_t *base, int32_t *seen_by,
+                      bool *last)
 {
-    memset(seen, 0, (size_t)p->chunks * sizeof *seen);
-    for (int32_t i = list->n - 1; i >= 0; i--) {
-        last[i] = dml_op_is_weight_grad(&list->op[i]) && !seen[list->op[i].chunk];
-        if (last[i]) seen[list->op[i].chunk] = true;
+    for (int32_t i = p->list[w].n - 1; i >= 0; i--) {
+        const dml_op *op = &p->list[w].op[i];
+        int32_t *seen = &seen_by[dml_first_bucket(p, base, op->chunk, dml_op_update(p, op))];
+        last[i] = dml_op_is_weight_grad(op) && *seen != w + 1;
+        if (last[i]) *seen = w + 1;
     }
 }
 
@@ -82,11 +87,13 @@ static void find_last(const dml_program *p, const dml_op_list *list, bool *seen,
 static dml_err cut_last(const dml_program *order, dml_arena *arena, dml_program *out)
 {
     DML_TRY(dml_program_copy(order, out));
-    bool *seen = DML_NEW_N(arena, bool, order->chunks);
+    int32_t *base = DML_NEW_N(arena, int32_t, order->chunks + 1);
+    dml_program_number_buckets(order, base);
+    int32_t *seen_by = DML_NEW_N(arena, int32_t, base[order->chunks]); /* worker + 1 */
     for (int32_t w = 0; w < order->workers; w++) {
         const dml_op_list *list = &order->list[w];
         bool *last = DML_NEW_N(arena, bool, list->n);
-        find_last(order, list, seen, last);
+        find_last(order, w, base, seen_by, last);
         out->list[w].n = 0;
         for (int32_t i = 0; i < list->n; i++) {
             const dml_op *op = &list->op[i];
@@ -163,7 +170,7 @@ static int64_t *ready_times(lowering *lw, const dml_play *play, int32_t *base)
         for (int32_t i = 0; i < p->list[w].n; i++) {
             const dml_op *op = &p->list[w].op[i];
             if (!dml_op_is_weight_grad(op)) continue;
-            int64_t *ready = &ready_ns[base[op->chunk] + (op->edge > 0 ? op->edge - 1 : 0)];
+            int64_t *ready = &ready_ns[dml_op_bucket(p, base, op)];
             *ready = MAX2(*ready, play->end_ns[play->first[w] + i]);
         }
     return ready_ns;
@@ -197,7 +204,24 @@ static void place_transfers(lowering *lw)
     }
 }
 
-/* One event per worker, chunk held and bucket; all of a bucket when its last replica is ready. */
+/* Reduction of bucket b, from 0, of the chunk's, update by update.  When its last replica is ready: in a synchronous
+ * order after everything else of that time; in an asynchronous one when it was played, steps need it. */
+static event reduction(const lowering *lw, const dml_play *play, const int32_t *base,
+                       const int64_t *ready_ns, int32_t chunk, int32_t b)
+{
+    const int32_t n = lw->order->buckets[chunk], number = play->reduce_first + base[chunk] + b;
+    const bool async = play->reduce_first > 0;
+    return (event){.ns = async ? play->start_ns[number] : ready_ns[base[chunk] + b],
+                   .end_ns = async ? play->end_ns[number] : ready_ns[base[chunk] + b],
+                   .depth = async ? play->depth[number] : INT32_MAX,
+                   .phase = PHASE_REDUCE,
+                   .op = {.kind = DML_OP_REDUCE,
+                          .edge = (uint16_t)(n > 1 ? b % n + 1 : 0),
+                          .chunk = chunk,
+                          .mb = async ? b / n : DML_NO_MB}};
+}
+
+/* One event per worker, chunk held and bucket; all of a bucket at once. */
 static void add_reductions(lowering *lw, const dml_play *play)
 {
     const dml_program *p = lw->order;
@@ -206,21 +230,28 @@ static void add_reductions(lowering *lw, const dml_play *play)
     int32_t *seen_by = DML_NEW_N(&lw->arena, int32_t, p->chunks); /* worker + 1 */
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++) {
-            const int32_t c = p->list[w].op[i].chunk, n = p->buckets[c];
+            const int32_t c = p->list[w].op[i].chunk;
             if (seen_by[c] == w + 1) continue;
             seen_by[c] = w + 1;
-            for (int32_t k = 0; k < n; k++)
-                lw->event[lw->n_events++] =
-                    (event){.ns = ready_ns[base[c] + k],
-                            .end_ns = ready_ns[base[c] + k],
-                            .depth = INT32_MAX, /* after everything else of that time */
-                            .worker = w,
-                            .phase = PHASE_REDUCE,
-                            .op = {.kind = DML_OP_REDUCE,
-                                   .edge = (uint16_t)(n > 1 ? k + 1 : 0),
-                                   .chunk = c,
-                                   .mb = DML_NO_MB}};
+            for (int32_t b = 0; b < base[c + 1] - base[c]; b++) {
+                event *e = &lw->event[lw->n_events++];
+                *e = reduction(lw, play, base, ready_ns, c, b);
+                e->worker = w;
+            }
         }
+}
+
+/* The votes of an asynchronous order, one per worker and update. */
+static void add_votes(lowering *lw, const dml_play *play)
+{
+    for (int32_t w = 0; w < lw->order->workers; w++)
+        for (int32_t u = 0; u < dml_program_updates(lw->order, 0); u++)
+            lw->event[lw->n_events++] = (event){.ns = play->start_ns[play->vote_first + u],
+                                                .end_ns = play->end_ns[play->vote_first + u],
+                                                .depth = play->depth[play->vote_first + u],
+                                                .worker = w,
+                                                .phase = PHASE_REDUCE,
+                                                .op = {.kind = DML_OP_VOTE, .mb = u}};
 }
 
 /* Room for the predicted times of every list; a transfer is in two. */
@@ -317,19 +348,33 @@ static dml_err balanced_cost(const dml_program *p, dml_arena *arena, dml_cost *o
     return dml_cost_skips(out, p->n_skips);
 }
 
-static dml_err run_passes(lowering *lw)
+/* The optimizer's steps of an asynchronous order in their places, and the times with them. */
+static dml_err place_updates(lowering *lw, dml_program *stepped, dml_play *play)
 {
-    const dml_program *order = lw->order;
+    DML_TRY(dml_lower_updates(lw->order, play, &lw->arena, stepped));
+    lw->order = stepped;
+    dml_program_copy_updates(stepped, lw->out);
+    return dml_play_run(stepped, lw->cost, DML_MACHINE_LANES, &lw->arena, play);
+}
+
+static dml_err run_passes(lowering *lw, dml_program *stepped)
+{
     dml_program *out = lw->out;
     dml_play play;
-    DML_TRY(dml_play_run(order, lw->cost, DML_MACHINE_LANES, &lw->arena, &play));
+    DML_TRY(dml_play_run(lw->order, lw->cost, DML_MACHINE_LANES, &lw->arena, &play));
+    const bool async = dml_program_is_async(lw->order);
+    if (async) DML_TRY(place_updates(lw, stepped, &play));
+    const dml_program *order = lw->order;
 
     /* A compute op makes at most one transfer beside those of skips, and is the first of its chunk or of a bucket. */
     const int64_t skips = 2 * (int64_t)order->n_skips * order->mbs;
-    lw->event = DML_NEW_N(&lw->arena, event, 3 * (int64_t)play.ops + skips);
+    const int64_t votes = async && order->votes ? dml_program_updates(order, 0) : 0;
+    lw->event =
+        DML_NEW_N(&lw->arena, event, 3 * (int64_t)play.ops + skips + votes * order->workers);
     add_computes_and_transfers(lw, &play);
     place_transfers(lw);
     if (!order->forward_only) add_reductions(lw, &play);
+    if (votes) add_votes(lw, &play);
     qsort(lw->event, (size_t)lw->n_events, sizeof *lw->event, by_key);
 
     make_times(lw);
@@ -337,7 +382,7 @@ static dml_err run_passes(lowering *lw)
     dml_index ix;
     dml_index_build(&ix, out, &lw->arena);
     DML_TRY(dml_lower_slots(out, &ix, lw->times, &lw->arena));
-    if (!order->forward_only) end_step(lw);
+    if (!order->forward_only && !async) end_step(lw);
     set_waits(lw, &ix);
     return DML_ERR_OK;
 }
@@ -360,8 +405,9 @@ dml_err dml_lower(const dml_program *order, const dml_cost *cost, dml_program *o
     memcpy(out->buckets, order->buckets, (size_t)order->chunks * sizeof *order->buckets);
     memcpy(out->route, order->route,
            (size_t)order->chunks * (size_t)order->mbs * sizeof *order->route);
+    dml_program_copy_updates(order, out);
 
-    dml_program cut = {0};
+    dml_program cut = {0}, stepped = {0};
     dml_cost balanced = {0};
     lowering lw = {.order = &cut, .cost = cost, .out = out};
     err = cut_last(order, &lw.arena, &cut);
@@ -369,12 +415,13 @@ dml_err dml_lower(const dml_program *order, const dml_cost *cost, dml_program *o
         err = balanced_cost(order, &lw.arena, &balanced);
         lw.cost = &balanced;
     }
-    if (err == DML_ERR_OK) err = run_passes(&lw);
+    if (err == DML_ERR_OK) err = run_passes(&lw, &stepped);
     if (err != DML_ERR_OK) {
         dml_err_add(err, __func__, __FILE__, __LINE__);
         dml_program_free(out);
     }
     dml_cost_free(&balanced);
+    dml_program_free(&stepped);
     dml_program_free(&cut);
     dml_arena_free(&lw.arena);
     return err;

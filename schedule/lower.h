@@ -7,10 +7,14 @@
 
 /* Adds to the compute ops of `order`, which stay in their order:
  *   - a SEND and a RECV wherever the route changes between neighbouring chunks, and between the ends of a skip;
- *   - parts: each worker's last weight gradient of a chunk with n > 1 buckets becomes n ops;
+ *   - parts: each worker's last weight gradient of a chunk with n > 1 buckets, in each update,
+ *     becomes n ops;
  *   - REDUCE of each bucket on each worker that holds its chunk, after the last op that adds to it
  *     on any of them, so that replicas reduce in one order; one VOTE per worker, then STEP of each
  *     of its chunks, ascending (none of these when forward_only);
+ *   - in an asynchronous order all that once per update: REDUCEs, if the order votes one VOTE per
+ *     worker, and STEP of each chunk right before the first op that needs it done; `versions` and
+ *     `sums`, the fewest together (schedule/lower_updates.c);
  *   - slots: the fewest with which no op waits for a slot in the predicted timeline;
  *   - waits: exactly those that lanes and other waits do not imply (schedule/depend.h).
  *

@@ -42,13 +42,11 @@ dml_op_name dml_op_name_of(const dml_op *op)
 {
     dml_op_name name;
     const char *kind = op->kind < DML_OP_KINDS ? dml_op_info_of((dml_op_kind)op->kind)->text : "?";
-    int n;
+    int n = snprintf(name.text, sizeof name.text, "%s", kind);
+    if (op->kind != DML_OP_VOTE || op->chunk != 0)
+        n += snprintf(name.text + n, sizeof name.text - (size_t)n, "%d", op->chunk);
     if (op->mb != DML_NO_MB)
-        n = snprintf(name.text, sizeof name.text, "%s%d.%d", kind, op->chunk, op->mb);
-    else if (op->kind == DML_OP_VOTE && op->chunk == 0)
-        n = snprintf(name.text, sizeof name.text, "%s", kind);
-    else
-        n = snprintf(name.text, sizeof name.text, "%s%d", kind, op->chunk);
+        n += snprintf(name.text + n, sizeof name.text - (size_t)n, ".%d", op->mb);
     if (op->edge != 0) snprintf(name.text + n, sizeof name.text - (size_t)n, "/%d", op->edge);
     return name;
 }

@@ -19,9 +19,10 @@
  *     compute   B0.6 | B0.7 part 1 | part 2 | part 3 | U0
  *     reduce                         R0 1     R0 2     R0 3 V
  *
- * An asynchronous program makes many updates of a chunk (schedule/program.h).  `version` says which weights an op
- * reads: 0 those that all updates have made whose backwards on this worker stand before it in the list, -1 those of
- * one update fewer.  In a synchronous program it is 0.
+ * An asynchronous program makes many updates of a chunk (schedule/program.h).  `version` says which
+ * weights an op reads: 0 those that all updates have made whose backwards on this worker stand
+ * before it in the list, -1 those of one update fewer (schedule/versions.h).  In a synchronous
+ * program it is 0.
  *
  * Where activations are recomputed (schedule/recompute.h) F leaves only KEPT, and RC, an op of its own, makes the
  * STASH that the backward reads.  It needs no gradient, so it runs in the bubble before one comes.
@@ -148,13 +149,21 @@ static inline bool dml_op_is_weight_grad(const dml_op *op)
     return op->kind == DML_OP_BWD || op->kind == DML_OP_BWD_WEIGHT;
 }
 
+/* The op computes a micro-batch: F, RC, B, I, W. */
+static inline bool dml_op_reads_weights(const dml_op *op)
+{
+    const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
+    return info->lane == DML_LANE_COMPUTE && info->has_mb;
+}
+
 /* The op that makes the input gradient of its (chunk, mb): B, I. */
 static inline bool dml_op_is_input_grad(const dml_op *op)
 {
     return op->kind == DML_OP_BWD || op->kind == DML_OP_BWD_INPUT;
 }
 
-/* Kind, chunk, micro-batch and part or skip as text: "SEND_F2.7", "SEND_F2.7/1", "B2.7/3", "R1", "R1/3", "V". */
+/* Kind, chunk, micro-batch and part or skip as text: "SEND_F2.7", "SEND_F2.7/1", "B2.7/3", "R1",
+ * "R1/3", "V", and with the number of an update "U1.5", "V.5". */
 enum { DML_OP_NAME_BYTES = 40 };
 typedef struct dml_op_name {
     char text[DML_OP_NAME_BYTES];

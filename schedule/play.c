@@ -3,6 +3,7 @@
 
 #include "engine/base/str.h"
 #include "schedule/index.h"
+#include "schedule/versions.h"
 
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
@@ -30,6 +31,7 @@ typedef struct graph {
     dml_machine machine;
     dml_play *play;
     node *node;
+    int32_t nodes; /* ops, and of an asynchronous order its reductions and votes */
     edge *edge;
     int32_t n_edges;
 } graph;
@@ -119,20 +121,27 @@ static void link_transfers(graph *g, const dml_index *ix)
         }
 }
 
+static int32_t *no_leaders(dml_arena *arena, int32_t n)
+{
+    int32_t *leader = DML_NEW_N(arena, int32_t, n);
+    for (int32_t k = 0; k < n; k++)
+        leader[k] = -1;
+    return leader;
+}
+
 static void link_collectives(graph *g, dml_arena *arena)
 {
     const dml_program *p = g->p;
-    int32_t *base = DML_NEW_N(arena, int32_t, p->chunks + 1), vote = -1;
+    int32_t *base = DML_NEW_N(arena, int32_t, p->chunks + 1);
     dml_program_number_buckets(p, base);
-    int32_t *reduce = DML_NEW_N(arena, int32_t, base[p->chunks]);
-    for (int32_t b = 0; b < base[p->chunks]; b++)
-        reduce[b] = -1;
+    int32_t *reduce = no_leaders(arena, base[p->chunks]);
+    int32_t *vote = no_leaders(arena, dml_program_updates(p, 0));
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++) {
             const dml_op *op = &p->list[w].op[i];
             if (op->kind != DML_OP_REDUCE && op->kind != DML_OP_VOTE) continue;
-            const int32_t bucket = base[op->chunk] + (op->edge > 0 ? op->edge - 1 : 0);
-            int32_t *leader = op->kind == DML_OP_VOTE ? &vote : &reduce[bucket];
+            int32_t *leader = op->kind == DML_OP_VOTE ? &vote[dml_op_update(p, op)]
+                                                      : &reduce[dml_op_bucket(p, base, op)];
             const int32_t number = g->play->first[w] + i;
             if (*leader < 0) {
                 *leader = number;
@@ -198,6 +207,66 @@ static void link_values(graph *g, const dml_index *ix)
         }
 }
 
+/* The reductions and votes that an asynchronous order stands for: nodes behind those of its ops. */
+static void add_gates(graph *g, const int32_t *base, dml_arena *arena)
+{
+    const dml_program *p = g->p;
+    const int32_t first = g->play->ops, gates = g->nodes - first;
+    dml_op *op = DML_NEW_N(arena, dml_op, gates);
+    for (int32_t k = 0; k < gates; k++)
+        g->node[first + k] = (node){.op = &op[k],
+                                    .succ = -1,
+                                    .edges = -1,
+                                    .leader = first + k,
+                                    .member = first + k,
+                                    .missing = 1};
+    for (int32_t c = 0; c < p->chunks; c++)
+        for (int32_t b = base[c]; b < base[c + 1]; b++) {
+            const int32_t n = p->buckets[c], k = b - base[c];
+            op[b] = (dml_op){.kind = DML_OP_REDUCE,
+                             .edge = (uint16_t)(n > 1 ? k % n + 1 : 0),
+                             .chunk = c,
+                             .mb = k / n};
+            if (b + 1 < base[c + 1]) add_edge(g, first + b, first + b + 1, 0);
+            if (p->votes && k % n == n - 1)
+                add_edge(g, first + b, first + base[p->chunks] + k / n, 0);
+        }
+    for (int32_t u = 0; u < gates - base[p->chunks]; u++)
+        op[base[p->chunks] + u] = (dml_op){.kind = DML_OP_VOTE, .mb = u};
+}
+
+/* What must be over before a worker makes update u of the chunk: its last reduction, or the vote. */
+static int32_t gate_of(const graph *g, const int32_t *base, int32_t c, int32_t u)
+{
+    if (g->p->votes) return g->play->vote_first + u;
+    return g->play->reduce_first + dml_first_bucket(g->p, base, c, u + 1) - 1;
+}
+
+/* Backwards go to the reductions they add to.  From there on to the optimizer's step, or while it has no place
+ * yet, to whoever reads what it makes. */
+static void link_updates(graph *g, dml_arena *arena)
+{
+    const dml_program *p = g->p;
+    int32_t *base = DML_NEW_N(arena, int32_t, p->chunks + 1);
+    dml_program_number_buckets(p, base);
+    add_gates(g, base, arena);
+    const bool placed = dml_program_has(p, DML_OP_STEP);
+    for (int32_t w = 0; w < p->workers; w++) {
+        int32_t *reads = DML_NEW_N(arena, int32_t, p->list[w].n);
+        dml_versions_read(p, w, reads);
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const dml_op *op = &p->list[w].op[i];
+            const int32_t number = g->play->first[w] + i;
+            if (dml_op_is_weight_grad(op))
+                add_edge(g, number, g->play->reduce_first + dml_op_bucket(p, base, op), 0);
+            if (op->kind == DML_OP_STEP)
+                add_edge(g, gate_of(g, base, op->chunk, op->mb), number, 0);
+            else if (!placed && reads[i] > 0)
+                add_edge(g, gate_of(g, base, op->chunk, reads[i] - 1), number, 0);
+        }
+    }
+}
+
 /* `n` can start at `ns` at the earliest, `depth` steps after the first there. */
 static void delay(node *n, int64_t ns, int32_t depth)
 {
@@ -207,7 +276,7 @@ static void delay(node *n, int64_t ns, int32_t depth)
 }
 
 typedef struct todo_list {
-    int32_t *number; /* [ops] */
+    int32_t *number; /* [nodes] */
     int32_t n;
 } todo_list;
 
@@ -239,12 +308,12 @@ static void run_meeting(graph *g, int32_t leader, todo_list *todo)
     } while (m != leader);
 }
 
-/* How many ops were run. */
+/* How many nodes were run. */
 static int32_t run_all(graph *g, dml_arena *arena)
 {
-    todo_list todo = {.number = DML_NEW_N(arena, int32_t, g->play->ops)};
+    todo_list todo = {.number = DML_NEW_N(arena, int32_t, g->nodes)};
     int32_t ran = 0;
-    for (int32_t k = 0; k < g->play->ops; k++)
+    for (int32_t k = 0; k < g->nodes; k++)
         if (g->node[k].pending == 0) todo.number[todo.n++] = k;
     for (int32_t k = 0; k < todo.n; k++) {
         const node *nd = &g->node[todo.number[k]];
@@ -252,7 +321,7 @@ static int32_t run_all(graph *g, dml_arena *arena)
         delay(leader, nd->ready_ns, nd->depth);
         if (--leader->missing == 0) run_meeting(g, nd->leader, &todo);
     }
-    for (int32_t k = 0; k < g->play->ops; k++)
+    for (int32_t k = 0; k < g->nodes; k++)
         ran += g->node[k].done;
     return ran;
 }
@@ -279,10 +348,11 @@ static dml_err report_stall(const graph *g)
     return err;
 }
 
-/* Waits of a program; of an order the values of F and of B or I. */
-static int64_t most_edges(const dml_program *p, int64_t ops)
+/* Waits of a program; of an order the values of F and of B or I, and of an asynchronous one to its gates and from
+ * them. */
+static int64_t most_edges(const dml_program *p, int64_t ops, int64_t gates)
 {
-    return DML_OP_WAITS * ops + 2 * (int64_t)p->n_skips * p->mbs;
+    return DML_OP_WAITS * ops + 2 * (int64_t)p->n_skips * p->mbs + (gates ? ops + 2 * gates : 0);
 }
 
 static dml_err check_cost(const dml_program *p, const dml_cost *cost)
@@ -298,25 +368,39 @@ static dml_err check_cost(const dml_program *p, const dml_cost *cost)
     return DML_ERR_OK;
 }
 
+/* Reductions and votes of an asynchronous order; no other needs any. */
+static int64_t count_gates(const dml_program *p, dml_play *out)
+{
+    if (p->lowered || !dml_program_is_async(p)) return 0;
+    int64_t reductions = 0;
+    for (int32_t c = 0; c < p->chunks; c++)
+        reductions += (int64_t)dml_program_updates(p, c) * p->buckets[c];
+    out->reduce_first = out->ops;
+    out->vote_first = out->ops + (int32_t)reductions;
+    return reductions + (p->votes ? dml_program_updates(p, 0) : 0);
+}
+
 dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine machine,
                      dml_arena *arena, dml_play *out)
 {
     const int64_t ops = dml_program_ops(p);
-    if (ops > INT32_MAX / 2) DML_FAIL(DML_ERR_SPEC, "%lld ops are too many", (long long)ops);
+    if (ops > INT32_MAX / 4) DML_FAIL(DML_ERR_SPEC, "%lld ops are too many", (long long)ops);
     if (cost) DML_TRY(check_cost(p, cost));
-    *out = (dml_play){.ops = (int32_t)ops,
-                      .first = DML_NEW_N(arena, int32_t, p->workers + 1),
-                      .start_ns = DML_NEW_N(arena, int64_t, ops),
-                      .end_ns = DML_NEW_N(arena, int64_t, ops),
-                      .depth = DML_NEW_N(arena, int32_t, ops)};
+    *out = (dml_play){.ops = (int32_t)ops};
+    const int64_t gates = count_gates(p, out), nodes = ops + gates;
+    out->first = DML_NEW_N(arena, int32_t, p->workers + 1);
+    out->start_ns = DML_NEW_N(arena, int64_t, nodes);
+    out->end_ns = DML_NEW_N(arena, int64_t, nodes);
+    out->depth = DML_NEW_N(arena, int32_t, nodes);
     for (int32_t w = 0; w < p->workers; w++)
         out->first[w + 1] = out->first[w] + p->list[w].n;
     graph g = {.p = p,
                .cost = cost,
                .machine = machine,
                .play = out,
-               .node = DML_NEW_N(arena, node, ops),
-               .edge = DML_NEW_N(arena, edge, most_edges(p, ops))};
+               .node = DML_NEW_N(arena, node, nodes),
+               .nodes = (int32_t)nodes,
+               .edge = DML_NEW_N(arena, edge, most_edges(p, ops, gates))};
     dml_index ix;
     dml_index_build(&ix, p, arena);
     link_queues_and_waits(&g);
@@ -325,7 +409,8 @@ dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine mac
         link_collectives(&g, arena);
     } else {
         link_values(&g, &ix);
+        if (gates) link_updates(&g, arena);
     }
-    if (run_all(&g, arena) < out->ops) return report_stall(&g);
+    if (run_all(&g, arena) < g.nodes) return report_stall(&g);
     return DML_ERR_OK;
 }

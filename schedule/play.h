@@ -3,8 +3,9 @@
  * An op starts when it heads its queue, its waits are done, and everyone it meets has come: a send
  * meets its receive (rendezvous), a REDUCE those of the other replicas, a VOTE all workers.  In an
  * order, which has no transfers yet, a value reaches another worker its transfer time after it is
- * made ("eager": links are never busy).  All of it is one acyclic graph, so one pass over it gives
- * the times: O(ops).
+ * made ("eager": links are never busy), and of an asynchronous one the reductions and votes take
+ * part though they are no ops of it.  All of it is one acyclic graph, so one pass over it gives the
+ * times: O(ops).
  *
  *   DML_MACHINE_LANES    the real one: a queue for each lane
  *   DML_MACHINE_STRICT   the narrowest that must do: one queue for compute, one for all
@@ -22,15 +23,19 @@ typedef enum dml_machine { DML_MACHINE_LANES, DML_MACHINE_STRICT, DML_MACHINE_LI
 
 typedef struct dml_play {
     int32_t ops;
-    int32_t *first;    /* [workers + 1] op i of worker w has number first[w] + i        */
-    int64_t *start_ns; /* [ops]                                                         */
-    int64_t *end_ns;   /* [ops]                                                         */
-    int32_t *depth; /* [ops] steps that took no time, from the first op at the same start_ns: with
+    int32_t reduce_first; /* asynchronous order: REDUCE of bucket b (dml_program_number_buckets) has
+                           * number reduce_first + b                                        */
+    int32_t vote_first;   /* likewise, when it votes: VOTE of update u vote_first + u       */
+    int32_t *first;       /* [workers + 1] op i of worker w has number first[w] + i        */
+    int64_t *start_ns;    /* [numbers]                                                     */
+    int64_t *end_ns;      /* [numbers]                                                     */
+    int32_t
+        *depth; /* [numbers] steps that took no time, from the first op at the same start_ns: with
                         * (start_ns, depth) ascending every op comes after those it needs    */
-} dml_play;         /* owned by the arena given to dml_play_run */
+} dml_play;     /* owned by the arena given to dml_play_run */
 
 /* `p` is well-formed (rules `routed` and `once` of schedule/check.h), or an order whose backwards
- * dml_lower has cut; `cost` NULL: nothing takes time.
+ * dml_lower has cut and to which it has added optimizer steps; `cost` NULL: nothing takes time.
  *
  * Fails when nothing can move any more; the text starts with "flows:" and names the head of every
  * queue.

@@ -52,6 +52,7 @@ dml_err dml_program_init(dml_program *p, int32_t workers, int32_t chunks, int32_
     p->workers = workers;
     p->chunks = chunks;
     p->mbs = mbs;
+    p->votes = true;
     p->list = calloc((size_t)workers, sizeof *p->list);
     p->route = malloc((size_t)route_entries(p) * sizeof *p->route);
     p->span = calloc((size_t)chunks, sizeof *p->span);
@@ -170,6 +171,7 @@ int32_t dml_program_push(dml_program *p, int32_t worker, dml_op_kind kind, int32
 void dml_program_copy_updates(const dml_program *p, dml_program *out)
 {
     const size_t bytes = (size_t)p->chunks * sizeof(int32_t);
+    out->votes = p->votes;
     memcpy(out->update_mbs, p->update_mbs, bytes);
     memcpy(out->versions, p->versions, bytes);
     memcpy(out->sums, p->sums, bytes);
@@ -200,7 +202,7 @@ dml_err dml_program_copy(const dml_program *p, dml_program *out)
 static bool same_updates(const dml_program *a, const dml_program *b)
 {
     const size_t bytes = (size_t)a->chunks * sizeof(int32_t);
-    return memcmp(a->update_mbs, b->update_mbs, bytes) == 0 &&
+    return a->votes == b->votes && memcmp(a->update_mbs, b->update_mbs, bytes) == 0 &&
            memcmp(a->versions, b->versions, bytes) == 0 && memcmp(a->sums, b->sums, bytes) == 0;
 }
 
@@ -240,7 +242,20 @@ void dml_program_number_buckets(const dml_program *p, int32_t *in)
 {
     in[0] = 0;
     for (int32_t c = 0; c < p->chunks; c++)
-        in[c + 1] = in[c] + p->buckets[c];
+        in[c + 1] = in[c] + dml_program_updates(p, c) * p->buckets[c];
+}
+
+void dml_program_number_held(const dml_program *p, int32_t worker, int32_t *in)
+{
+    const dml_op_list *list = &p->list[worker];
+    memset(in, 0, ((size_t)p->chunks + 1) * sizeof *in);
+    for (int32_t i = 0; i < list->n; i++)
+        if (dml_op_is_weight_grad(&list->op[i])) {
+            const int32_t c = list->op[i].chunk;
+            in[c + 1] = dml_program_updates(p, c) * p->buckets[c];
+        }
+    for (int32_t c = 0; c < p->chunks; c++)
+        in[c + 1] += in[c];
 }
 
 int64_t dml_program_ops(const dml_program *p)
@@ -258,10 +273,15 @@ bool dml_program_is_async(const dml_program *p)
     return false;
 }
 
-bool dml_program_splits_backward(const dml_program *p)
+bool dml_program_has(const dml_program *p, dml_op_kind kind)
 {
     for (int32_t w = 0; w < p->workers; w++)
         for (int32_t i = 0; i < p->list[w].n; i++)
-            if (p->list[w].op[i].kind == DML_OP_BWD_WEIGHT) return true;
+            if (p->list[w].op[i].kind == kind) return true;
     return false;
+}
+
+bool dml_program_splits_backward(const dml_program *p)
+{
+    return dml_program_has(p, DML_OP_BWD_WEIGHT);
 }

@@ -71,15 +71,15 @@ typedef struct dml_program {
     dml_skip *skip;      /* [n_skips] skip k, from 1, is skip[k - 1]; owned                 */
     int32_t *pool_slots; /* [workers][ports][DML_POOLS] slots, set by dml_lower; owned      */
 
-    /* Asynchronous: the program is a segment between two drains and makes several optimizer steps.  Update u of
-     * chunk c, from 0, is of micro-batches u * update_mbs[c] .. + update_mbs[c] - 1.  Version n of its weights is
-     * what n updates of this segment have made. */
-    int32_t *
-        update_mbs; /* [chunks] micro-batches of an update of the chunk; mbs: synchronous; owned   */
-    int32_t
-        *versions; /* [chunks] weight buffers: version n lies in n mod versions; set by dml_lower,
-                          * else 1; owned                                                             */
-    int32_t *sums; /* [chunks] gradient buffers: update u adds to u mod sums; likewise          */
+    /* Asynchronous: the program is a segment between two drains and makes several optimizer steps.
+     * Update u of chunk c, from 0, is of micro-batches u * update_mbs[c] .. + update_mbs[c] - 1.
+     * Version n of its weights is what n updates of this segment have made. */
+    bool votes;          /* an update needs the vote of all workers; a synchronous program's does */
+    int32_t *update_mbs; /* [chunks] micro-batches of an update of the chunk; mbs: synchronous;
+                          * owned                                                                 */
+    int32_t *versions;   /* [chunks] weight buffers: version n lies in n mod versions; set by
+                          * dml_lower, else 1; owned                                              */
+    int32_t *sums;       /* [chunks] gradient buffers: update u adds to u mod sums; likewise      */
 } dml_program;
 
 enum {
@@ -93,7 +93,8 @@ enum {
     DML_CHUNK_SKIPS = 32,       /* that may leave a chunk, enter it, and give it gradients: each  */
 };
 
-/* An empty order with every route unset (-1), every span and pool empty, one bucket a chunk.
+/* An empty synchronous order with every route unset (-1), every span and pool empty, one bucket a
+ * chunk.
  * DML_ERR_SPEC   a count is below 1 or above its limit
  * DML_ERR_NOMEM  the tables do not fit */
 dml_err dml_program_init(dml_program *p, int32_t workers, int32_t chunks, int32_t mbs);
@@ -107,7 +108,8 @@ dml_err dml_program_set_skips(dml_program *p, int32_t n, const dml_skip *skip);
 /* A deep copy; `out` is uninitialised before and {0} on failure. */
 dml_err dml_program_copy(const dml_program *p, dml_program *out);
 
-/* How often and into how many buffers the chunks of `p` update, for `out`, which has as many chunks. */
+/* How often, how and into how many buffers the chunks of `p` update, for `out`, which has as many
+ * chunks. */
 void dml_program_copy_updates(const dml_program *p, dml_program *out);
 
 /* The same in every field. */
@@ -182,9 +184,39 @@ static inline int32_t dml_first_part(const dml_op_list *list, int32_t i)
     return list->op[i].edge > 1 ? i - (list->op[i].edge - 1) : i;
 }
 
-/* Buckets of chunk c are numbered in[c] .. in[c + 1] - 1 among those of all chunks: where tables
- * that have a row for each find theirs.  `in` has room for chunks + 1 entries. */
+/* The update that a backward adds to, or that a REDUCE, VOTE or STEP is of. */
+static inline int32_t dml_op_update(const dml_program *p, const dml_op *op)
+{
+    if (op->mb == DML_NO_MB) return 0;
+    return dml_op_info_of((dml_op_kind)op->kind)->has_mb ? op->mb / p->update_mbs[op->chunk]
+                                                         : op->mb;
+}
+
+/* Buckets of chunk c, update by update, are numbered in[c] .. in[c + 1] - 1 among those of all
+ * chunks: where tables that have a row for each find theirs.  `in` has room for chunks + 1
+ * entries. */
 void dml_program_number_buckets(const dml_program *p, int32_t *in);
+
+/* The same for the chunks that a worker adds gradients to, so that a table for one worker is small:
+ * the others have none. */
+void dml_program_number_held(const dml_program *p, int32_t worker, int32_t *in);
+
+/* The first of those of an update of the chunk. */
+static inline int32_t dml_first_bucket(const dml_program *p, const int32_t *in, int32_t chunk,
+                                       int32_t update)
+{
+    return in[chunk] + update * p->buckets[chunk];
+}
+
+/* The one that the op is about; of a whole op the first of its update. */
+static inline int32_t dml_op_bucket(const dml_program *p, const int32_t *in, const dml_op *op)
+{
+    return dml_first_bucket(p, in, op->chunk, dml_op_update(p, op)) +
+           (op->edge > 0 ? op->edge - 1 : 0);
+}
+
+/* Whether any worker has an op of the kind. */
+bool dml_program_has(const dml_program *p, dml_op_kind kind);
 
 /* Whether backwards are cut into input and weight gradient anywhere: there are W ops. */
 bool dml_program_splits_backward(const dml_program *p);

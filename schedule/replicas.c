@@ -47,6 +47,9 @@ dml_err dml_expand_replicas(const dml_program *one, int32_t replicas, int32_t mb
     }
     memcpy(out->span, one->span, (size_t)one->chunks * sizeof *one->span);
     memcpy(out->buckets, one->buckets, (size_t)one->chunks * sizeof *one->buckets);
+    dml_program_copy_updates(one, out);
+    for (int32_t c = 0; c < one->chunks; c++)
+        out->update_mbs[c] *= replicas;
     for (int32_t rank = 0; rank < one->workers; rank++)
         for (int32_t r = 0; r < replicas; r++)
             for (int32_t i = 0; i < one->list[rank].n; i++) {

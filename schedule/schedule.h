@@ -16,10 +16,9 @@ typedef struct dml_schedule_args {
     int32_t stages;         /* ranks of one pipeline, >= 1                      */
     int32_t virtual_stages; /* chunks on each rank, >= 1                        */
     int32_t mbs;            /* micro-batches of one pipeline in one step, >= 1  */
-    int32_t
-        update_mbs; /* asynchronous: micro-batches of one pipeline in one update, dividing mbs, which are
-                             * those between two drains; 0 else */
-    bool vertical_sync; /* asynchronous: a micro-batch reads one version at all stages */
+    int32_t update_mbs;     /* asynchronous: micro-batches of one pipeline in one update,
+                             * dividing mbs, which are those between two drains; 0 else */
+    bool vertical_sync;     /* asynchronous: a micro-batch reads one version at all stages */
 } dml_schedule_args;
 
 /* Times of one chunk, all chunks alike, transfers free: what closed forms are about. */
@@ -36,8 +35,9 @@ typedef struct dml_schedule {
     const char *needs;   /* of p stages and m micro-batches of a pipeline; "" nothing */
     bool many_chunks;    /* takes virtual_stages > 1                                  */
 
-    /* Asynchronous: how many updates of the weights of `stage` micro-batch mb sees; its backward reads the same.
-     * NULL: synchronous, it sees those of all steps before. */
+    /* Asynchronous: how many updates of the weights of `stage` micro-batch mb sees; its backward
+     * reads the same.  NULL: synchronous, it sees those of all steps before.  An update without a
+     * vote needs no other stage; whoever wants votes sets `votes` of the order. */
     int32_t (*version)(const dml_schedule_args *args, int32_t stage, int32_t mb);
 
     /* Pushes the ops of every rank to `order`, which is empty; routes follow from the ops.
@@ -63,7 +63,9 @@ typedef struct dml_schedule {
     X(zb_h2)                 \
     X(interleaved_zb)        \
     X(chimera)               \
-    X(chimera_doubling)
+    X(chimera_doubling)      \
+    X(pipedream)             \
+    X(pipedream_2bw)
 /* clang-format on */
 #define X(id) extern const dml_schedule dml_schedule_##id;
 DML_SCHEDULE_LIST(X)
@@ -83,7 +85,8 @@ dml_err dml_schedule_build(const dml_schedule *schedule, const dml_schedule_args
 
 /* The order of `replicas` equal pipelines from that of one:
  *     worker = rank * replicas + replica,    global micro-batch b runs on replica b mod replicas
- * as its micro-batch b / replicas.  `mbs` is the global number.  Spans and buckets are copied.
+ * as its micro-batch b / replicas.  `mbs` is the global number.  Spans and buckets are copied;
+ * an update has the micro-batches that all replicas have for it.
  * DML_ERR_SPEC  replicas do not divide mbs, or one->mbs is not mbs / replicas */
 dml_err dml_expand_replicas(const dml_program *one, int32_t replicas, int32_t mbs,
                             dml_program *out);

@@ -2,6 +2,7 @@
 #include "schedule/schedule.h"
 
 #include "engine/base/str.h"
+#include "schedule/versions.h"
 
 #include <ctype.h>
 #include <string.h>
@@ -70,6 +71,37 @@ dml_err dml_schedule_find(const char *name, const dml_schedule **out)
     return err;
 }
 
+static dml_err check_updates(const dml_schedule *schedule, const dml_schedule_args *args)
+{
+    if (args->update_mbs < 1 || args->mbs % args->update_mbs != 0)
+        DML_FAIL(DML_ERR_SPEC,
+                 "%s is asynchronous: its updates have a number of micro-batches each that divides "
+                 "the %d between two drains, and %d does not",
+                 schedule->name, args->mbs, args->update_mbs);
+    return DML_ERR_OK;
+}
+
+typedef struct reading {
+    const dml_schedule *schedule;
+    const dml_schedule_args *args;
+} reading;
+
+static int32_t version_of(const void *ctx, int32_t chunk, int32_t mb)
+{
+    const reading *r = ctx;
+    return r->schedule->version(r->args, chunk, mb);
+}
+
+/* A segment of one update is a synchronous step. */
+static dml_err set_updates(const dml_schedule *schedule, const dml_schedule_args *args,
+                           dml_program *out)
+{
+    for (int32_t c = 0; c < out->chunks; c++)
+        out->update_mbs[c] = args->update_mbs;
+    out->votes = !dml_program_is_async(out);
+    return dml_versions_set(out, version_of, &(reading){schedule, args});
+}
+
 dml_err dml_schedule_build(const dml_schedule *schedule, const dml_schedule_args *args,
                            dml_program *out)
 {
@@ -83,10 +115,10 @@ dml_err dml_schedule_build(const dml_schedule *schedule, const dml_schedule_args
         DML_FAIL(DML_ERR_SPEC, "%d stages of %d chunks each are more than %d chunks", args->stages,
                  args->virtual_stages, DML_MAX_CHUNKS);
     DML_TRY(dml_program_init(out, args->stages, args->stages * args->virtual_stages, args->mbs));
-    const dml_err err = schedule->build(args, out);
-    if (err != DML_ERR_OK)
-        dml_program_free(out);
-    else
-        dml_program_route_by_ops(out);
+    dml_err err = schedule->version ? check_updates(schedule, args) : DML_ERR_OK;
+    if (err == DML_ERR_OK) err = schedule->build(args, out);
+    if (err == DML_ERR_OK) dml_program_route_by_ops(out);
+    if (err == DML_ERR_OK && schedule->version) err = set_updates(schedule, args, out);
+    if (err != DML_ERR_OK) dml_program_free(out);
     return err;
 }

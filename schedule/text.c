@@ -8,7 +8,9 @@ static bool any_span(const dml_program *p)
 {
     static const dml_chunk_span empty;
     for (int32_t c = 0; c < p->chunks; c++)
-        if (memcmp(&p->span[c], &empty, sizeof empty) != 0 || p->buckets[c] != 1) return true;
+        if (memcmp(&p->span[c], &empty, sizeof empty) != 0 || p->buckets[c] != 1 ||
+            p->update_mbs[c] != p->mbs || p->versions[c] != 1 || p->sums[c] != 1)
+            return true;
     return false;
 }
 
@@ -19,6 +21,9 @@ static void print_spans(const dml_program *p, dml_str *out)
         dml_str_printf(out, "chunk %d: layers=%d-%d params=%d-%d", c, s->layer_begin, s->layer_end,
                        s->param_begin, s->param_end);
         if (p->buckets[c] != 1) dml_str_printf(out, " buckets=%d", p->buckets[c]);
+        if (p->update_mbs[c] != p->mbs) dml_str_printf(out, " update=%d", p->update_mbs[c]);
+        if (p->versions[c] != 1) dml_str_printf(out, " versions=%d", p->versions[c]);
+        if (p->sums[c] != 1) dml_str_printf(out, " sums=%d", p->sums[c]);
         dml_str_printf(out, "\n");
     }
 }
@@ -85,8 +90,9 @@ static void print_op(const dml_op *op, dml_str *out)
 
 void dml_text_print(const dml_program *p, dml_str *out)
 {
-    dml_str_printf(out, "%s workers=%d chunks=%d mbs=%d%s", p->lowered ? "program" : "order",
-                   p->workers, p->chunks, p->mbs, p->forward_only ? " forward_only" : "");
+    dml_str_printf(out, "%s workers=%d chunks=%d mbs=%d%s%s", p->lowered ? "program" : "order",
+                   p->workers, p->chunks, p->mbs, p->forward_only ? " forward_only" : "",
+                   p->votes ? "" : " unvoted");
     if (p->recompute != DML_RECOMPUTE_NONE)
         dml_str_printf(out, " recompute=%s", dml_recompute_text(p->recompute));
     dml_str_printf(out, "\n");

@@ -25,9 +25,11 @@
  *          1 SEND_F0.0 peer=1 slot=0 wait=0
  *     ...
  *
- * The header may end with `forward_only`.  Ranges of layers and parameters are BEGIN-END, end
+ * The header may end with `forward_only`, or with `unvoted`.  Where a chunk is updated more than once,
+ * its line ends with `update=` micro-batches of an update, `versions=`, `sums=`, and the ops of an
+ * update have its number: R0.3, V.3, U0.3.  Ranges of layers and parameters are BEGIN-END, end
  * exclusive. Left out when they say nothing: chunk lines without any layer, parameter or bucket,
- * `buckets` of 1, pools lines of zeros, route lines of an order whose F ops say the same; an
+ * `buckets`, `versions` and `sums` of 1, pools lines of zeros, route lines of an order whose F ops say the same; an
  * operand at its default (peer, slot, wait none, version 0).  Blank lines, and `#` to the end of its line,
  * mean nothing.
  */

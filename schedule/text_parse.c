@@ -122,12 +122,15 @@ static dml_err read_header(reader *r)
     skip_blanks(r);
     const bool forward_only = take_word(r, "forward_only");
     skip_blanks(r);
+    const bool unvoted = take_word(r, "unvoted");
+    skip_blanks(r);
     dml_recompute recompute = DML_RECOMPUTE_NONE;
     if (take_word(r, "recompute=")) DML_TRY(read_policy(r, &recompute));
     DML_TRY(dml_program_init(r->p, workers, chunks, mbs));
     r->p->lowered = lowered;
     r->p->recompute = recompute;
     r->p->forward_only = forward_only;
+    r->p->votes = !unvoted;
     return DML_ERR_OK;
 }
 
@@ -155,9 +158,19 @@ static dml_err read_span(reader *r)
     dml_chunk_span *s = &r->p->span[c];
     DML_TRY(read_range(r, "layers", &s->layer_begin, &s->layer_end));
     DML_TRY(read_range(r, "params", &s->param_begin, &s->param_end));
-    skip_blanks(r);
-    if (!take_word(r, "buckets=")) return DML_ERR_OK;
-    return read_int(r, "buckets", 1, DML_MAX_BUCKETS, &r->p->buckets[c]);
+    const struct {
+        const char *word, *what;
+        int32_t max, *to;
+    } count[] = {{"buckets=", "buckets", DML_MAX_BUCKETS, &r->p->buckets[c]},
+                 {"update=", "update", r->p->mbs, &r->p->update_mbs[c]},
+                 {"versions=", "versions", DML_MAX_MBS + 1, &r->p->versions[c]},
+                 {"sums=", "sums", DML_MAX_MBS, &r->p->sums[c]}};
+    for (size_t k = 0; k < sizeof count / sizeof *count; k++) {
+        skip_blanks(r);
+        if (take_word(r, count[k].word))
+            DML_TRY(read_int(r, count[k].what, 1, count[k].max, count[k].to));
+    }
+    return DML_ERR_OK;
 }
 
 static dml_err read_route(reader *r)
@@ -274,6 +287,8 @@ static dml_err read_op(reader *r)
     if (dml_op_info_of((dml_op_kind)kind)->has_mb) {
         DML_TRY(expect(r, "."));
         DML_TRY(read_int(r, "micro-batch", 0, r->p->mbs - 1, &mb));
+    } else if (take_word(r, ".")) {
+        DML_TRY(read_int(r, "update", 0, r->p->mbs - 1, &mb));
     }
     if (take_word(r, "/")) DML_TRY(read_int(r, "part", 1, DML_MAX_BUCKETS, &edge));
     const int32_t i = dml_program_push(r->p, r->worker, (dml_op_kind)kind, chunk, mb);

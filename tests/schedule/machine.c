@@ -2,6 +2,7 @@
 #include "tests/schedule/machine.h"
 
 #include "engine/base/arena.h"
+#include "tests/schedule/machine_weights.h"
 
 #include <stdlib.h>
 
@@ -28,6 +29,7 @@ typedef struct machine {
     running_op **op;            /* [workers][n] */
     int32_t (*head)[DML_LANES]; /* [workers] first op of the lane that is not done, n: none */
     slot **slots;               /* [workers][ports][DML_POOLS] */
+    machine_weights *weights;
     bool ok;
     char *why;
 } machine;
@@ -80,11 +82,14 @@ static int32_t find_transfer(const dml_program *p, int32_t w, dml_op_kind kind, 
 }
 
 /* The worker's reduction of that bucket. */
-static int32_t find_reduce(const dml_program *p, int32_t w, int32_t c, int32_t bucket)
+static int32_t find_reduce(const dml_program *p, int32_t w, int32_t c, int32_t bucket,
+                           int32_t update)
 {
     for (int32_t i = 0; i < p->list[w].n; i++) {
         const dml_op *op = &p->list[w].op[i];
-        if (op->kind == DML_OP_REDUCE && op->chunk == c && op->edge == bucket) return i;
+        if (op->kind == DML_OP_REDUCE && op->chunk == c && op->edge == bucket &&
+            machine_update(op) == update)
+            return i;
     }
     return -1;
 }
@@ -195,23 +200,33 @@ static void send(machine *m, int32_t w, int32_t i, dml_pool pool, int32_t maker)
         wrong(m, w, i, "sends another slot");
 }
 
-/* All of a bucket's weight gradients on the worker are done. */
-static bool gradients_done(const machine *m, int32_t w, int32_t c, int32_t bucket)
+/* All of a bucket's weight gradients in the update on the worker are done. */
+static bool gradients_done(const machine *m, int32_t w, int32_t i)
 {
-    for (int32_t i = 0; i < m->p->list[w].n; i++) {
-        const dml_op *op = &m->p->list[w].op[i];
+    const dml_op *reduce = &m->p->list[w].op[i];
+    const int32_t c = reduce->chunk;
+    for (int32_t k = 0; k < m->p->list[w].n; k++) {
+        const dml_op *op = &m->p->list[w].op[k];
         if ((op->kind == DML_OP_BWD || op->kind == DML_OP_BWD_WEIGHT) && op->chunk == c &&
-            (op->edge == 0 || op->edge == bucket) && m->op[w][i].state != DONE)
+            op->mb / m->p->update_mbs[c] == machine_update(reduce) &&
+            (op->edge == 0 || op->edge == reduce->edge) && m->op[w][k].state != DONE)
             return false;
     }
     return true;
 }
 
-static bool kind_done(const machine *m, int32_t w, dml_op_kind kind)
+/* All ops of the kind in the update on the worker are there and done; chunk -1: of any chunk. */
+static bool kind_done(const machine *m, int32_t w, dml_op_kind kind, int32_t chunk, int32_t update)
 {
-    for (int32_t i = 0; i < m->p->list[w].n; i++)
-        if (m->p->list[w].op[i].kind == kind && m->op[w][i].state != DONE) return false;
-    return true;
+    int32_t n = 0;
+    for (int32_t i = 0; i < m->p->list[w].n; i++) {
+        const dml_op *op = &m->p->list[w].op[i];
+        if (op->kind != kind || machine_update(op) != update) continue;
+        if (chunk >= 0 && op->chunk != chunk) continue;
+        if (m->op[w][i].state != DONE) return false;
+        n++;
+    }
+    return chunk < 0 || n > 0;
 }
 
 static void take_operands(machine *m, int32_t w, int32_t i)
@@ -247,13 +262,16 @@ static void take_operands(machine *m, int32_t w, int32_t i)
     case DML_OP_RECV_ACT: make(m, w, i, DML_POOL_IN); break;
     case DML_OP_RECV_GRAD: make(m, w, i, DML_POOL_DY); break;
     case DML_OP_REDUCE:
-        if (!gradients_done(m, w, c, op->edge)) wrong(m, w, i, "reduces unfinished gradients");
+        if (!gradients_done(m, w, i)) wrong(m, w, i, "reduces unfinished gradients");
         break;
     case DML_OP_VOTE:
-        if (!kind_done(m, w, DML_OP_REDUCE)) wrong(m, w, i, "votes on unreduced gradients");
+        if (!kind_done(m, w, DML_OP_REDUCE, -1, machine_update(op)))
+            wrong(m, w, i, "votes on unreduced gradients");
         break;
     case DML_OP_STEP:
-        if (!kind_done(m, w, DML_OP_VOTE)) wrong(m, w, i, "steps before the vote");
+        if (m->p->votes ? !kind_done(m, w, DML_OP_VOTE, 0, machine_update(op))
+                        : !kind_done(m, w, DML_OP_REDUCE, c, machine_update(op)))
+            wrong(m, w, i, "steps before the vote");
         break;
     }
 }
@@ -263,6 +281,8 @@ static void start(machine *m, int32_t w, int32_t i)
     running_op *o = &m->op[w][i];
     o->state = RUNNING;
     take_operands(m, w, i);
+    const char *why = machine_weights_start(m->weights, w, i);
+    if (why) wrong(m, w, i, why);
     for (int32_t k = 0; k < o->n_reads && m->ok; k++) {
         if (o->read[k]->label != o->want[k] || o->read[k]->writing)
             wrong(m, w, i, "does not find what it reads");
@@ -360,9 +380,10 @@ static bool try_start(machine *m, int32_t w, int32_t i)
     if (op->kind == DML_OP_REDUCE || op->kind == DML_OP_VOTE) {
         for (int32_t pass = 0; pass < 2; pass++)
             for (int32_t v = 0; v < m->p->workers; v++) {
-                const int32_t j = op->kind == DML_OP_REDUCE
-                                      ? find_reduce(m->p, v, op->chunk, op->edge)
-                                      : find(m->p, v, DML_OP_VOTE, 0, DML_NO_MB);
+                const int32_t j =
+                    op->kind == DML_OP_REDUCE
+                        ? find_reduce(m->p, v, op->chunk, op->edge, machine_update(op))
+                        : find(m->p, v, DML_OP_VOTE, 0, op->mb);
                 bool takes_part = op->kind == DML_OP_VOTE;
                 for (int32_t mb = 0; mb < m->p->mbs && !takes_part; mb++)
                     takes_part = *dml_program_route(m->p, op->chunk, mb) == v;
@@ -414,7 +435,7 @@ static void check_parts(machine *m, int32_t w)
 }
 
 /* Every chunk of every micro-batch went forward and backward once, where the route says, and every
- * holder made one step. */
+ * holder stepped. */
 static void check_work(machine *m)
 {
     const dml_program *p = m->p;
@@ -425,6 +446,7 @@ static void check_work(machine *m)
             for (int32_t w = 0; w < p->workers; w++)
                 for (int32_t i = 0; i < p->list[w].n; i++) {
                     const dml_op *op = &p->list[w].op[i];
+                    if (!dml_op_info_of((dml_op_kind)op->kind)->has_mb) continue;
                     if (op->chunk != c || op->mb != mb) continue;
                     n[op->kind] += op->edge <= 1;
                     if (w != home) wrong(m, w, i, "is not where the route says");
@@ -443,24 +465,25 @@ static void check_work(machine *m)
         }
     for (int32_t w = 0; w < p->workers && !p->forward_only; w++)
         for (int32_t c = 0; c < p->chunks; c++) {
-            int32_t steps = 0, works = 0;
-            for (int32_t i = 0; i < p->list[w].n; i++) {
-                const dml_op *op = &p->list[w].op[i];
-                steps += op->kind == DML_OP_STEP && op->chunk == c;
-                works |= op->kind == DML_OP_FWD && op->chunk == c;
-            }
-            if (steps != works) wrong(m, w, 0, "a chunk it holds is not stepped once");
-            for (int32_t k = 1; works && k <= p->buckets[c]; k++)
-                if (find_reduce(p, w, c, p->buckets[c] > 1 ? k : 0) < 0)
-                    wrong(m, w, 0, "a bucket it holds is not reduced");
+            int32_t works = 0;
+            for (int32_t i = 0; i < p->list[w].n; i++)
+                works |= p->list[w].op[i].kind == DML_OP_FWD && p->list[w].op[i].chunk == c;
+            for (int32_t u = 0; works && u < p->mbs / p->update_mbs[c]; u++)
+                for (int32_t k = 1; k <= p->buckets[c]; k++)
+                    if (find_reduce(p, w, c, p->buckets[c] > 1 ? k : 0, u) < 0)
+                        wrong(m, w, 0, "a bucket it holds is not reduced");
         }
-    for (int32_t w = 0; w < p->workers; w++)
+    for (int32_t w = 0; w < p->workers; w++) {
+        const char *why = machine_weights_end(m->weights, w);
+        if (why) wrong(m, w, 0, why);
         check_parts(m, w);
+    }
 }
 
 static void set_up(machine *m)
 {
     const dml_program *p = m->p;
+    m->weights = machine_weights_new(p, &m->arena);
     m->op = DML_NEW_N(&m->arena, running_op *, p->workers);
     m->head = dml_arena_alloc(&m->arena, (int64_t)sizeof *m->head * p->workers);
     const int32_t pools = ports(p) * DML_POOLS;

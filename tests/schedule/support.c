@@ -31,6 +31,14 @@ dml_program make_order(const char *schedule, int32_t stages, int32_t mbs)
     return order;
 }
 
+dml_schedule_args with_updates(const dml_schedule *s, dml_schedule_args args)
+{
+    const bool two = args.mbs % 2 == 0 && args.mbs / 2 >= args.stages;
+    if (s == &dml_schedule_pipedream) args.update_mbs = 1;
+    if (s == &dml_schedule_pipedream_2bw) args.update_mbs = two ? args.mbs / 2 : args.mbs;
+    return args;
+}
+
 dml_cost make_cost(int32_t chunks, int64_t f, int64_t i, int64_t w, int64_t latency_ns)
 {
     dml_cost cost;

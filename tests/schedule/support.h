@@ -6,6 +6,7 @@
 
 #include "schedule/cost.h"
 #include "schedule/program.h"
+#include "schedule/schedule.h"
 
 /* A stream of random numbers. */
 typedef struct rnd {
@@ -17,6 +18,9 @@ int32_t rnd_below(rnd *r, int32_t n); /* uniform on 0 .. n - 1 */
 
 /* The order of one pipeline of a named schedule, one chunk per stage. */
 dml_program make_order(const char *schedule, int32_t stages, int32_t mbs);
+
+/* `args` with the updates that the schedule takes, if it is asynchronous: two or more where it can. */
+dml_schedule_args with_updates(const dml_schedule *s, dml_schedule_args args);
 
 /* The same, lowered with F = f, I = i, W = w and free transfers. */
 dml_program make_program(const char *schedule, int32_t stages, int32_t mbs, int64_t f, int64_t i,

@@ -19,6 +19,19 @@ static dml_program base_order(void)
     return order;
 }
 
+/* PipeDream over the same stages and replicas: an update takes a micro-batch of both. */
+static dml_program async_order(bool voted)
+{
+    const dml_schedule_args args = {
+        .stages = 3, .virtual_stages = 1, .mbs = 4, .update_mbs = 1, .vertical_sync = voted};
+    dml_program one, order;
+    DML_CHECK_OK(dml_schedule_build(&dml_schedule_pipedream, &args, &one));
+    DML_CHECK_OK(dml_expand_replicas(&one, 2, 8, &order));
+    order.votes = voted;
+    dml_program_free(&one);
+    return order;
+}
+
 /* The same with the gradients of chunks 0 and 1 in three and in two buckets. */
 static dml_program bucket_order(void)
 {
@@ -186,6 +199,39 @@ static void no_slot_of_last_part(dml_program *p) { nth_op(p, 2, DML_OP_BWD, 4)->
 static void bucket_without_wait(dml_program *p) { nth_op(p, 0, DML_OP_REDUCE, 1)->wait[0] = DML_NO_WAIT; }
 static void bucket_waits_for_part_before(dml_program *p) { nth_op(p, 0, DML_OP_REDUCE, 1)->wait[0] = nth(p, 0, DML_OP_BWD, 3); }
 
+/* Of what async_order lowers to: 4 updates, each of a micro-batch of both replicas; in `voted` all versions are the first
+ * stage's, and worker 4 keeps three sums. */
+static void update_lost(dml_program *p) { nth_op(p, 0, DML_OP_REDUCE, 1)->mb = DML_NO_MB; }
+static void no_such_update(dml_program *p) { nth_op(p, 0, DML_OP_STEP, 1)->mb = 4; }
+static void no_updates(dml_program *p) { p->update_mbs[1] = 0; }
+static void torn_updates(dml_program *p) { p->update_mbs[1] = 3; }
+static void no_versions(dml_program *p) { p->versions[1] = 0; }
+static void more_versions_than_made(dml_program *p) { p->versions[1] = 6; }
+static void no_sums(dml_program *p) { p->sums[1] = 0; }
+static void other_updates_vote(dml_program *p) { p->update_mbs[1] = 4; }
+static void flushed_without_votes(dml_program *p) { p->votes = false; for (int32_t c = 0; c < 3; c++) p->update_mbs[c] = 8; }
+static void reads_the_future(dml_program *p) { nth_op(p, 0, DML_OP_FWD, 3)->version = 1; }
+static void reads_before_the_first(dml_program *p) { nth_op(p, 4, DML_OP_FWD, 0)->version = nth_op(p, 4, DML_OP_BWD, 0)->version = -1; }
+static void bwd_of_newest(dml_program *p) { nth_op(p, 0, DML_OP_BWD, 2)->version = 0; }
+static void no_reduce_of_update(dml_program *p) { drop_op(p, 3, nth(p, 3, DML_OP_REDUCE, 2)); }
+static void update_reduced_twice(dml_program *p) { nth_op(p, 3, DML_OP_REDUCE, 2)->mb = 1; }
+static void update_reduced_early(dml_program *p) { move_op(p, 3, nth(p, 3, DML_OP_REDUCE, 2), nth(p, 3, DML_OP_BWD, 2)); }
+static void vote_of_nobody(dml_program *p) { append_copy(p, 0, &(dml_op){.kind = DML_OP_VOTE, .peer = DML_NO_PEER, .slot = DML_NO_SLOT, .wait = {-1, -1}}); }
+static void no_step_of_update(dml_program *p) { drop_op(p, 1, nth(p, 1, DML_OP_STEP, 3)); }
+static void update_stepped_twice(dml_program *p) { nth_op(p, 1, DML_OP_STEP, 3)->mb = 2; }
+static void steps_swapped(dml_program *p) { nth_op(p, 1, DML_OP_STEP, 2)->mb = 3; nth_op(p, 1, DML_OP_STEP, 3)->mb = 2; }
+static void step_before_reduce(dml_program *p) { move_op(p, 1, nth(p, 1, DML_OP_STEP, 0), nth(p, 1, DML_OP_REDUCE, 0)); }
+static void no_vote_of_update(dml_program *p) { drop_op(p, 1, nth(p, 1, DML_OP_VOTE, 2)); }
+static void update_voted_twice(dml_program *p) { nth_op(p, 1, DML_OP_VOTE, 2)->mb = 1; }
+static void step_before_vote(dml_program *p) { move_op(p, 4, nth(p, 4, DML_OP_STEP, 0), nth(p, 4, DML_OP_VOTE, 0)); }
+static void one_version_less(dml_program *p) { p->versions[0]--; }
+static void one_sum_less(dml_program *p) { p->sums[2]--; }
+static void step_too_late(dml_program *p) { move_op(p, 0, nth(p, 0, DML_OP_STEP, 0), nth(p, 0, DML_OP_FWD, 3)); }
+static void sum_still_in_use(dml_program *p) { move_op(p, 0, nth(p, 0, DML_OP_STEP, 2), nth(p, 0, DML_OP_BWD, 3)); }
+static void step_without_wait(dml_program *p) { nth_op(p, 0, DML_OP_STEP, 1)->wait[0] = DML_NO_WAIT; }
+static void step_waits_for_update_before(dml_program *p) { nth_op(p, 0, DML_OP_STEP, 1)->wait[0] = nth(p, 0, DML_OP_REDUCE, 0); }
+static void reduce_waits_for_update_before(dml_program *p) { nth_op(p, 0, DML_OP_REDUCE, 1)->wait[0] = nth(p, 0, DML_OP_BWD, 0); }
+
 typedef struct mutation {
     dml_rule rule;
     void (*break_it)(dml_program *);
@@ -225,6 +271,18 @@ static const mutation mutations[] = {
     M(stepped, step_before_last_bucket),
     M(slots, slot_of_first_part), M(slots, no_slot_of_last_part),
     M(waits, bucket_without_wait), M(waits, bucket_waits_for_part_before),
+}, async_mutations[] = {
+    M(routed, update_lost), M(routed, no_such_update), M(routed, no_updates), M(routed, torn_updates),
+    M(routed, no_versions), M(routed, more_versions_than_made), M(routed, no_sums), M(routed, flushed_without_votes),
+    M(versions, reads_the_future), M(versions, reads_before_the_first), M(versions, bwd_of_newest),
+    M(replicas, no_reduce_of_update), M(replicas, update_reduced_twice), M(replicas, update_reduced_early),
+    M(stepped, vote_of_nobody), M(stepped, no_step_of_update), M(stepped, update_stepped_twice),
+    M(stepped, steps_swapped), M(stepped, step_before_reduce),
+    M(intact, one_version_less), M(intact, step_too_late), M(intact, sum_still_in_use),
+    M(waits, step_without_wait), M(waits, step_waits_for_update_before), M(waits, reduce_waits_for_update_before),
+}, voted_mutations[] = {
+    M(routed, other_updates_vote), M(stepped, no_vote_of_update), M(stepped, update_voted_twice),
+    M(stepped, step_before_vote), M(intact, one_sum_less), M(intact, one_version_less),
 #undef M
 };
 /* clang-format on */
@@ -261,12 +319,23 @@ static void each_rule_knows_parts_and_buckets(void **state)
         check_named(&bucket_mutations[m], bucket_order());
 }
 
+static void each_rule_knows_updates(void **state)
+{
+    (void)state;
+    for (size_t m = 0; m < sizeof async_mutations / sizeof *async_mutations; m++)
+        check_named(&async_mutations[m], async_order(false));
+    for (size_t m = 0; m < sizeof voted_mutations / sizeof *voted_mutations; m++)
+        check_named(&voted_mutations[m], async_order(true));
+}
+
 static void every_rule_is_broken_by_some_test(void **state)
 {
     (void)state;
     bool broken[DML_RULES] = {[DML_RULE_flows] = true}; /* by the stalls below */
     for (size_t m = 0; m < sizeof mutations / sizeof *mutations; m++)
         broken[mutations[m].rule] = true;
+    for (size_t m = 0; m < sizeof async_mutations / sizeof *async_mutations; m++)
+        broken[async_mutations[m].rule] = true;
     for (int32_t r = 0; r < DML_RULES; r++)
         if (!broken[r]) fail_msg("no test breaks %s", dml_rule_text((dml_rule)r));
 }
@@ -560,6 +629,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(each_broken_rule_is_named),
         cmocka_unit_test(each_rule_knows_parts_and_buckets),
+        cmocka_unit_test(each_rule_knows_updates),
         cmocka_unit_test(every_rule_is_broken_by_some_test),
         cmocka_unit_test(an_order_is_checked_too_and_its_author_is_told),
         cmocka_unit_test(a_local_input_made_later_is_not_fed),

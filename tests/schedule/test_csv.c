@@ -17,6 +17,20 @@ static char *read_text(const char *path)
     return text;
 }
 
+/* The lists; what an asynchronous order says of versions has no place in the form. */
+static bool same_lists(const dml_program *a, const dml_program *b)
+{
+    bool same = a->workers == b->workers && a->mbs == b->mbs;
+    for (int32_t w = 0; same && w < a->workers; w++) {
+        same = a->list[w].n == b->list[w].n;
+        for (int32_t i = 0; same && i < a->list[w].n; i++) {
+            const dml_op *x = &a->list[w].op[i], *y = &b->list[w].op[i];
+            same = x->kind == y->kind && x->chunk == y->chunk && x->mb == y->mb;
+        }
+    }
+    return same;
+}
+
 static void every_schedule_goes_there_and_back(void **state)
 {
     (void)state;
@@ -24,13 +38,15 @@ static void every_schedule_goes_there_and_back(void **state)
     const dml_schedule *const *all = dml_schedules(&n);
     for (int32_t k = 0; k < n; k++)
         for (int32_t v = 1; v <= (all[k]->many_chunks ? 3 : 1); v++) {
-            const dml_schedule_args args = {.stages = 4, .virtual_stages = v, .mbs = 8};
+            const dml_schedule_args args = with_updates(
+                all[k], (dml_schedule_args){.stages = 4, .virtual_stages = v, .mbs = 8});
             dml_program order, back;
             dml_str text = {0};
             DML_CHECK_OK(dml_schedule_build(all[k], &args, &order));
             dml_csv_print(&order, &text);
             DML_CHECK_OK(dml_csv_parse("x.csv", dml_str_text(&text), &back));
-            DML_CHECK(dml_program_equal(&order, &back));
+            DML_CHECK(all[k]->version ? same_lists(&order, &back)
+                                      : dml_program_equal(&order, &back));
             dml_str_free(&text);
             dml_program_free(&back);
             dml_program_free(&order);

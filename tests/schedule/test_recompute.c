@@ -180,8 +180,9 @@ static void boundaries_are_kept_and_one_micro_batch_in_full(void **state)
 static dml_program any_order(const dml_schedule *s, dml_recompute policy)
 {
     dml_program one, all;
-    const dml_schedule_args args = {
-        .stages = STAGES, .virtual_stages = s->many_chunks ? 2 : 1, .mbs = MBS};
+    const dml_schedule_args args = with_updates(
+        s, (dml_schedule_args){
+               .stages = STAGES, .virtual_stages = s->many_chunks ? 2 : 1, .mbs = MBS});
     DML_CHECK_OK(dml_schedule_build(s, &args, &one));
     DML_CHECK_OK(dml_expand_replicas(&one, 2, 2 * MBS, &all));
     DML_CHECK_OK(dml_schedule_recompute(&all, policy));

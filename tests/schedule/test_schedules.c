@@ -97,6 +97,7 @@ static void sequential_finishes_a_micro_batch_before_the_next(void **state)
 /* What a schedule needs beyond numbers in range, said again independently. */
 static bool takes(const dml_schedule *s, const dml_schedule_args *args)
 {
+    if (s == &dml_schedule_pipedream_2bw) return args->update_mbs >= args->stages;
     if (s == &dml_schedule_zb_h2) return args->mbs >= 2 * args->stages - 1;
     if (s == &dml_schedule_chimera)
         return args->stages % 2 == 0 && args->mbs % 2 == 0 &&
@@ -156,11 +157,12 @@ static void closed_forms_hold_on_the_grid(void **state)
         for (int32_t v = 1; v <= (all[k]->many_chunks ? 2 : 1); v++)
             for (int32_t p = 1; p <= 8; p++)
                 for (int32_t m = p; m <= 4 * p; m += p > 4 ? p : 1)
-                    for (size_t t = 0; t < sizeof times / sizeof *times; t++)
-                        check_closed_forms(
+                    for (size_t t = 0; t < sizeof times / sizeof *times; t++) {
+                        const dml_schedule_args args = with_updates(
                             all[k],
-                            &(dml_schedule_args){.stages = p, .virtual_stages = v, .mbs = m},
-                            &times[t]);
+                            (dml_schedule_args){.stages = p, .virtual_stages = v, .mbs = m});
+                        check_closed_forms(all[k], &args, &times[t]);
+                    }
 }
 
 static void fewer_micro_batches_than_stages_work(void **state)
@@ -169,10 +171,11 @@ static void fewer_micro_batches_than_stages_work(void **state)
     int32_t n;
     const dml_schedule *const *all = dml_schedules(&n);
     for (int32_t k = 0; k < n; k++)
-        for (int32_t m = 1; m < 5; m++)
-            check_closed_forms(all[k],
-                               &(dml_schedule_args){.stages = 5, .virtual_stages = 1, .mbs = m},
-                               &(dml_schedule_times){10, 10, 10});
+        for (int32_t m = 1; m < 5; m++) {
+            const dml_schedule_args args = with_updates(
+                all[k], (dml_schedule_args){.stages = 5, .virtual_stages = 1, .mbs = m});
+            check_closed_forms(all[k], &args, &(dml_schedule_times){10, 10, 10});
+        }
 }
 
 /* p = 4, m = 8, F = I = W = 10: the table that all schedules are compared by. */
@@ -275,7 +278,8 @@ static void an_unknown_name_gives_the_nearest_and_all(void **state)
         DML_ERR_SPEC,
         "unknown schedule '1fb1'; nearest is '1f1b'\n"
         "  allowed: sequential, gpipe, gpipe_reverse, 1f1b, eager_1f1b, interleaved_1f1b, "
-        "looped_bfs, zb_h1, zb_h2, interleaved_zb, chimera, chimera_doubling",
+        "looped_bfs, zb_h1, zb_h2, interleaved_zb, chimera, chimera_doubling, pipedream, "
+        "pipedream_2bw",
         dml_schedule_find("1fb1", &s));
     DML_CHECK_FAILS(DML_ERR_SPEC, "nearest is '1f1b'", dml_schedule_find("dappel", &s));
     DML_CHECK_FAILS(DML_ERR_SPEC, "unknown schedule ''", dml_schedule_find("", &s));
