@@ -145,7 +145,11 @@ static void every_op_of_the_traced_steps_is_there_once_after_what_it_waits_for(v
                                           "parallelism.data_parallel_size=2",
                                           "comm.first_bucket_bytes=1", "comm.bucket_bytes=1", NULL};
     static const char *const chimera[] = {"parallelism.schedule=chimera", NULL};
+    static const char *const placed[] = {
+        "parallelism.stages=[{workers: [0, 1]}, {workers: [2]}, {workers: [0, 3], shares: [1, 3]}]",
+        "parallelism.schedule=auto", "parallelism.split=auto", NULL};
     traced(NULL, check_all);
+    traced(placed, check_all);
     traced(replicas, check_all);
     traced(zero_bubble, check_all);
     traced(interleaved, check_all);
