@@ -170,7 +170,7 @@ static void begin(dml_exec *x, const dml_step_words *words, const int32_t *rows,
     x->rows = rows;
     x->updates = updates;
     x->collected = 0;
-    x->span = x->c.recorder ? dml_recorder_attempt(x->c.recorder, words->step + 1) : NULL;
+    x->span = x->c.recorder ? dml_recorder_attempt(x->c.recorder, words->step + 1, updates) : NULL;
 }
 
 dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *rows)

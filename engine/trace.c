@@ -5,6 +5,8 @@
 
 #include <errno.h>
 #include <fcntl.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <string.h>
 #include <sys/mman.h>
 #include <sys/stat.h>
@@ -103,9 +105,11 @@ dml_recorder dml_trace_recorder(const dml_trace *trace, int32_t worker)
         .ops = plan->train.list[worker].n};
 }
 
-static bool is_traced(const dml_recorder *r, int64_t step)
+/* The first traced step of those that the run makes; 0: none is. */
+static int64_t traced_of(const dml_recorder *r, int64_t step, int32_t n)
 {
-    return r->step && step >= r->first && step <= r->last;
+    const int64_t first = step > r->first ? step : r->first;
+    return r->step && first <= r->last && first < step + n ? first : 0;
 }
 
 static dml_trace_span *spans_of(const dml_recorder *r, int64_t step)
@@ -123,11 +127,25 @@ const dml_trace_span *dml_recorder_span(const dml_recorder *r, int64_t step, int
     return &spans_of(r, step)[op];
 }
 
-dml_trace_span *dml_recorder_attempt(const dml_recorder *r, int64_t step)
+dml_trace_name dml_trace_step_name(const dml_trace_step *step)
 {
-    if (!is_traced(r, step)) return NULL;
-    dml_trace_step *s = &r->step[step - r->first];
-    dml_trace_span *span = spans_of(r, step);
+    dml_trace_name name;
+    if (step->first == step->last)
+        snprintf(name.text, sizeof name.text, "step %" PRId64, step->first);
+    else
+        snprintf(name.text, sizeof name.text, "steps %" PRId64 "-%" PRId64, step->first,
+                 step->last);
+    return name;
+}
+
+dml_trace_span *dml_recorder_attempt(const dml_recorder *r, int64_t step, int32_t n)
+{
+    const int64_t traced = traced_of(r, step, n);
+    if (traced == 0) return NULL;
+    dml_trace_step *s = &r->step[traced - r->first];
+    dml_trace_span *span = spans_of(r, traced);
+    s->first = step;
+    s->last = step + n - 1;
     s->attempt_ns = dml_clock_ns();
     if (s->attempts++ == 0)
         s->begin_ns = s->attempt_ns;
@@ -136,10 +154,11 @@ dml_trace_span *dml_recorder_attempt(const dml_recorder *r, int64_t step)
     return span;
 }
 
-void dml_recorder_end(const dml_recorder *r, int64_t step, int32_t verdict)
+void dml_recorder_end(const dml_recorder *r, int64_t step, int32_t n, int32_t verdict)
 {
-    if (!is_traced(r, step)) return;
-    dml_trace_step *s = &r->step[step - r->first];
+    const int64_t traced = traced_of(r, step, n);
+    if (traced == 0) return;
+    dml_trace_step *s = &r->step[traced - r->first];
     s->verdict = verdict;
     s->end_ns = dml_clock_ns();
 }

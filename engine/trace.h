@@ -13,6 +13,9 @@
  *
  * What a time says: a compute op is as long as its lane works for it.  A transfer begins when its lane has come to it,
  * and so shows the wait for its peer as well.  A step that was redone shows its last attempt.  Evaluation is not traced.
+ *
+ * A run of an asynchronous program makes several steps.  It is recorded when one of them is traced, in the place of the
+ * first that is.
  */
 #ifndef DML_ENGINE_TRACE_H
 #define DML_ENGINE_TRACE_H
@@ -27,9 +30,10 @@ typedef struct dml_trace_span {
 } dml_trace_span;
 
 typedef struct dml_trace_step {
-    int64_t begin_ns;   /* of its first attempt; 0: it was not begun                       */
-    int64_t attempt_ns; /* of its last one                                                 */
-    int64_t end_ns;     /* after the optimizer, or the verdict against it; 0: no such end  */
+    int64_t first, last; /* that the run made: the step itself, but in asynchronous programs   */
+    int64_t begin_ns;    /* of its first attempt; 0: it was not begun                          */
+    int64_t attempt_ns;  /* of its last one                                                    */
+    int64_t end_ns;      /* after the optimizer, or the verdict against it; 0: no such end     */
     int32_t attempts;
     int32_t verdict; /* dml_verdict, once it has ended */
 } dml_trace_step;
@@ -70,12 +74,18 @@ dml_recorder dml_trace_recorder(const dml_trace *trace, int32_t worker);
 const dml_trace_step *dml_recorder_step(const dml_recorder *r, int64_t step);
 const dml_trace_span *dml_recorder_span(const dml_recorder *r, int64_t step, int32_t op);
 
+/* "step 3"; of a run that made several "steps 1-8". */
+typedef struct dml_trace_name {
+    char text[48];
+} dml_trace_name;
+dml_trace_name dml_trace_step_name(const dml_trace_step *step);
+
 /* ---- the worker's side ---- */
 
-/* An attempt at the step begins now.  Returns where its ops are recorded, [ops + 1], all zero; NULL where it is not
- * one of the traced. */
-dml_trace_span *dml_recorder_attempt(const dml_recorder *r, int64_t step);
-/* The step is over: nothing to do where it is not traced. */
-void dml_recorder_end(const dml_recorder *r, int64_t step, int32_t verdict);
+/* An attempt at the run that makes n steps, this one first, begins now.  Returns where its ops are recorded, [ops + 1],
+ * all zero; NULL where none of the steps is traced. */
+dml_trace_span *dml_recorder_attempt(const dml_recorder *r, int64_t step, int32_t n);
+/* It is over: nothing to do where it is not traced. */
+void dml_recorder_end(const dml_recorder *r, int64_t step, int32_t n, int32_t verdict);
 
 #endif

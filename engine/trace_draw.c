@@ -70,8 +70,10 @@ dml_err dml_trace_draw(const dml_trace *trace, FILE *to, int64_t *step)
     if (*step == 0 || !dml_trace_timeline(trace, *step, &sim)) return DML_ERR_OK;
     char title[TITLE_BYTES];
     dml_str out = {0};
-    snprintf(title, sizeof title, "%s, step %lld as it ran: %.3f ms", plan->spec->run.name,
-             (long long)*step, (double)sim.makespan_ns * 1e-6);
+    const dml_recorder r = dml_trace_recorder(trace, 0);
+    snprintf(title, sizeof title, "%s, %s as it ran: %.3f ms", plan->spec->run.name,
+             dml_trace_step_name(dml_recorder_step(&r, *step)).text,
+             (double)sim.makespan_ns * 1e-6);
     if (strcmp(strrchr(path, '.'), ".svg") == 0) {
         dml_draw_svg(&plan->train, &sim, title, SVG_PIXELS, &out);
     } else {

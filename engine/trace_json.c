@@ -95,12 +95,14 @@ static void name_worker(writer *t, int32_t worker, bool predicted)
 
 /* ---- ops ---- */
 
-static void put_args(FILE *to, const dml_op *op, int64_t step, int64_t bytes)
+static void put_args(const writer *t, const dml_op *op, int64_t step, int64_t bytes)
 {
     const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
+    FILE *to = t->to;
     fprintf(to, ",\"args\":{\"step\":%" PRId64, step);
     if (op->kind != DML_OP_VOTE) fprintf(to, ",\"chunk\":%d", op->chunk);
-    if (op->mb >= 0) fprintf(to, ",\"%s\":%d", info->has_mb ? "micro_batch" : "update", op->mb);
+    if (info->has_mb) fprintf(to, ",\"micro_batch\":%d", op->mb);
+    if (dml_program_is_async(t->p)) fprintf(to, ",\"update\":%d", dml_op_update(t->p, op));
     if (op->edge > 0)
         fprintf(to, ",\"%s\":%d",
                 info->has_peer       ? "skip"
@@ -123,7 +125,7 @@ static void put_arrow(writer *t, int32_t worker, bool predicted, const dml_op *o
     const int n =
         snprintf(key, sizeof key, "%d %d %d %" PRId64 " %s", predicted, sends ? worker : op->peer,
                  sends ? op->peer : worker, step, dml_op_name_of(&send).text);
-    const uint64_t id = dml_hash(key, n, 0) >> 12; /* whole in a double */ /* whole in a double */
+    const uint64_t id = dml_hash(key, n, 0) >> 12; /* whole in a double */
     open_event(t, sends ? "s" : "f",
                place_of(t, worker, predicted, ROW_LANES + (int32_t)dml_op_lane(op)), "transfer");
     put_us(t->to, "ts", (sends ? begin_ns : end_ns - 1) - t->base_ns);
@@ -138,7 +140,7 @@ static void put_op(writer *t, int32_t worker, bool predicted, const dml_op *op, 
     open_span(t, at, dml_op_name_of(op).text, s->begin_ns, s->end_ns);
     fprintf(t->to, ",\"cat\":\"%s\",\"cname\":\"%s\"", info->text,
             dml_paint_of((dml_op_kind)op->kind).trace);
-    put_args(t->to, op, step, s->bytes);
+    put_args(t, op, step, s->bytes);
     if (info->has_peer && s->end_ns > s->begin_ns)
         put_arrow(t, worker, predicted, op, step, s->begin_ns, s->end_ns);
 }
@@ -157,10 +159,8 @@ static const char *verdict_text(int32_t verdict)
 
 static void put_step(writer *t, int32_t worker, int64_t step, const dml_trace_step *s)
 {
-    char name[32];
     const place at = place_of(t, worker, false, ROW_STEPS);
-    snprintf(name, sizeof name, "step %" PRId64, step);
-    open_span(t, at, name, s->begin_ns, s->end_ns);
+    open_span(t, at, dml_trace_step_name(s).text, s->begin_ns, s->end_ns);
     fprintf(t->to, ",\"args\":{\"step\":%" PRId64 ",\"attempts\":%d", step, s->attempts);
     if (s->end_ns) fprintf(t->to, ",\"verdict\":\"%s\"", verdict_text(s->verdict));
     fprintf(t->to, "}}");
@@ -188,24 +188,23 @@ static void put_measured(writer *t, int32_t worker, int64_t step)
     }
 }
 
-/* When the first worker began the step; 0: none did. */
-static int64_t begin_of(const dml_trace *trace, int64_t step)
+/* As the worker has it that began it first; NULL: none did. */
+static const dml_trace_step *first_to_begin(const dml_trace *trace, int64_t step)
 {
-    int64_t first_ns = 0;
+    const dml_trace_step *first = NULL;
     for (int32_t w = 0; w < trace->plan->workers; w++) {
         const dml_recorder r = dml_trace_recorder(trace, w);
-        const int64_t ns = dml_recorder_step(&r, step)->begin_ns;
-        if (ns && (!first_ns || ns < first_ns)) first_ns = ns;
+        const dml_trace_step *s = dml_recorder_step(&r, step);
+        if (s->begin_ns && (!first || s->begin_ns < first->begin_ns)) first = s;
     }
-    return first_ns;
+    return first;
 }
 
 /* ---- what was predicted ---- */
 
-static void put_predicted(writer *t, const dml_sim *sim, int64_t step, int64_t begin_ns)
+static void put_predicted(writer *t, const dml_sim *sim, int64_t step, const char *name,
+                          int64_t begin_ns)
 {
-    char name[32];
-    snprintf(name, sizeof name, "step %" PRId64, step);
     for (int32_t w = 0; w < t->p->workers; w++) {
         open_span(t, place_of(t, w, true, ROW_STEPS), name, begin_ns, begin_ns + sim->makespan_ns);
         fprintf(t->to, ",\"args\":{\"step\":%" PRId64 ",\"bubble_ratio\":%.4f}}", step,
@@ -230,12 +229,12 @@ static void put_all(writer *t, const dml_sim *sim)
     }
     int64_t free_ns = 0; /* the predicted rows are free again */
     for (int64_t step = steps.first; step <= steps.last && !ferror(t->to); step++) {
-        const int64_t begin_ns = begin_of(t->trace, step);
-        if (!begin_ns) continue;
+        const dml_trace_step *s = first_to_begin(t->trace, step);
+        if (!s) continue;
         for (int32_t w = 0; w < t->p->workers; w++)
             put_measured(t, w, step);
-        if (free_ns < begin_ns) free_ns = begin_ns;
-        put_predicted(t, sim, step, free_ns);
+        if (free_ns < s->begin_ns) free_ns = s->begin_ns;
+        put_predicted(t, sim, step, dml_trace_step_name(s).text, free_ns);
         free_ns += sim->makespan_ns;
     }
 }
@@ -247,8 +246,10 @@ dml_err dml_trace_json(const dml_trace *trace, const dml_cost *cost, const char 
     dml_sim sim;
     DML_TRY(dml_simulate(&plan->train, cost, &sim));
     writer t = {.trace = trace, .p = &plan->train, .to = to};
-    for (int64_t step = steps.first; step <= steps.last && !t.base_ns; step++)
-        t.base_ns = begin_of(trace, step);
+    for (int64_t step = steps.first; step <= steps.last && !t.base_ns; step++) {
+        const dml_trace_step *s = first_to_begin(trace, step);
+        t.base_ns = s ? s->begin_ns : 0;
+    }
     fprintf(
         to,
         "{\"displayTimeUnit\":\"ms\",\"otherData\":{\"program\":\"dml %s\",\"first_step\":%" PRId64

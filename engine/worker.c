@@ -154,7 +154,7 @@ static dml_err train_step(loop *l, int64_t step)
     const double lr = dml_lr_at(w->spec, l->total_steps, step);
     if (verdict == DML_COMMIT) DML_TRY(dml_exec_commit(w->train_exec, norm, samples, lr));
     l->commit_busy_ns = dml_exec_take_times(w->train_exec).busy_ns;
-    dml_recorder_end(&w->recorder, step + 1, verdict);
+    dml_recorder_end(&w->recorder, step + 1, 1, verdict);
     l->stop = vote.stop > 0;
     DML_TRY(report_step(l, step, &vote, norm, lr, samples, verdict));
     return count_skips(l, verdict, step);

@@ -308,14 +308,14 @@ static void an_attempt_begins_with_an_empty_record_of_its_step_alone(void **stat
     DML_CHECK_OK(dml_trace_create(&plan, &trace, &fd));
     close(fd);
     const dml_recorder r = dml_trace_recorder(&trace, 0), other = dml_trace_recorder(&trace, 1);
-    DML_CHECK(!dml_recorder_attempt(&r, 1) && !dml_recorder_attempt(&r, 4));
-    DML_CHECK(!dml_recorder_attempt(&(dml_recorder){0}, 2));
-    dml_recorder_end(&r, 4, DML_COMMIT);
-    dml_trace_span *span = dml_recorder_attempt(&r, 2);
+    DML_CHECK(!dml_recorder_attempt(&r, 1, 1) && !dml_recorder_attempt(&r, 4, 1));
+    DML_CHECK(!dml_recorder_attempt(&(dml_recorder){0}, 2, 1));
+    dml_recorder_end(&r, 4, 1, DML_COMMIT);
+    dml_trace_span *span = dml_recorder_attempt(&r, 2, 1);
     for (int32_t i = 0; i <= r.ops; i++)
         span[i] = (dml_trace_span){1, 2, 3};
     const int64_t begin_ns = dml_recorder_step(&r, 2)->begin_ns;
-    DML_CHECK(dml_recorder_attempt(&r, 2) == span);
+    DML_CHECK(dml_recorder_attempt(&r, 2, 1) == span);
     for (int32_t i = 0; i <= r.ops; i++)
         DML_CHECK_EQ(0, span[i].begin_ns + span[i].end_ns + span[i].bytes);
     DML_CHECK_EQ(begin_ns, dml_recorder_step(&r, 2)->begin_ns);
@@ -323,9 +323,37 @@ static void an_attempt_begins_with_an_empty_record_of_its_step_alone(void **stat
     DML_CHECK_EQ(0, dml_recorder_step(&r, 3)->begin_ns + dml_recorder_step(&r, 3)->end_ns);
     span[r.ops].end_ns = 7; /* the last of the step: nothing of the next one, nor of worker 1 */
     DML_CHECK_EQ(0, dml_recorder_span(&r, 3, 0)->end_ns);
-    span = dml_recorder_attempt(&r, 3);
+    span = dml_recorder_attempt(&r, 3, 1);
     span[r.ops].end_ns = 7;
     DML_CHECK_EQ(0, dml_recorder_step(&other, 2)->begin_ns);
+    dml_trace_close(&trace);
+    dml_plan_free(&plan);
+    dml_spec_free(&spec);
+}
+
+/* Steps 2 and 3 are traced: of runs of 4 the first makes both, of runs of 2 each makes one. */
+static void a_run_of_several_steps_is_recorded_once_where_it_makes_a_traced_one(void **state)
+{
+    (void)state;
+    dml_spec spec;
+    dml_plan plan;
+    dml_trace trace;
+    int fd;
+    DML_CHECK_OK(dml_spec_load(SPEC, NULL, 0, &spec));
+    DML_CHECK_OK(dml_plan_make(&spec, &plan));
+    DML_CHECK_OK(dml_trace_create(&plan, &trace, &fd));
+    close(fd);
+    const dml_recorder four = dml_trace_recorder(&trace, 0), two = dml_trace_recorder(&trace, 1);
+    DML_CHECK(dml_recorder_attempt(&four, 1, 4) && !dml_recorder_attempt(&four, 5, 4));
+    dml_recorder_end(&four, 1, 4, DML_COMMIT);
+    dml_recorder_end(&four, 5, 4, DML_SKIP);
+    const dml_trace_step *s = dml_recorder_step(&four, 2);
+    DML_CHECK(s->first == 1 && s->last == 4 && s->end_ns > 0 && s->verdict == DML_COMMIT);
+    DML_CHECK_EQ(0, dml_recorder_step(&four, 3)->begin_ns);
+    for (int64_t step = 1; step < 7; step += 2)
+        DML_CHECK_EQ(step < 4, dml_recorder_attempt(&two, step, 2) != NULL);
+    DML_CHECK_EQ(1, dml_recorder_step(&two, 2)->first);
+    DML_CHECK_EQ(3, dml_recorder_step(&two, 3)->first);
     dml_trace_close(&trace);
     dml_plan_free(&plan);
     dml_spec_free(&spec);
@@ -390,6 +418,7 @@ int main(void)
         cmocka_unit_test(what_was_not_done_has_no_end),
         cmocka_unit_test(ops_of_micro_batches_without_samples_did_not_run),
         cmocka_unit_test(an_attempt_begins_with_an_empty_record_of_its_step_alone),
+        cmocka_unit_test(a_run_of_several_steps_is_recorded_once_where_it_makes_a_traced_one),
         cmocka_unit_test(steps_are_chosen_behind_the_warm_up_and_cut_to_the_run),
         cmocka_unit_test(a_trace_that_would_fill_the_memory_is_refused),
     };
