@@ -17,7 +17,8 @@
 #include "engine/base/str.h"
 #include "schedule/program.h"
 
-/* Appends the order (a program: its compute ops), without RC. */
+/* Appends the order (a program: its compute ops), without RC.  The form knows no updates: an asynchronous order comes
+ * back as the flushed one of the same lists. */
 void dml_csv_print(const dml_program *p, dml_str *out);
 
 /* The order of a file's text: as many workers as rows, chunks and micro-batches by the largest number; routed by its

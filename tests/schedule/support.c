@@ -6,6 +6,7 @@
 #include "schedule/lower.h"
 #include "schedule/recompute.h"
 #include "schedule/schedule.h"
+#include "schedule/versions.h"
 
 #include <stdlib.h>
 
@@ -93,6 +94,7 @@ void random_skips(rnd *r, dml_program *p)
 typedef struct emission {
     dml_program *p;
     bool *fwd, *input, *weight, *split; /* [chunks][mbs] */
+    int32_t *reads;                     /* [chunks][mbs] version */
 } emission;
 
 static int32_t cell(const emission *e, int32_t c, int32_t mb)
@@ -110,6 +112,30 @@ static bool ready(const emission *e, dml_op_kind kind, int32_t c, int32_t mb)
     return e->fwd[k] && !e->input[k] && (c == e->p->chunks - 1 || e->input[cell(e, c + 1, mb)]);
 }
 
+/* The first update of the chunk that is not emitted whole. */
+static int32_t updates_emitted(const emission *e, int32_t c)
+{
+    for (int32_t mb = 0; mb < e->p->mbs; mb++)
+        if (!e->weight[cell(e, c, mb)]) return mb / e->p->update_mbs[c];
+    return e->p->mbs / e->p->update_mbs[c];
+}
+
+/* One that all workers that hold the chunk, or with votes all workers, have done their part for. */
+static int32_t any_version(rnd *r, const emission *e, int32_t c)
+{
+    int32_t made = updates_emitted(e, c);
+    for (int32_t k = 0; k < e->p->chunks && e->p->votes; k++)
+        if (updates_emitted(e, k) < made) made = updates_emitted(e, k);
+    const int32_t back = rnd_below(r, 3);
+    return made > back ? made - back : 0;
+}
+
+static int32_t version_read(const void *ctx, int32_t chunk, int32_t mb)
+{
+    const emission *e = ctx;
+    return e->reads[cell(e, chunk, mb)];
+}
+
 static void emit(emission *e, dml_op_kind kind, int32_t c, int32_t mb)
 {
     const int32_t k = cell(e, c, mb);
@@ -119,50 +145,91 @@ static void emit(emission *e, dml_op_kind kind, int32_t c, int32_t mb)
     if (kind == DML_OP_BWD || kind == DML_OP_BWD_WEIGHT) e->weight[k] = true;
 }
 
-dml_program random_order(rnd *r)
+/* Emits everything, in any order that respects the dependencies. */
+static void emit_all(rnd *r, emission *e)
 {
     static const dml_op_kind kinds[] = {DML_OP_FWD, DML_OP_BWD, DML_OP_BWD_INPUT,
                                         DML_OP_BWD_WEIGHT};
-    dml_program p;
-    DML_CHECK_OK(
-        dml_program_init(&p, 1 + rnd_below(r, 5), 1 + rnd_below(r, 6), 1 + rnd_below(r, 6)));
-    p.forward_only = rnd_below(r, 7) == 0;
-    random_routes(r, &p);
-    if (rnd_below(r, 2)) random_skips(r, &p);
-    const bool buckets = !p.forward_only && rnd_below(r, 2);
-    for (int32_t c = 0; c < p.chunks && buckets; c++)
-        p.buckets[c] = 1 + rnd_below(r, 4);
-
-    dml_arena arena = {0};
-    const int32_t cells = p.chunks * p.mbs;
-    emission e = {.p = &p,
-                  .fwd = DML_NEW_N(&arena, bool, cells),
-                  .input = DML_NEW_N(&arena, bool, cells),
-                  .weight = DML_NEW_N(&arena, bool, cells),
-                  .split = DML_NEW_N(&arena, bool, cells)};
-    const int32_t split = rnd_below(r, 3);
-    for (int32_t k = 0; k < cells; k++)
-        e.split[k] = split == 0 || (split == 1 && rnd_below(r, 2));
     const int32_t eager = rnd_below(r, 4); /* of 4: prefers what is deepest in the model */
     for (;;) {
         int32_t n = 0, pick_c = 0, pick_mb = 0;
         dml_op_kind pick = DML_OP_FWD;
-        for (int32_t c = 0; c < p.chunks; c++)
-            for (int32_t mb = 0; mb < p.mbs; mb++)
+        for (int32_t c = 0; c < e->p->chunks; c++)
+            for (int32_t mb = 0; mb < e->p->mbs; mb++)
                 for (int32_t k = 0; k < 4; k++)
-                    if (ready(&e, kinds[k], c, mb) &&
+                    if (ready(e, kinds[k], c, mb) &&
                         (rnd_below(r, ++n) == 0 || rnd_below(r, 4) < eager)) {
                         pick = kinds[k];
                         pick_c = c;
                         pick_mb = mb;
                     }
         if (n == 0) break;
-        emit(&e, pick, pick_c, pick_mb);
+        if (pick == DML_OP_FWD) e->reads[cell(e, pick_c, pick_mb)] = any_version(r, e, pick_c);
+        emit(e, pick, pick_c, pick_mb);
     }
+}
+
+/* Ops for the routes of `p`, in buckets or not, whole or split, recomputed or not. */
+static void fill_order(rnd *r, dml_program *p)
+{
+    const bool buckets = !p->forward_only && rnd_below(r, 2);
+    for (int32_t c = 0; c < p->chunks && buckets; c++)
+        p->buckets[c] = 1 + rnd_below(r, 4);
+    dml_arena arena = {0};
+    const int32_t cells = p->chunks * p->mbs;
+    emission e = {.p = p,
+                  .fwd = DML_NEW_N(&arena, bool, cells),
+                  .input = DML_NEW_N(&arena, bool, cells),
+                  .weight = DML_NEW_N(&arena, bool, cells),
+                  .split = DML_NEW_N(&arena, bool, cells),
+                  .reads = DML_NEW_N(&arena, int32_t, cells)};
+    const int32_t split = rnd_below(r, 3);
+    for (int32_t k = 0; k < cells; k++)
+        e.split[k] = split == 0 || (split == 1 && rnd_below(r, 2));
+    emit_all(r, &e);
+    if (dml_program_is_async(p)) DML_CHECK_OK(dml_versions_set(p, version_read, &e));
     dml_arena_free(&arena);
     if (rnd_below(r, 2))
-        DML_CHECK_OK(dml_schedule_recompute(&p, (dml_recompute)rnd_below(r, DML_RECOMPUTES)));
+        DML_CHECK_OK(dml_schedule_recompute(p, (dml_recompute)rnd_below(r, DML_RECOMPUTES)));
+}
+
+dml_program random_order(rnd *r)
+{
+    dml_program p;
+    DML_CHECK_OK(
+        dml_program_init(&p, 1 + rnd_below(r, 5), 1 + rnd_below(r, 6), 1 + rnd_below(r, 6)));
+    p.forward_only = rnd_below(r, 7) == 0;
+    random_routes(r, &p);
+    if (rnd_below(r, 2)) random_skips(r, &p);
+    fill_order(r, &p);
     return p;
+}
+
+/* A chunk is held by as many workers as divide its updates; each takes its share of each of them. */
+dml_program random_async_order(rnd *r)
+{
+    const int32_t update_mbs = 1 + rnd_below(r, 4), updates = 2 + rnd_below(r, 2);
+    dml_program p;
+    DML_CHECK_OK(
+        dml_program_init(&p, 1 + rnd_below(r, 4), 1 + rnd_below(r, 4), update_mbs * updates));
+    p.votes = rnd_below(r, 2);
+    for (int32_t c = 0; c < p.chunks; c++) {
+        p.update_mbs[c] = update_mbs;
+        int32_t holders = 1 + rnd_below(r, p.workers);
+        while (update_mbs % holders != 0)
+            holders--;
+        const int32_t base = rnd_below(r, p.workers);
+        for (int32_t mb = 0; mb < p.mbs; mb++)
+            *dml_program_route(&p, c, mb) = (base + mb % holders) % p.workers;
+    }
+    if (rnd_below(r, 2)) random_skips(r, &p);
+    fill_order(r, &p);
+    return p;
+}
+
+dml_program any_order(rnd *r)
+{
+    return rnd_below(r, 3) ? random_order(r) : random_async_order(r);
 }
 
 static void random_shares(rnd *r, dml_cost *cost, int32_t chunk, int32_t n)

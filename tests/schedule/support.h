@@ -37,6 +37,13 @@ dml_program random_order(rnd *r);
 /* Up to three values that up to three later chunks each read past their neighbours, for a program without. */
 void random_skips(rnd *r, dml_program *p);
 
+/* The same for an asynchronous order of two or three updates, whose ops read any version that is there when they are
+ * emitted; with votes or without. */
+dml_program random_async_order(rnd *r);
+
+/* One or the other. */
+dml_program any_order(rnd *r);
+
 dml_cost random_cost(rnd *r, const dml_program *p); /* for its chunks, buckets and skips */
 
 /* How many ops of the kind the worker has. */

@@ -38,21 +38,32 @@ static dml_cost draw_cost(rnd *r, const dml_program *p)
     return cost;
 }
 
+static void draw_updates(rnd *r, const dml_schedule *s, dml_schedule_args *args)
+{
+    args->update_mbs = 1;
+    args->vertical_sync = s == &dml_schedule_pipedream && rnd_below(r, 2);
+    if (s == &dml_schedule_pipedream) return;
+    args->update_mbs = args->stages + rnd_below(r, 4);
+    args->mbs = args->update_mbs * (1 + rnd_below(r, 4));
+}
+
 /* False: the schedule refuses what was drawn, in words. */
 static bool draw_order(rnd *r, dml_program *out)
 {
     int32_t n;
     const dml_schedule *const *all = dml_schedules(&n);
     const dml_schedule *s = all[rnd_below(r, n)];
-    const dml_schedule_args args = {.stages = 1 + rnd_below(r, 9),
-                                    .virtual_stages = s->many_chunks ? 1 + rnd_below(r, 4) : 1,
-                                    .mbs = 1 + rnd_below(r, 24)};
+    dml_schedule_args args = {.stages = 1 + rnd_below(r, 9),
+                              .virtual_stages = s->many_chunks ? 1 + rnd_below(r, 4) : 1,
+                              .mbs = 1 + rnd_below(r, 24)};
+    if (s->version) draw_updates(r, s, &args);
     const int32_t replicas = 1 + rnd_below(r, 3);
     dml_program one;
     if (dml_schedule_build(s, &args, &one) != DML_ERR_OK) return false;
     DML_CHECK_OK(dml_expand_replicas(&one, replicas, replicas * args.mbs, out));
     for (int32_t c = 0; c < out->chunks; c++)
         out->buckets[c] = 1 + (rnd_below(r, 2) ? rnd_below(r, 4) : 0);
+    if (dml_program_is_async(out)) out->votes = rnd_below(r, 2);
     dml_program_free(&one);
     return true;
 }
