@@ -227,7 +227,7 @@ dml_program random_async_order(rnd *r)
     return p;
 }
 
-dml_program any_order(rnd *r)
+dml_program random_any_order(rnd *r)
 {
     return rnd_below(r, 3) ? random_order(r) : random_async_order(r);
 }

@@ -42,7 +42,7 @@ void random_skips(rnd *r, dml_program *p);
 dml_program random_async_order(rnd *r);
 
 /* One or the other. */
-dml_program any_order(rnd *r);
+dml_program random_any_order(rnd *r);
 
 dml_cost random_cost(rnd *r, const dml_program *p); /* for its chunks, buckets and skips */
 

@@ -554,7 +554,7 @@ static void any_one_wait_taken_away_is_missed(void **state)
     dml_program_free(&p);
     for (uint64_t seed = 0; seed < 150; seed++) {
         rnd r = rnd_of(seed);
-        dml_program order = any_order(&r);
+        dml_program order = random_any_order(&r);
         dml_cost cost = random_cost(&r, &order);
         DML_CHECK_OK(dml_lower(&order, &cost, &p));
         check_each_wait_is_needed(&p, &waits);
@@ -601,7 +601,7 @@ static void a_random_change_is_caught_or_does_no_harm(void **state)
     int32_t caught = 0, harmless = 0, by_rule[DML_RULES] = {0};
     for (uint64_t seed = 0; seed < 6000; seed++) {
         rnd r = rnd_of(seed);
-        dml_program order = any_order(&r), p;
+        dml_program order = random_any_order(&r), p;
         dml_cost cost = random_cost(&r, &order);
         DML_CHECK_OK(dml_lower(&order, &cost, &p));
         dml_check_report report;

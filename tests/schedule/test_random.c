@@ -28,7 +28,7 @@ static void a_random_order_lowers_to_a_program_that_holds_every_rule(void **stat
     (void)state;
     for (int32_t seed = 0; seed < programs; seed++) {
         rnd r = rnd_of((uint64_t)seed);
-        dml_program order = any_order(&r), program;
+        dml_program order = random_any_order(&r), program;
         dml_cost cost = random_cost(&r, &order), other = random_cost(&r, &order);
         if (dml_lower(&order, &cost, &program) != DML_ERR_OK)
             fail_with(&order, seed, dml_err_trail());
@@ -69,7 +69,7 @@ static void text_gives_back_the_same_program_and_the_same_bytes(void **state)
     (void)state;
     for (int32_t seed = 0; seed < programs / 4; seed++) {
         rnd r = rnd_of((uint64_t)seed);
-        dml_program p = any_order(&r), q;
+        dml_program p = random_any_order(&r), q;
         if (seed % 2) {
             dml_cost cost = random_cost(&r, &p);
             dml_program order = p;
