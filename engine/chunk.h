@@ -5,6 +5,8 @@
  *   shared    what is reduced among replicas: slots, max_bits, gradient accumulators (peers reach it)
  *   private   weights, their copy in the act type, optimizer state, running moments, scratch
  *   stash     per micro-batch in flight: what backward needs, and the chunk's output
+ *   kept      with recomputation (parallelism.recompute): what the forward leaves in the stash's place, the output
+ *             among it; the stash is then made by dml_chunk_recompute, right before the backward
  *   in/dy/dx  per micro-batch: input, output gradient, input gradient at the chunk's borders
  *
  * Slots are where a micro-batch leaves its small results, by its global number: a replica writes its own
@@ -26,9 +28,11 @@
 
 typedef struct dml_chunk_sizes {
     int64_t shared, private_, stash; /* bytes */
+    int64_t kept;                    /* bytes; 0 without recomputation, and where nothing is kept */
     int64_t in;     /* bytes of mb_rows rows; the first chunk's is the loaded batch, F32 */
     int64_t dy, dx; /* bytes of mb_rows rows; 0 where nothing crosses: the last, the first chunk */
-    int64_t out_offset; /* bytes of the output within the stash; not for the last chunk */
+    int64_t out_offset;      /* bytes of the output within the stash; not for the last chunk */
+    int64_t kept_out_offset; /* within kept */
 } dml_chunk_sizes;
 
 /* Which micro-batch a call is about. */
@@ -39,6 +43,9 @@ typedef struct dml_run {
     int32_t rows; /* samples in it, 1 .. micro_batch_size */
     int32_t part; /* backward: 0 all of it, k the layers of bucket k; parts in turn, 1 first */
     int64_t first_sample; /* position of row 0 in the step's global batch */
+    bool
+        recomputed; /* its forward leaves `kept` alone; also in evaluation, where there is a policy */
+    void *kept;     /* of this micro-batch, from its forward on; NULL when it is not recomputed */
 } dml_run;
 
 typedef struct dml_bucket dml_bucket;
@@ -136,6 +143,10 @@ dml_err dml_chunk_convert(const dml_chunk *c, const dml_kernel_table *kt, dml_kc
                           int32_t version);
 dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, const dml_run *run,
                           const void *in, const int32_t *labels, void *stash);
+/* The stash of a recomputed micro-batch, from its input and `kept`: the same bits.  What its forward left in slots
+ * (loss, moments) is written again, the same. */
+dml_err dml_chunk_recompute(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                            const dml_run *run, const void *in, const int32_t *labels, void *stash);
 /* Whole backward: input gradient to dx and weight gradients added, in the order of calls (fast mode) or
  * exactly.  In parts: run->part 1 .. n_buckets, the same bits; no other call of this chunk in between, and dx is
  * written by the last part alone (NULL for the others is fine). */
@@ -165,6 +176,10 @@ float *dml_chunk_state(const dml_chunk *c, int32_t s);
  * waits for; allocates, so not inside a step.  DML_ERR_NOMEM, or what the device gives. */
 dml_err dml_chunk_weights_hash(const dml_chunk *c, const dml_device_api *device, dml_queue *queue,
                                uint64_t *out);
+
+/* Predicted time of a recomputation: that of the layers it runs.
+ *   ns  [layers of the chunk][3] forward, input gradient, weight gradient of each layer */
+int64_t dml_chunk_recompute_ns(const dml_chunk *c, const int64_t (*ns)[3]);
 
 /* Scale exponent s of parameter p (0 .. n-1 in the chunk): clamp(62 - L - E, -126, 126), L = ceil(log2 mbs). */
 int32_t dml_chunk_scale_log2(const dml_chunk *c, int32_t p);

@@ -3,8 +3,8 @@
  * A *value* is an output: 0 is the chunk's input, i + 1 that of layer i.
  *
  * Forward: a layer gets a new buffer, its input's (an alias), or overwrites its input's: when it may, when
- * nobody else reads it and when no backward needs it.  What some backward needs is kept in the stash; the
- * rest is scratch.
+ * nobody else reads it and when no backward needs it.  What some backward needs is kept in the stash, or made
+ * again there (chunk_recompute.c); the rest is scratch.
  *
  * Backward walks the layers down and hands gradients to the values they read.  Layers whose output is
  * their input's bytes are invisible: gradients belong to *roots*.  A value that is read twice (a residual
@@ -36,7 +36,7 @@ typedef struct graph {
     int32_t *grad;    /* [n + 1] of a root: buffer of the sum so far, or DML_NO_BUFFER */
 
     bool *frozen;    /* [buffers] forward may not overwrite it */
-    bool *kept;      /* [buffers] needed after the call that writes it */
+    bool *kept;      /* [buffers] read by a later call of this chunk */
     int32_t *owners; /* [buffers] roots whose gradient it is */
     int32_t pending; /* contributions to the chunk's input gradient still to come */
     int32_t dx;      /* buffer of the chunk's input gradient */
@@ -210,21 +210,20 @@ static int32_t input_buffer(graph *g)
     return x;
 }
 
-/* The output lies in the stash, wherever the last layer left it; returns its buffer. */
+/* Returns the buffer of the output, which is none of the caller's: the last chunk has a loss instead. */
 static int32_t forward(graph *g)
 {
     g->store[0] = input_buffer(g);
     for (int32_t i = 0; i < g->n; i++)
         forward_layer(g, i);
     int32_t out = g->store[g->n];
-    if (g->has_loss) return out;
+    if (g->has_loss) return DML_NO_BUFFER;
     if (g->impl->buffer[out].where == DML_AT_IN) {
         const int32_t in = out;
         out = new_buffer(g, DML_AT_WORK, value_bytes(g, g->n));
         emit(g, &g->impl->forward,
              (dml_step){DML_STEP_COPY, g->n - 1, out, in, DML_NO_BUFFER, value_elems(g, g->n)});
     }
-    g->kept[out] = true;
     return out;
 }
 
@@ -384,18 +383,6 @@ static void place_moments(graph *g)
     }
 }
 
-static void place_buffers(graph *g, dml_arena *arena)
-{
-    for (int32_t b = 0; b < g->impl->n_buffers; b++) {
-        dml_buffer *buffer = &g->impl->buffer[b];
-        if (buffer->where != DML_AT_WORK || !g->kept[b]) continue;
-        buffer->where = DML_AT_STASH;
-        buffer->at = g->c->size.stash;
-        g->c->size.stash += dml_align_bytes(buffer->bytes);
-    }
-    g->impl->work_bytes = dml_pack(g->impl->buffer, g->impl->n_buffers, arena);
-}
-
 static void init_graph(graph *g, dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena)
 {
     const int32_t n = c->layer_end - c->layer_begin;
@@ -435,7 +422,6 @@ dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena)
     const int32_t out = forward(&g);
     DML_TRY(backward(&g));
     place_moments(&g);
-    place_buffers(&g, arena);
-    if (!g.has_loss) c->size.out_offset = impl->buffer[out].at;
+    dml_chunk_place_buffers(c, impl, g.kept, out, arena);
     return DML_ERR_OK;
 }

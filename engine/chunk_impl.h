@@ -31,6 +31,7 @@ static inline int64_t dml_w_act_bytes(const dml_chunk *c)
 #define DML_REGION_LIST(X)                                                                        \
     X(IN)    /* the chunk's input                                                            */ \
     X(STASH) /* the micro-batch's stash                                                      */ \
+    X(KEPT)  /* what the forward of a recomputed micro-batch leaves                          */ \
     X(WORK)  /* scratch of one call, shared by all micro-batches                             */ \
     X(DY)    /* the chunk's output gradient                                                  */ \
     X(DX)    /* the chunk's input gradient                                                   */
@@ -84,9 +85,12 @@ typedef struct dml_layer_plan {
 
 typedef struct dml_chunk_impl {
     dml_layer_plan *layer; /* [layer_end - layer_begin] */
-    dml_buffer *buffer;
+    dml_buffer *buffer;    /* [n_buffers] places for all calls, but for */
+    dml_buffer
+        *lean; /* [n_buffers] the forward of a recomputed micro-batch; NULL without a policy */
     int32_t n_buffers;
     dml_steps forward, input, weight; /* whole backward: all in `input` */
+    dml_steps again;                  /* those of `forward` that recomputation runs */
     uint64_t *dropout_key;            /* [layers] */
 
     int64_t panel_elems; /* one layer's parameter gradients, the largest */
@@ -120,9 +124,18 @@ int64_t dml_fused_aux_bytes(const dml_chunk *c, const dml_layer *linear);
 dml_err dml_fused_forward(const dml_layer_call *c, void *aux);
 dml_err dml_fused_backward(const dml_layer_call *c, const dml_layer *acted, void *aux);
 
+/* ---- engine/chunk_recompute.c ---- */
+
+/* Places every WORK buffer that is used: in the stash, in KEPT or in scratch.  Sets size.stash, .kept and the
+ * output's offsets, work_bytes and, by the spec's policy, `lean` and `again`.
+ *   wanted  [n_buffers] read by a later call than the one that writes it: RC's to make, or to keep
+ *   out     the chunk's output, DML_NO_BUFFER in the last chunk */
+void dml_chunk_place_buffers(dml_chunk *c, dml_chunk_impl *impl, const bool *wanted, int32_t out,
+                             dml_arena *arena);
+
 /* ---- engine/chunk_graph.c ---- */
 
-/* Fills layer plans, buffers and steps; sets size.stash and size.out_offset. */
+/* Fills layer plans, buffers and steps, and places the buffers. */
 dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena);
 
 #endif

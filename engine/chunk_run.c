@@ -13,6 +13,7 @@ typedef struct frame {
     dml_kctx *k;
     const dml_run *run;
     char *base[DML_REGIONS];
+    const dml_buffer *buffer; /* their places in this call */
     const int32_t *labels;
 } frame;
 
@@ -25,7 +26,7 @@ static char *begin_of(const void *region)
 static void *at(const frame *f, int32_t buffer)
 {
     if (buffer == DML_NO_BUFFER) return NULL;
-    const dml_buffer *b = &((const dml_chunk_impl *)f->c->impl)->buffer[buffer];
+    const dml_buffer *b = &f->buffer[buffer];
     return f->base[b->where] + b->at;
 }
 
@@ -249,10 +250,12 @@ static frame frame_of(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *
     DML_ASSERT_OP(run->rows, <=, c->mb_rows);
     DML_ASSERT_OP(run->mb, >=, 0);
     DML_ASSERT_OP(run->mb, <, c->mbs);
-    frame f = {.c = c, .kt = kt, .k = k, .run = run};
+    const dml_chunk_impl *impl = c->impl;
+    frame f = {.c = c, .kt = kt, .k = k, .run = run, .buffer = impl->buffer};
     f.base[DML_AT_IN] = begin_of(in);
     f.base[DML_AT_STASH] = stash;
-    f.base[DML_AT_WORK] = ((const dml_chunk_impl *)c->impl)->work;
+    f.base[DML_AT_KEPT] = run->kept;
+    f.base[DML_AT_WORK] = impl->work;
     return f;
 }
 
@@ -295,7 +298,19 @@ dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
     const dml_chunk_impl *impl = c->impl;
     frame f = frame_of(c, kt, k, run, in, stash);
     f.labels = labels;
+    DML_ASSERT(!run->recomputed || impl->lean);
+    if (run->recomputed) f.buffer = impl->lean;
     return run_steps(&f, &impl->forward, 0, impl->forward.n);
+}
+
+dml_err dml_chunk_recompute(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
+                            const dml_run *run, const void *in, const int32_t *labels, void *stash)
+{
+    const dml_chunk_impl *impl = c->impl;
+    DML_ASSERT(run->train && run->recomputed);
+    frame f = frame_of(c, kt, k, run, in, stash);
+    f.labels = labels;
+    return run_steps(&f, &impl->again, 0, impl->again.n);
 }
 
 dml_err dml_chunk_backward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,

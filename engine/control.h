@@ -74,8 +74,8 @@ typedef struct dml_report_chunk {
 } dml_report_chunk;
 
 typedef struct dml_report_end {
-    int64_t memory_bytes; /* slab: what was allocated before step 0 */
-    int64_t stash_bytes;  /* of all STASH slots */
+    int64_t memory_bytes; /* what was allocated before step 0 */
+    int64_t stash_bytes;  /* of all STASH and KEPT slots */
     int64_t busy_ns,
         wall_ns;        /* compute lane, over all training steps but the first, or the only one */
     int32_t stash_peak; /* most micro-batches between F and B at once, counted while running */

@@ -258,6 +258,7 @@ static dml_err find_replays(dml_exec *x)
                                    .in = r->in,
                                    .labels = r->labels,
                                    .stash = r->stash,
+                                   .kept = r->kept,
                                    .dy = r->dy,
                                    .dx = r->dx,
                                    .kind = r->op->kind,

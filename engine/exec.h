@@ -26,8 +26,11 @@ typedef struct dml_held {
     int32_t n_replicas;
     char *pool[DML_POOLS];
     int64_t bytes[DML_POOLS];
-    char *input;     /* first chunk: the loaded batches, bytes[IN] for each STASH slot; else NULL */
-    int32_t *labels; /* last chunk: [STASH slots][micro_batch_size]; else NULL */
+    /* Loaded batches go with the slots that forwards write: first those of KEPT, then, where some forward writes
+     * one, those of STASH.  Both programs count kept_slots. */
+    int32_t kept_slots;
+    char *input;     /* first chunk: bytes[IN] each; else NULL */
+    int32_t *labels; /* last chunk: [micro_batch_size] each; else NULL */
 } dml_held;
 
 /* What an optimizer step is told. */

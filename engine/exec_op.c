@@ -13,6 +13,8 @@ static dml_run run_of(const dml_resolved *r, int32_t rows)
                      .mb = mb,
                      .rows = rows,
                      .first = r->first,
+                     .recomputed = r->recomputed,
+                     .kept = r->kept,
                      .part = r->op->edge,
                      .first_sample = (int64_t)mb * r->chunk->mb_rows};
 }
@@ -43,6 +45,7 @@ static dml_err compute(const dml_resolved *r, int32_t rows)
     case DML_OP_BWD_WEIGHT:
         return dml_chunk_backward_weight(chunk, kt, c->compute, &run, r->in, r->stash, r->dy);
     case DML_OP_RECOMPUTE:
+        return dml_chunk_recompute(chunk, kt, c->compute, &run, r->in, r->labels, r->stash);
     case DML_OP_SEND_ACT:
     case DML_OP_RECV_ACT:
     case DML_OP_SEND_GRAD:
@@ -110,7 +113,8 @@ static dml_err run(const dml_resolved *r)
     case DML_OP_FWD:
     case DML_OP_BWD:
     case DML_OP_BWD_INPUT:
-    case DML_OP_BWD_WEIGHT: return compute(r, x->rows[op->mb]);
+    case DML_OP_BWD_WEIGHT:
+    case DML_OP_RECOMPUTE: return compute(r, x->rows[op->mb]);
     case DML_OP_SEND_ACT:
     case DML_OP_SEND_GRAD:
         return c->comm->send(c->transport, c->lane[DML_LANE_SEND], op->peer, r->wire, bytes,
@@ -122,7 +126,6 @@ static dml_err run(const dml_resolved *r)
     case DML_OP_REDUCE: return reduce(r);
     case DML_OP_VOTE: return vote(r);
     case DML_OP_STEP: return step(r);
-    case DML_OP_RECOMPUTE: break; /* no plan has it yet */
     }
     DML_FAIL(DML_ERR_BUG, "op kind %d", op->kind);
 }

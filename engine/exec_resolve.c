@@ -5,10 +5,48 @@
  */
 #include "engine/exec_impl.h"
 
+#include "schedule/recompute.h"
+
 static char *slot_at(const dml_held *h, dml_pool pool, int32_t slot)
 {
     DML_ASSERT_OP(slot, >=, 0);
     return h->pool[pool] + h->bytes[pool] * slot;
+}
+
+static const dml_op *forward_of(const dml_exec *x, const dml_index *ix, int32_t chunk, int32_t mb)
+{
+    return &x->list->op[dml_index_at(ix, DML_OP_FWD, chunk, mb)];
+}
+
+/* Which of the loaded batches is the micro-batch's. */
+static int32_t batch_of(const dml_exec *x, const dml_index *ix, int32_t chunk, int32_t mb)
+{
+    const int32_t slot = forward_of(x, ix, chunk, mb)->slot;
+    const bool kept = dml_is_recomputed(x->c.program, ix, chunk, mb);
+    return kept ? slot : x->c.held[chunk].kept_slots + slot;
+}
+
+/* Where the output of the chunk on this worker lies. */
+static void *output_of(const dml_exec *x, const dml_index *ix, int32_t chunk, int32_t mb)
+{
+    const dml_held *h = &x->c.held[chunk];
+    const dml_pool pool = dml_output_pool(x->c.program, ix, chunk, mb);
+    const dml_chunk_sizes *size = &h->chunk->size;
+    return slot_at(h, pool, forward_of(x, ix, chunk, mb)->slot) +
+           (pool == DML_POOL_KEPT ? size->kept_out_offset : size->out_offset);
+}
+
+/* The stash of the op's micro-batch, and what its forward kept: a compute op's. */
+static void find_memory(const dml_exec *x, const dml_index *ix, dml_resolved *r)
+{
+    const dml_op *maker = forward_of(x, ix, r->op->chunk, r->op->mb);
+    r->recomputed = dml_is_recomputed(x->c.program, ix, r->op->chunk, r->op->mb);
+    if (r->recomputed) {
+        r->kept = slot_at(r->held, DML_POOL_KEPT, maker->slot);
+        const int32_t rc = dml_index_at(ix, DML_OP_RECOMPUTE, r->op->chunk, r->op->mb);
+        maker = rc >= 0 ? &x->list->op[rc] : NULL; /* an evaluation needs none */
+    }
+    if (maker) r->stash = slot_at(r->held, DML_POOL_STASH, maker->slot);
 }
 
 /* What the op's chunk reads as input: the loaded batch, the lower chunk's output on this worker, or what
@@ -16,15 +54,9 @@ static char *slot_at(const dml_held *h, dml_pool pool, int32_t slot)
 static void *input_of(const dml_exec *x, const dml_index *ix, int32_t chunk, int32_t mb)
 {
     const dml_held *h = &x->c.held[chunk];
-    if (chunk == 0) {
-        const dml_op *f = &x->list->op[dml_index_at(ix, DML_OP_FWD, 0, mb)];
-        return h->input + h->bytes[DML_POOL_IN] * f->slot;
-    }
-    if (*dml_program_route(x->c.program, chunk - 1, mb) == x->c.worker) {
-        const dml_op *f = &x->list->op[dml_index_at(ix, DML_OP_FWD, chunk - 1, mb)];
-        const dml_held *below = &x->c.held[chunk - 1];
-        return slot_at(below, DML_POOL_STASH, f->slot) + below->chunk->size.out_offset;
-    }
+    if (chunk == 0) return h->input + h->bytes[DML_POOL_IN] * batch_of(x, ix, 0, mb);
+    if (*dml_program_route(x->c.program, chunk - 1, mb) == x->c.worker)
+        return output_of(x, ix, chunk - 1, mb);
     return slot_at(h, DML_POOL_IN, x->list->op[dml_index_at(ix, DML_OP_RECV_ACT, chunk, mb)].slot);
 }
 
@@ -51,25 +83,24 @@ static void resolve(dml_exec *x, const dml_index *ix, dml_resolved *r)
     dml_held *h = r->held;
     if (!dml_op_info_of((dml_op_kind)op->kind)->has_mb) return;
     const int64_t rows = h->chunk->mb_rows;
-    const int32_t slot = x->list->op[dml_index_at(ix, DML_OP_FWD, op->chunk, op->mb)].slot;
-    char *stash = slot_at(h, DML_POOL_STASH, slot);
+    if (dml_op_lane(op) == DML_LANE_COMPUTE) {
+        find_memory(x, ix, r);
+        r->in = input_of(x, ix, op->chunk, op->mb);
+    }
     switch ((dml_op_kind)op->kind) {
     case DML_OP_FWD:
-        r->in = input_of(x, ix, op->chunk, op->mb);
-        r->stash = stash;
-        r->labels = h->labels ? h->labels + rows * slot : NULL;
-        r->loads = h->input || h->labels;
+    case DML_OP_RECOMPUTE:
+        r->labels = h->labels ? h->labels + rows * batch_of(x, ix, op->chunk, op->mb) : NULL;
+        r->loads = op->kind == DML_OP_FWD && (h->input || h->labels);
         break;
     case DML_OP_BWD:
     case DML_OP_BWD_INPUT:
     case DML_OP_BWD_WEIGHT:
-        r->in = input_of(x, ix, op->chunk, op->mb);
-        r->stash = stash;
         r->dy = output_grad_of(x, ix, op->chunk, op->mb);
         if (op->chunk > 0 && op->slot != DML_NO_SLOT) r->dx = slot_at(h, DML_POOL_DX, op->slot);
         break;
     case DML_OP_SEND_ACT:
-        r->wire = stash + h->chunk->size.out_offset;
+        r->wire = output_of(x, ix, op->chunk, op->mb);
         r->row_bytes = h->chunk->size.dy / rows;
         r->tag = tag_of(false, op->chunk, op->mb);
         break;
@@ -88,23 +119,23 @@ static void resolve(dml_exec *x, const dml_index *ix, dml_resolved *r)
         r->row_bytes = h->chunk->size.dy / rows;
         r->tag = tag_of(true, op->chunk, op->mb);
         break;
-    case DML_OP_RECOMPUTE:
     case DML_OP_REDUCE:
     case DML_OP_VOTE:
     case DML_OP_STEP: break; /* no micro-batch */
     }
 }
 
-/* The last compute op before op `i`, a forward, that works on a micro-batch with the same STASH slot: until it
- * is done the slot's batch may be read.  DML_NO_WAIT: none in this step. */
+/* The last compute op before op `i`, a forward, that works on a micro-batch whose batch lay in the same place: until
+ * it is done that may be read.  DML_NO_WAIT: none in this step. */
 static int32_t slot_reader_of(const dml_exec *x, const dml_index *ix, int32_t i)
 {
     const dml_op *f = &x->list->op[i];
+    const int32_t batch = batch_of(x, ix, f->chunk, f->mb);
     for (int32_t j = i - 1; j >= 0; j--) {
         const dml_op *op = &x->list->op[j];
         if (dml_op_lane(op) != DML_LANE_COMPUTE || op->kind == DML_OP_STEP || op->chunk != f->chunk)
             continue;
-        if (x->list->op[dml_index_at(ix, DML_OP_FWD, op->chunk, op->mb)].slot == f->slot) return j;
+        if (batch_of(x, ix, op->chunk, op->mb) == batch) return j;
     }
     return DML_NO_WAIT;
 }

@@ -14,11 +14,11 @@
 
 typedef struct dml_graph_key {
     const dml_chunk *chunk;
-    const void *in, *labels, *stash, *dy, *dx;
+    const void *in, *labels, *stash, *kept, *dy, *dx;
     int32_t kind, part, mb; /* of the op: kind, edge, mb */
     int32_t mode;           /* bit 0: adds first; bit 1: evaluation */
 } dml_graph_key;
-_Static_assert(sizeof(dml_graph_key) == 6 * sizeof(void *) + 4 * sizeof(int32_t), "no padding");
+_Static_assert(sizeof(dml_graph_key) == 7 * sizeof(void *) + 4 * sizeof(int32_t), "no padding");
 
 typedef struct dml_graphs dml_graphs;
 

@@ -6,6 +6,7 @@
 #include "engine/plan_order.h"
 #include "schedule/check.h"
 #include "schedule/lower.h"
+#include "schedule/recompute.h"
 #include "schedule/schedule.h"
 #include "schedule/sim.h"
 
@@ -104,7 +105,7 @@ static int64_t (*layer_times(const dml_plan *plan, const dml_chunk *c, dml_arena
     return ns;
 }
 
-/* Buckets of stage s: what each takes of a backward, by the steps that a chunk makes of these layers, and of the
+/* What recomputing stage s takes; and its buckets: what each takes of a backward, by the steps that a chunk makes of these layers, and of the
  * reduction, by the link or, where that is not emulated, by its bytes; and the reduction of the whole. */
 static dml_err price_buckets(dml_plan *plan, int32_t s, dml_arena *arena)
 {
@@ -116,6 +117,7 @@ static dml_err price_buckets(dml_plan *plan, int32_t s, dml_arena *arena)
     double *bwd = DML_NEW_N(arena, double, n), *weight = DML_NEW_N(arena, double, n),
            *reduce = DML_NEW_N(arena, double, n);
     dml_chunk_cost *cost = &plan->cost.chunk[s];
+    cost->recompute_ns = dml_chunk_recompute_ns(&chunk, ns);
     for (int32_t k = 0; k < n; k++) {
         const dml_part_times t = dml_chunk_part_times(&chunk, k + 1, ns);
         const reduction sum = price_bucket(plan, s, &chunk, &chunk.bucket[k], k + 1 == n);
@@ -195,6 +197,7 @@ static dml_err make_programs(dml_plan *plan)
     plan->train = (dml_program){0};
     fill_spans(plan, &order);
     dml_err err = check_coverage(plan, &order);
+    if (err == DML_ERR_OK) err = dml_schedule_recompute(&order, plan->spec->parallelism.recompute);
     if (err == DML_ERR_OK) err = lower_checked(&order, &plan->cost, &plan->train);
     if (err == DML_ERR_OK) err = dml_schedule_forward_only(&order, &forward);
     if (err == DML_ERR_OK) err = lower_checked(&forward, &plan->cost, &plan->eval);
@@ -273,30 +276,4 @@ dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *st
     }
     dml_sim_free(&sim);
     return DML_ERR_OK;
-}
-
-static int64_t stage_bytes(const dml_plan *plan, int32_t worker, int32_t stage, dml_arena *arena)
-{
-    const dml_chunk_span *span = &plan->train.span[stage];
-    dml_chunk chunk;
-    if (dml_chunk_plan(plan->spec, &plan->model, span->layer_begin, span->layer_end,
-                       dml_program_splits_backward(&plan->train), arena, &chunk) != DML_ERR_OK)
-        return 0;
-    const int64_t pool[DML_POOLS] = {chunk.size.in, chunk.size.stash, chunk.size.dy, chunk.size.dx};
-    int64_t bytes = chunk.size.shared + chunk.size.private_;
-    for (int32_t p = 0; p < DML_POOLS; p++)
-        bytes += pool[p] * *dml_program_slots(&plan->train, worker, stage, (dml_pool)p);
-    if (stage == 0) /* the loaded batches */
-        bytes += chunk.size.in * *dml_program_slots(&plan->train, worker, stage, DML_POOL_STASH);
-    return bytes;
-}
-
-int64_t dml_plan_worker_bytes(const dml_plan *plan, int32_t worker)
-{
-    dml_arena arena = {0};
-    int64_t bytes = 0;
-    for (int32_t s = 0; s < plan->stages; s++)
-        if (dml_plan_holds(plan, worker, s)) bytes += stage_bytes(plan, worker, s, &arena);
-    dml_arena_free(&arena);
-    return bytes;
 }

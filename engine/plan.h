@@ -60,8 +60,38 @@ void dml_plan_print_stages(const dml_plan *p, int32_t worker, dml_str *out);
 dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *step_ns,
                          double *bubble, int32_t *stash_peak);
 
-/* Bytes of tensors the worker will hold: parameters, gradients, optimizer state, every slot and the batches
- * loaded; 0 when its stage cannot be planned.  Labels and partial sums of the norm, a few KB, are left out. */
+/* ---- plan_memory.c ---- */
+
+enum {
+    DML_WORKER_ALIGN = 256
+}; /* of every part of a worker's memory: what GPU libraries like best */
+
+static inline int64_t dml_worker_align(int64_t bytes)
+{
+    return (bytes + DML_WORKER_ALIGN - 1) / DML_WORKER_ALIGN * DML_WORKER_ALIGN;
+}
+
+/* Slots of the pool that serve both programs. */
+int32_t dml_plan_slots(const dml_plan *plan, int32_t worker, int32_t stage, dml_pool pool);
+/* Loaded batches, or labels, that the first or the last stage holds at once: one for each slot that a forward may
+ * write (engine/exec.h). */
+int32_t dml_plan_batches(const dml_plan *plan, int32_t worker, int32_t stage);
+
+/* Device memory of a worker, to the byte: what it will have allocated before the first step, kernel libraries' own
+ * workspaces aside. */
+typedef struct dml_plan_memory {
+    int64_t
+        state_bytes; /* parameters, gradients, optimizer state, what is reduced, one call's scratch */
+    int64_t activation_bytes; /* slots of all pools, loaded batches and labels */
+} dml_plan_memory;
+
+/* Of what the worker holds of one stage, and in all.
+ * DML_ERR_SPEC, DML_ERR_BUG  the stage cannot be planned (engine/chunk.h) */
+dml_err dml_plan_stage_memory(const dml_plan *plan, int32_t worker, int32_t stage,
+                              dml_plan_memory *out);
+dml_err dml_plan_memory_of(const dml_plan *plan, int32_t worker, dml_plan_memory *out);
+
+/* Both together; 0 when a stage cannot be planned. */
 int64_t dml_plan_worker_bytes(const dml_plan *plan, int32_t worker);
 
 #endif

@@ -50,9 +50,13 @@ static dml_err measure_memory(const dml_plan *plan, const dml_program *routes, b
         dml_chunk c;
         DML_TRY(dml_chunk_plan(plan->spec, &plan->model, plan->stage_begin[s],
                                plan->stage_begin[s + 1], split, arena, &c));
-        out->held_bytes[s] = c.size.stash + c.size.in + c.size.dy + c.size.dx;
+        /* Of recomputed micro-batches one at a time has its stash. */
+        const bool again = plan->spec->parallelism.recompute != DML_RECOMPUTE_NONE;
+        out->held_bytes[s] =
+            (again ? c.size.kept : c.size.stash) + c.size.in + c.size.dy + c.size.dx;
         for (int32_t w = 0; w < limited; w++)
-            if (holds(routes, w, s)) out->limit_bytes[w] -= c.size.shared + c.size.private_;
+            if (holds(routes, w, s))
+                out->limit_bytes[w] -= c.size.shared + c.size.private_ + (again ? c.size.stash : 0);
     }
     for (int32_t w = 0; w < limited; w++)
         if (out->limit_bytes[w] < 0) out->limit_bytes[w] = 0;

@@ -11,6 +11,7 @@
 #include "engine/base/arena.h"
 #include "engine/base/err.h"
 #include "kernels/kernels.h"
+#include "schedule/program.h"
 
 #include <stdbool.h>
 #include <stdint.h>
@@ -204,8 +205,9 @@ typedef struct dml_spec {
         const int32_t *split_list;  /* [dml_spec_stages] layers per stage, for DML_SPLIT_LIST */
         int32_t threads_per_worker; /* 0: cores / workers, at least 1 */
         int32_t workers_per_device; /* worker r opens device r / workers_per_device */
-        int64_t memory_bytes;       /* most that a worker may hold; 0: no limit */
-        int64_t link_latency_ns;    /* emulated link of the CPU transports; 0: none */
+        dml_recompute recompute;
+        int64_t memory_bytes;    /* most that a worker may hold; 0: no limit */
+        int64_t link_latency_ns; /* emulated link of the CPU transports; 0: none */
         double link_bytes_per_s;
         int64_t timeout_ns; /* deadline of one wait between workers */
     } parallelism;

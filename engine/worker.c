@@ -217,9 +217,10 @@ static dml_err report_end(loop *l)
     for (int32_t c = 0; c < w->plan->train.chunks && r.end.n_chunks < DML_MAX_HELD; c++) {
         if (!w->held[c].chunk) continue;
         const dml_exec *x = w->train_exec;
-        r.end.stash_bytes +=
-            w->held[c].bytes[DML_POOL_STASH] *
-            *dml_program_slots(&w->plan->train, w->config->rank, c, DML_POOL_STASH);
+        for (int32_t k = 0; k < 2; k++)
+            r.end.stash_bytes += w->held[c].bytes[k ? DML_POOL_KEPT : DML_POOL_STASH] *
+                                 *dml_program_slots(&w->plan->train, w->config->rank, c,
+                                                    k ? DML_POOL_KEPT : DML_POOL_STASH);
         uint64_t hash;
         DML_TRY(dml_chunk_weights_hash(w->held[c].chunk, w->backend->device,
                                        w->lane[DML_LANE_COMPUTE], &hash));

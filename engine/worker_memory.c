@@ -1,7 +1,8 @@
 /* engine/worker_memory.c - all of a worker's memory, from sizes that the plan and the lowered programs state.
  *
  *   peers reach it   the transport's: per chunk accumulators and slots; IN and DY slots, which neighbours write
- *   device slab      per chunk weights and state, STASH and DX slots, loaded batches, labels, the norm's partials
+ *   state slab       per chunk weights and state, the norm's partials
+ *   activation slab  STASH, KEPT and DX slots, loaded batches, labels
  *   host slab        pinned: what the vote reads back, the loaders' rings
  *
  * A slab is one allocation.  Its parts are named in one walk, done twice: without memory, which tells its size,
@@ -11,40 +12,29 @@
 
 #include <string.h>
 
-static int64_t aligned(int64_t bytes)
-{
-    return (bytes + DML_WORKER_ALIGN - 1) / DML_WORKER_ALIGN * DML_WORKER_ALIGN;
-}
-
 /* NULL for no bytes, and while only counting. */
 static void *take(dml_slab *s, int64_t bytes)
 {
     void *here = s->base && bytes > 0 ? s->base + s->bytes : NULL;
-    s->bytes += aligned(bytes);
+    s->bytes += dml_worker_align(bytes);
     return here;
 }
 
 /* ---- sizes ---- */
 
-static int32_t slots_of(const dml_worker *w, int32_t chunk, dml_pool pool)
-{
-    const int32_t a = *dml_program_slots(&w->plan->train, w->config->rank, chunk, pool);
-    const int32_t b = *dml_program_slots(&w->plan->eval, w->config->rank, chunk, pool);
-    return a > b ? a : b;
-}
-
 static int64_t pool_bytes(const dml_worker *w, int32_t chunk, dml_pool pool)
 {
-    return w->held[chunk].bytes[pool] * slots_of(w, chunk, pool);
+    return w->held[chunk].bytes[pool] * dml_plan_slots(w->plan, w->config->rank, chunk, pool);
 }
 
 static void plan_pools(dml_held *h)
 {
     const dml_chunk_sizes *size = &h->chunk->size;
-    h->bytes[DML_POOL_IN] = aligned(size->in);
-    h->bytes[DML_POOL_STASH] = aligned(size->stash);
-    h->bytes[DML_POOL_DY] = aligned(size->dy);
-    h->bytes[DML_POOL_DX] = aligned(size->dx);
+    h->bytes[DML_POOL_IN] = dml_worker_align(size->in);
+    h->bytes[DML_POOL_STASH] = dml_worker_align(size->stash);
+    h->bytes[DML_POOL_DY] = dml_worker_align(size->dy);
+    h->bytes[DML_POOL_DX] = dml_worker_align(size->dx);
+    h->bytes[DML_POOL_KEPT] = dml_worker_align(size->kept);
 }
 
 int64_t dml_worker_shared_bytes(const dml_worker *w)
@@ -52,7 +42,7 @@ int64_t dml_worker_shared_bytes(const dml_worker *w)
     int64_t bytes = 0;
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk)
-            bytes += aligned(w->chunk[c].size.shared) + pool_bytes(w, c, DML_POOL_IN) +
+            bytes += dml_worker_align(w->chunk[c].size.shared) + pool_bytes(w, c, DML_POOL_IN) +
                      pool_bytes(w, c, DML_POOL_DY);
     return bytes;
 }
@@ -61,18 +51,20 @@ int64_t dml_worker_shared_bytes(const dml_worker *w)
 
 static void walk_chunk(dml_worker *w, int32_t c)
 {
-    dml_slab *device = &w->device_slab;
+    dml_slab *state = &w->state_slab, *activations = &w->activation_slab;
     dml_held *h = &w->held[c];
     dml_chunk_memory *m = &w->chunk_memory[c];
     const dml_chunk *chunk = h->chunk;
-    const int64_t labels = chunk->mb_rows * (int64_t)sizeof(int32_t);
-    const int32_t stashes = slots_of(w, c, DML_POOL_STASH);
-    m->private_ = take(device, chunk->size.private_);
-    h->pool[DML_POOL_STASH] = take(device, pool_bytes(w, c, DML_POOL_STASH));
-    h->pool[DML_POOL_DX] = take(device, pool_bytes(w, c, DML_POOL_DX));
-    if (c == 0) h->input = take(device, h->bytes[DML_POOL_IN] * stashes);
-    if (c == w->plan->train.chunks - 1) h->labels = take(device, labels * stashes);
-    m->partial = take(device, dml_update_device_bytes(chunk));
+    const int64_t batches = dml_plan_batches(w->plan, w->config->rank, c);
+    m->private_ = take(state, chunk->size.private_);
+    m->partial = take(state, dml_update_device_bytes(chunk));
+    h->pool[DML_POOL_STASH] = take(activations, pool_bytes(w, c, DML_POOL_STASH));
+    h->pool[DML_POOL_KEPT] = take(activations, pool_bytes(w, c, DML_POOL_KEPT));
+    h->pool[DML_POOL_DX] = take(activations, pool_bytes(w, c, DML_POOL_DX));
+    h->kept_slots = dml_plan_slots(w->plan, w->config->rank, c, DML_POOL_KEPT);
+    if (c == 0) h->input = take(activations, h->bytes[DML_POOL_IN] * batches);
+    if (c == w->plan->train.chunks - 1)
+        h->labels = take(activations, chunk->mb_rows * (int64_t)sizeof(int32_t) * batches);
     m->readback = take(&w->host_slab, dml_update_host_bytes(chunk));
 }
 
@@ -87,7 +79,7 @@ static void walk_feed(dml_worker *w, dml_feed *f)
 
 static void walk(dml_worker *w)
 {
-    w->device_slab.bytes = w->host_slab.bytes = 0;
+    w->state_slab.bytes = w->activation_slab.bytes = w->host_slab.bytes = 0;
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) walk_chunk(w, c);
     walk_feed(w, &w->train);
@@ -110,22 +102,32 @@ void dml_worker_plan_memory(dml_worker *w)
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) plan_pools(&w->held[c]);
     walk(w);
-    w->memory_bytes = w->device_slab.bytes + dml_worker_shared_bytes(w);
+    w->memory_bytes = w->state_slab.bytes + w->activation_slab.bytes + dml_worker_shared_bytes(w);
+}
+
+static dml_err take_slab(dml_worker *w, dml_slab *slab)
+{
+    void *memory = NULL;
+    if (slab->bytes > 0) DML_TRY(w->backend->device->alloc(w->device, slab->bytes, &memory));
+    slab->base = memory;
+    return DML_ERR_OK;
 }
 
 dml_err dml_worker_take_memory(dml_worker *w)
 {
-    const dml_device_api *device = w->backend->device;
-    void *on_device = NULL, *on_host = NULL;
-    DML_TRY(device->alloc(w->device, w->device_slab.bytes, &on_device));
-    w->device_slab.base = on_device;
-    DML_TRY(device->host_alloc(w->device, w->host_slab.bytes, &on_host));
+    void *on_host = NULL;
+    DML_TRY(take_slab(w, &w->state_slab));
+    DML_TRY(take_slab(w, &w->activation_slab));
+    DML_TRY(w->backend->device->host_alloc(w->device, w->host_slab.bytes, &on_host));
     w->host_slab.base = on_host;
     walk(w);
+    for (int32_t c = 0; c < w->plan->train.chunks; c++)
+        if (w->held[c].chunk)
+            DML_TRY(take_shared(w, dml_worker_align(w->chunk[c].size.shared),
+                                &w->chunk_memory[c].shared));
     for (int32_t c = 0; c < w->plan->train.chunks; c++) {
         if (!w->held[c].chunk) continue;
         dml_held *h = &w->held[c];
-        DML_TRY(take_shared(w, aligned(h->chunk->size.shared), &w->chunk_memory[c].shared));
         DML_TRY(take_shared(w, pool_bytes(w, c, DML_POOL_IN), &h->pool[DML_POOL_IN]));
         DML_TRY(take_shared(w, pool_bytes(w, c, DML_POOL_DY), &h->pool[DML_POOL_DY]));
     }
@@ -135,6 +137,7 @@ dml_err dml_worker_take_memory(dml_worker *w)
 void dml_worker_free_memory(dml_worker *w)
 {
     const dml_device_api *device = w->backend->device;
-    if (w->device_slab.base) device->free(w->device, w->device_slab.base);
+    if (w->state_slab.base) device->free(w->device, w->state_slab.base);
+    if (w->activation_slab.base) device->free(w->device, w->activation_slab.base);
     if (w->host_slab.base) device->host_free(w->device, w->host_slab.base);
 }

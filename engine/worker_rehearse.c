@@ -18,7 +18,7 @@ typedef struct exercise {
     dml_kctx *k;
     dml_chunk *whole, *chunk; /* the chunk, and its view that is run */
     int32_t *labels;
-    void *in, *stash, *dy, *dx;
+    void *in, *stash, *kept, *dy, *dx;
     int32_t rows;
 } exercise;
 
@@ -37,6 +37,24 @@ static int32_t row_counts(const dml_worker *w, int32_t rows[ROW_COUNTS])
     return n;
 }
 
+/* Evaluation, and training's forward, as the policy has them. */
+static dml_err forward(const exercise *e, dml_run *run)
+{
+    const dml_kernel_table *kt = e->w->backend->kernels;
+    const dml_recompute policy = e->w->plan->train.recompute;
+    run->kept = e->kept;
+    run->recomputed = policy != DML_RECOMPUTE_NONE;
+    run->train = false;
+    DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, run, e->in, e->labels, e->stash));
+    run->train = true;
+    DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, run, e->in, e->labels, e->stash));
+    if (policy == DML_RECOMPUTE_NONE) return DML_ERR_OK;
+    DML_TRY(dml_chunk_recompute(e->chunk, kt, e->k, run, e->in, e->labels, e->stash));
+    if (policy != DML_RECOMPUTE_EXCEPT_LAST) return DML_ERR_OK;
+    run->recomputed = false;
+    return dml_chunk_forward(e->chunk, kt, e->k, run, e->in, e->labels, e->stash);
+}
+
 static dml_err backward(const exercise *e, const dml_run *run)
 {
     const dml_kernel_table *kt = e->w->backend->kernels;
@@ -51,12 +69,10 @@ static dml_err exercise_chunk(void *arg)
 {
     const exercise *e = arg;
     const dml_kernel_table *kt = e->w->backend->kernels;
-    dml_run run = {.train = false, .rows = e->rows};
+    dml_run run = {.rows = e->rows};
     DML_TRY(dml_chunk_begin_step(e->whole, kt, e->k));
     DML_TRY(dml_chunk_zero_sums(e->chunk, kt, e->k, 0));
-    DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, &run, e->in, e->labels, e->stash));
-    run.train = true;
-    DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, &run, e->in, e->labels, e->stash));
+    DML_TRY(forward(e, &run));
     run.first = true;
     DML_TRY(backward(e, &run));
     run.first = false;
@@ -96,7 +112,8 @@ static dml_err choose_for(const dml_worker *w, dml_kctx *k, const dml_chunk_span
                   .in = nowhere(3),
                   .stash = nowhere(4),
                   .dy = nowhere(5),
-                  .dx = nowhere(6)};
+                  .dx = nowhere(6),
+                  .kept = nowhere(7)};
     int32_t rows[ROW_COUNTS];
     const int32_t n = row_counts(w, rows);
     for (int32_t i = 0; i < n; i++) {
@@ -167,7 +184,10 @@ static void *input_of(const dml_worker *w, int32_t c)
     const dml_held *h = &w->held[c];
     if (h->input) return h->input;
     if (h->pool[DML_POOL_IN]) return h->pool[DML_POOL_IN];
-    return w->held[c - 1].pool[DML_POOL_STASH] + w->chunk[c - 1].size.out_offset;
+    const dml_held *below = &w->held[c - 1];
+    if (w->plan->train.recompute != DML_RECOMPUTE_NONE)
+        return below->pool[DML_POOL_KEPT] + below->chunk->size.kept_out_offset;
+    return below->pool[DML_POOL_STASH] + below->chunk->size.out_offset;
 }
 
 static void *output_grad_of(const dml_worker *w, int32_t c)
@@ -196,6 +216,7 @@ static dml_err rehearse_chunk(dml_worker *w, int32_t c)
                   .labels = h->labels,
                   .in = input_of(w, c),
                   .stash = h->pool[DML_POOL_STASH],
+                  .kept = h->pool[DML_POOL_KEPT],
                   .dy = output_grad_of(w, c),
                   .dx = h->pool[DML_POOL_DX]};
     int32_t rows[ROW_COUNTS];

@@ -5,8 +5,6 @@
 #include "engine/exec.h"
 #include "engine/worker.h"
 
-enum { DML_WORKER_ALIGN = 256 }; /* of every part of a slab: what GPU libraries like best */
-
 /* One allocation, handed out in parts. */
 typedef struct dml_slab {
     char *base;    /* owned by the worker; NULL while only counting */
@@ -23,7 +21,7 @@ typedef struct dml_feed {
 /* What a chunk and its update are bound to. */
 typedef struct dml_chunk_memory {
     void *shared;             /* the transport's */
-    void *private_, *partial; /* of the device slab */
+    void *private_, *partial; /* of the state slab */
     void *readback;           /* of the host slab */
 } dml_chunk_memory;
 
@@ -57,8 +55,8 @@ typedef struct dml_worker {
     int32_t *rows; /* [mbs] samples of each micro-batch of the step under way */
 
     dml_chunk_memory *chunk_memory; /* [chunks] */
-    dml_slab device_slab, host_slab;
-    int64_t memory_bytes; /* device memory: the slab and what peers reach */
+    dml_slab state_slab, activation_slab, host_slab;
+    int64_t memory_bytes; /* device memory: both slabs and what peers reach */
     dml_arena arena;
 } dml_worker;
 

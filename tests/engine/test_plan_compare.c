@@ -152,7 +152,7 @@ static void memory_that_is_short_says_how_much_it_takes(void **state)
     compare(VGG8, tight, &text);
     expect_line(dml_str_text(&text), "gpipe",
                 "under gpipe, parallelism.memory is 50.00 MiB; would do: parallelism.memory 56MiB");
-    expect_line(dml_str_text(&text), "1f1b", " 46.343  1");
+    expect_line(dml_str_text(&text), "1f1b", " 46.348  1");
     dml_str_free(&text);
 }
 
