@@ -121,6 +121,17 @@ static dml_err issue_begin(dml_exec *x)
     return device->record(q, x->step_ready);
 }
 
+static dml_err wait_for(const dml_exec *x, const dml_resolved *r, dml_queue *q)
+{
+    const dml_device_api *device = dml_exec_device(x);
+    for (int32_t w = 0; w < DML_OP_WAITS; w++)
+        if (r->op->wait[w] != DML_NO_WAIT && x->op[r->op->wait[w]].done)
+            DML_TRY(device->wait(q, x->op[r->op->wait[w]].done));
+    /* Without samples no gradient comes that would prove the sends before it done (schedule/depend.h). */
+    if (r->vouched == DML_NO_WAIT || dml_exec_has_work(r)) return DML_ERR_OK;
+    return device->wait(q, x->op[r->vouched].done);
+}
+
 static dml_err issue(dml_exec *x, int32_t begin, int32_t end)
 {
     const dml_device_api *device = dml_exec_device(x);
@@ -128,9 +139,7 @@ static dml_err issue(dml_exec *x, int32_t begin, int32_t end)
         dml_resolved *r = &x->op[i];
         dml_queue *q = x->c.lane[dml_op_lane(r->op)];
         if (r->loads) DML_TRY(dml_exec_load(r));
-        for (int32_t w = 0; w < DML_OP_WAITS; w++)
-            if (r->op->wait[w] != DML_NO_WAIT && x->op[r->op->wait[w]].done)
-                DML_TRY(device->wait(q, x->op[r->op->wait[w]].done));
+        DML_TRY(wait_for(x, r, q));
         DML_TRY(dml_exec_on_host(x) ? device->submit(q, timed_job, r) : enqueue(r, q));
         if (r->done) DML_TRY(device->record(q, r->done));
     }
@@ -227,16 +236,22 @@ static dml_err open_all_stamps(dml_exec *x)
     return DML_ERR_OK;
 }
 
+/* Another lane may wait for op `on`. */
+static dml_err open_done(dml_exec *x, int32_t on)
+{
+    /* a synchronous step's VOTE synchronises everything by itself */
+    if (on == DML_NO_WAIT || on >= x->vote || x->op[on].done) return DML_ERR_OK;
+    return dml_exec_device(x)->event_open(x->c.device, &x->op[on].done);
+}
+
 static dml_err open_events(dml_exec *x)
 {
     DML_TRY(open_all_stamps(x));
-    for (int32_t i = 0; i < x->list->n; i++)
-        for (int32_t w = 0; w < DML_OP_WAITS; w++) {
-            const int32_t on = x->list->op[i].wait[w];
-            /* a synchronous step's VOTE synchronises everything by itself */
-            if (on == DML_NO_WAIT || on >= x->vote || x->op[on].done) continue;
-            DML_TRY(dml_exec_device(x)->event_open(x->c.device, &x->op[on].done));
-        }
+    for (int32_t i = 0; i < x->list->n; i++) {
+        for (int32_t w = 0; w < DML_OP_WAITS; w++)
+            DML_TRY(open_done(x, x->list->op[i].wait[w]));
+        DML_TRY(open_done(x, x->op[i].vouched));
+    }
     return DML_ERR_OK;
 }
 

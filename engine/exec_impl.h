@@ -37,6 +37,7 @@ typedef struct dml_resolved {
     bool loads;      /* a forward that reads a loaded batch */
     bool recomputed; /* the op's micro-batch is */
 
+    int32_t vouched;           /* RECV_GRAD: the send that its gradient proves done, DML_NO_WAIT */
     dml_event *done;           /* when another lane waits for it, or its time is taken by events */
     dml_event *begun, *loaded; /* NULL on the host */
     int32_t slot_reader;       /* loads: the op that read the slot before, DML_NO_WAIT */

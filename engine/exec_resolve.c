@@ -5,6 +5,7 @@
  */
 #include "engine/exec_impl.h"
 
+#include "schedule/depend.h"
 #include "schedule/recompute.h"
 
 static char *slot_at(const dml_held *h, dml_pool pool, int32_t slot)
@@ -226,6 +227,7 @@ void dml_exec_resolve(dml_exec *x, dml_arena *arena)
         r->update = update_of(x->c.program, r->op);
         resolve(x, &ix, r);
         r->first = adds_first(x, i);
+        r->vouched = dml_vouched_send(x->c.program, &ix, r->op);
         r->slot_reader = r->loads ? slot_reader_of(x, &ix, i) : DML_NO_WAIT;
     }
     if (dml_program_is_async(x->c.program)) find_views(x, arena);

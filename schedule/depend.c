@@ -245,16 +245,20 @@ dml_clock dml_depend_start(const dml_depend *d, int32_t i)
     return known;
 }
 
+int32_t dml_vouched_send(const dml_program *p, const dml_index *ix, const dml_op *op)
+{
+    if (op->kind != DML_OP_RECV_GRAD) return -1;
+    const bool own = op->edge == 0 || p->skip[op->edge - 1].from == op->chunk;
+    return own ? dml_index_at(ix, DML_OP_SEND_ACT, dml_op_port(p, op), op->mb) : -1;
+}
+
 void dml_depend_end(dml_depend *d, int32_t i)
 {
     const dml_op *op = &d->list->op[i];
     const dml_lane lane = dml_op_lane(op);
     dml_clock known = dml_depend_start(d, i);
-    if (op->kind == DML_OP_RECV_GRAD) {
-        const bool own = op->edge == 0 || d->p->skip[op->edge - 1].from == op->chunk;
-        const int32_t sent = dml_index_at(d->ix, DML_OP_SEND_ACT, dml_op_port(d->p, op), op->mb);
-        if (own && sent >= 0 && sent < i) join(&known, &d->after[sent]);
-    }
+    const int32_t sent = dml_vouched_send(d->p, d->ix, op);
+    if (sent >= 0 && sent < i) join(&known, &d->after[sent]);
     known.done[lane] = i;
     d->after[i] = known;
     d->last_in[lane] = i;

@@ -81,6 +81,10 @@ void dml_depend_needs(dml_depend *d, int32_t i, int32_t need[DML_LANES]);
 dml_clock dml_depend_before(const dml_depend *d, int32_t i);
 dml_clock dml_depend_start(const dml_depend *d, int32_t i);
 
+/* The SEND_ACT of the same list that `op` vouches for, a RECV_GRAD; -1: none.  Only a gradient that really comes
+ * proves anything: who runs a RECV_GRAD without transferring must wait for the send itself. */
+int32_t dml_vouched_send(const dml_program *p, const dml_index *ix, const dml_op *op);
+
 /* Ends op i: its waits are final. */
 void dml_depend_end(dml_depend *d, int32_t i);
 
