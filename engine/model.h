@@ -98,10 +98,11 @@ dml_err dml_model_check_kernels(const dml_model *model, const dml_kernel_table *
 void dml_param_init(const dml_spec *spec, const dml_param *p, float *out);
 
 /* Cuts the layers into `stages` ranges, stage s holding [begin[s], begin[s+1]); begin has stages + 1
- * entries.  auto: the least maximum of flops over legal cuts, then the least next largest stage and so on; ties
- * to the fewest bytes on the wire, then to the earliest cuts (engine/partition.h); under parallelism.stages the flops
- * count for less where more workers share them (model_split.c).  uniform: equal counts of legal segments, the longer
- * ones last.  list: as given; the loss belongs to the last stage and need not be counted.
+ * entries.  auto: the least maximum of flops over legal cuts, then the least next largest stage and so on, to
+ * 1/64 of that maximum; ties to the fewest bytes on the wire, then to the earliest cuts (engine/partition.h);
+ * under parallelism.stages the flops count for less where more workers share them (model_split.c).  uniform:
+ * equal counts of legal segments, the longer ones last.  list: as given; the loss belongs to the last stage and
+ * need not be counted.
  *
  * DML_ERR_SPEC  more stages than legal segments, a listed cut inside a residual block (names it), or a
  *               list that does not add up

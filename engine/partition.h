@@ -29,7 +29,7 @@ typedef struct dml_partition_layer {
     const char *name;    /* for complaints; borrowed */
     int64_t ns[3];       /* forward, input gradient, weight gradient, on a device of speed 1 */
     int64_t state_bytes; /* parameters, gradients, optimizer state, versions */
-    int64_t stash_bytes; /* kept from forward to backward, the output included */
+    int64_t stash_bytes; /* from forward to backward; with the output, and the batch for layer 0 */
     int64_t out_bytes;   /* its output: what the border behind it sends on */
     bool may_end_stage;  /* a border behind it is legal; the last layer's needs no leave */
     int32_t tied;        /* > 0: layers of one number share a stage (tied weights) */
