@@ -5,6 +5,7 @@
 #include "engine/plan_order.h"
 #include "schedule/schedule.h"
 #include "schedule/sim.h"
+#include "schedule/versions.h"
 
 #include <stdio.h>
 #include <string.h>
@@ -73,8 +74,10 @@ static dml_err measure(const dml_plan *p, figures *out)
                      .sent_bytes = per_step(p, sent_bytes(p)),
                      .reduced_bytes = per_step(p, reduced_bytes(p)),
                      .copies = weight_copies(p)};
-    for (int32_t s = 0; s < p->stages; s++)
+    for (int32_t s = 0; s < p->stages; s++) {
         out->versions = MAX2(out->versions, p->train.versions[s]);
+        out->delay = MAX2(out->delay, dml_program_staleness(&p->train, s));
+    }
     for (int32_t w = 0; w < p->workers; w++) {
         out->bubble += dml_sim_bubble(&sim, w) / p->workers;
         out->stash = MAX2(out->stash, sim.peak_stash[w]);
