@@ -20,8 +20,8 @@ typedef struct dml_leader {
     FILE *trace_to, *draw_to; /* owned; NULL: not wanted */
     int64_t total_steps, train_samples, epoch_steps, begin_ns;
 
-    double planned_step_s,
-        planned_bubble[DML_HOST_WORKERS]; /* from the spec's delays; nan: unknown */
+    double planned_step_s; /* from the spec's delays; nan: unknown, as the bubbles */
+    double planned_bubble[DML_HOST_WORKERS];
     dml_stats step_times; /* seconds, all steps but the first, unless it is the only one */
     double train_time_s, step_time_s; /* so far; a running mean for the eta */
     int64_t steps, samples;
@@ -38,10 +38,9 @@ typedef struct dml_leader_config {
     const dml_backend *backend;
     const char *why; /* why this backend, from dml_backend_find */
     const char *spec_path;
-    int32_t threads; /* per worker */
-    const dml_trace
-        *trace;    /* written at the end, as the spec says; borrowed until then; NULL: none */
-    FILE *console; /* stderr; NULL: silent */
+    int32_t threads;        /* per worker */
+    const dml_trace *trace; /* written by finish; borrowed until then; NULL: none */
+    FILE *console;          /* stderr; NULL: silent */
 } dml_leader_config;
 
 /* Opens metrics and the files of a trace, prints the header.
