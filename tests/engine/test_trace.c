@@ -148,7 +148,9 @@ static void every_op_of_the_traced_steps_is_there_once_after_what_it_waits_for(v
     static const char *const placed[] = {
         "parallelism.stages=[{workers: [0, 1]}, {workers: [2]}, {workers: [0, 3], shares: [1, 3]}]",
         "parallelism.schedule=auto", "parallelism.split=auto", NULL};
+    static const char *const recomputed[] = {"parallelism.recompute=full", NULL};
     traced(NULL, check_all);
+    traced(recomputed, check_all);
     traced(placed, check_all);
     traced(replicas, check_all);
     traced(zero_bubble, check_all);
