@@ -487,6 +487,11 @@ static dml_err write_order(const player *pl, dml_program *out)
     static const dml_op_kind split[KINDS] = {DML_OP_FWD, DML_OP_BWD_INPUT, DML_OP_BWD_WEIGHT};
     const dml_program *p = pl->p;
     DML_TRY(dml_program_init(out, p->workers, p->chunks, p->mbs));
+    const dml_err err = dml_program_set_skips(out, p->n_skips, p->skip);
+    if (err != DML_ERR_OK) {
+        dml_program_free(out);
+        return err;
+    }
     memcpy(out->route, p->route, (size_t)pl->cells * sizeof *p->route);
     memcpy(out->span, p->span, (size_t)p->chunks * sizeof *p->span);
     memcpy(out->buckets, p->buckets, (size_t)p->chunks * sizeof *p->buckets);

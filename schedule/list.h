@@ -19,7 +19,8 @@
 
 /* Pointers are borrowed.
  *
- *   routes       workers, chunks, mbs, route table, spans, buckets; ops are ignored
+ *   routes       workers, chunks, mbs, route table, spans, buckets, skips; ops are ignored.  Skips are handed on to the
+ *                order; their own transfers are taken to arrive before the chain's
  *   cost         of as many chunks
  *   split        input and weight gradients are ops of their own
  *   held_bytes   [chunks] kept from F to B (or W) by a micro-batch; NULL: 1 each

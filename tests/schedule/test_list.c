@@ -106,6 +106,28 @@ static void the_same_arguments_give_the_same_order(void **state)
     dml_cost_free(&cost);
 }
 
+static void skips_of_the_routes_are_the_order_s(void **state)
+{
+    (void)state;
+    dml_program p, order;
+    DML_CHECK_OK(dml_program_init(&p, 3, 3, 4));
+    const dml_skip skip = {.from = 0, .to = 2, .back = 0};
+    DML_CHECK_OK(dml_program_set_skips(&p, 1, &skip));
+    for (int32_t c = 0; c < 3; c++)
+        for (int32_t mb = 0; mb < 4; mb++)
+            *dml_program_route(&p, c, mb) = c;
+    dml_cost cost = make_cost(3, 10, 10, 10, 0);
+    const dml_list_args args = {.routes = &p, .cost = &cost, .trials = 1};
+    int64_t wall_ns;
+    DML_CHECK_OK(dml_list_schedule(&args, &order, &wall_ns));
+    DML_CHECK_EQ(1, order.n_skips);
+    DML_CHECK_EQ(2, order.skip[0].to);
+    DML_CHECK_OK(dml_check(&order, NULL));
+    dml_program_free(&order);
+    dml_program_free(&p);
+    dml_cost_free(&cost);
+}
+
 static void what_cannot_be_done_is_named(void **state)
 {
     (void)state;
@@ -341,6 +363,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(orders_are_legal_within_memory_and_not_below_the_bound),
         cmocka_unit_test(the_same_arguments_give_the_same_order),
+        cmocka_unit_test(skips_of_the_routes_are_the_order_s),
         cmocka_unit_test(what_cannot_be_done_is_named),
         cmocka_unit_test(as_priority_an_order_gives_itself),
         cmocka_unit_test(an_order_for_other_workers_serves_as_priority),
