@@ -18,6 +18,14 @@ static dml_err find(const dml_plan *plan, const char *name, const dml_backend **
                  "%s: %d device%s for %d workers; parallelism.workers_per_device, now %d, lets "
                  "several share one",
                  name, devices, devices == 1 ? "" : "s", plan->workers, per_device);
+    if (!(*out)->on_host && plan->updates > 1 && plan->train.votes)
+        DML_FAIL(DML_ERR_UNAVAILABLE,
+                 "%s: the host reads every vote, and a GPU's queues do not wait for it in the "
+                 "middle of a "
+                 "segment; schedule %s runs there without %s",
+                 name, plan->spec->parallelism.schedule,
+                 plan->spec->parallelism.vertical_sync ? "parallelism.vertical_sync"
+                                                       : "training.grad_clip");
     return dml_model_check_kernels(&plan->model, (*out)->kernels, name);
 }
 

@@ -276,6 +276,16 @@ static void layout_line(dml_console_view *v, const dml_run_start_record *r,
          r->backend, r->numerics);
 }
 
+/* Synchronous schedules all make the same updates; of the others a person should know how they differ. */
+static void updates_line(dml_console_view *v, const dml_plan_record *p)
+{
+    if (p->drain_steps == 0) return;
+    line(v, ENTRY "asynchronous, not gradient-equivalent; drains after at most %" PRId64 " steps",
+         "updates", p->drain_steps);
+    line(v, ENTRY "by stage, updates late %s; versions of the weights %s", "", p->staleness,
+         p->versions);
+}
+
 void dml_console_header(dml_console_view *v, const dml_run_start_record *r,
                         const dml_plan_record *p, const dml_stage_figures *stages, int32_t n_stages)
 {
@@ -287,6 +297,7 @@ void dml_console_header(dml_console_view *v, const dml_run_start_record *r,
          count(v, r->train_samples).text, count(v, r->test_samples).text);
     layout_line(v, r, p);
     batch_line(v, r);
+    updates_line(v, p);
     line(v, ENTRY "%s steps, %.4g epochs", "length", count(v, r->total_steps).text, r->epochs);
     stage_lines(v, stages, n_stages);
     if (!isnan(p->predicted_step_time_s))

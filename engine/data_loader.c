@@ -17,8 +17,8 @@
 
 /* A place in the line. */
 typedef struct cursor {
-    int64_t step;
-    int32_t i; /* into mbs */
+    int64_t step; /* the segment's first */
+    int32_t i;    /* into mbs */
 } cursor;
 
 struct dml_loader {
@@ -59,14 +59,24 @@ int64_t dml_loader_bytes(const dml_data *data, dml_data_parts parts, int32_t dep
 
 /* ---- the line ---- */
 
+static int32_t segment_steps(const dml_loader *l, int64_t step)
+{
+    return dml_segment_steps(&l->config.segments, step, l->config.end_step);
+}
+
+static int32_t rows_of(const dml_loader *l, int64_t step, int32_t mb)
+{
+    return dml_segment_rows(&l->config.segments, l->config.data, step, segment_steps(l, step), mb);
+}
+
 /* Moves on from micro-batches without samples. */
 static cursor settle(const dml_loader *l, cursor c)
 {
     while (c.step < l->config.end_step) {
         if (c.i == l->config.n_mbs) {
-            c.step++;
+            c.step += segment_steps(l, c.step);
             c.i = 0;
-        } else if (dml_data_rows(l->config.data, c.step, l->mbs[c.i]) == 0) {
+        } else if (rows_of(l, c.step, l->mbs[c.i]) == 0) {
             c.i++;
         } else {
             break;
@@ -94,7 +104,7 @@ static dml_batch buffer(const dml_loader *l, int64_t k, cursor c)
     return (dml_batch){
         .images = l->config.parts & DML_DATA_IMAGES ? (float *)slot : NULL,
         .labels = l->config.parts & DML_DATA_LABELS ? (int32_t *)(slot + l->labels_at) : NULL,
-        .rows = dml_data_rows(l->config.data, c.step, l->mbs[c.i]),
+        .rows = rows_of(l, c.step, l->mbs[c.i]),
     };
 }
 
@@ -103,11 +113,13 @@ static dml_batch buffer(const dml_loader *l, int64_t k, cursor c)
 static void fill(dml_loader *l, int64_t k, cursor c)
 {
     char *slot = (char *)l->config.memory + k % l->config.depth * l->slot_bytes;
-    const int32_t mb = l->mbs[c.i];
+    const dml_segments *s = &l->config.segments;
+    const int64_t step = c.step + dml_segment_step_of(s, l->mbs[c.i]);
+    const int32_t mb = dml_segment_mb_of(s, l->mbs[c.i]);
     if (l->config.parts & DML_DATA_IMAGES)
-        dml_data_fill_images(l->config.data, c.step, mb, (float *)slot);
+        dml_data_fill_images(l->config.data, step, mb, (float *)slot);
     if (l->config.parts & DML_DATA_LABELS)
-        dml_data_fill_labels(l->config.data, c.step, mb, (int32_t *)(slot + l->labels_at));
+        dml_data_fill_labels(l->config.data, step, mb, (int32_t *)(slot + l->labels_at));
 }
 
 static bool has_work(const dml_loader *l)
@@ -218,7 +230,7 @@ static bool take(dml_loader *l, dml_batch *out, uint32_t *seen)
 
 dml_err dml_loader_get(dml_loader *l, int64_t step, int32_t mb, int64_t deadline_ns, dml_batch *out)
 {
-    if (dml_data_rows(l->config.data, step, mb) == 0) {
+    if (rows_of(l, step, mb) == 0) {
         *out = (dml_batch){0};
         return DML_ERR_OK;
     }

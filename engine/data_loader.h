@@ -1,7 +1,8 @@
 /* engine/data_loader.h - a thread that prepares the micro-batches a worker will need, ahead of time.
  *
- * The line: for each step from `first_step`, the worker's micro-batches in the order given, those without
- * samples (the end of a short step) left out.  The loader fills a ring of `depth` buffers in that order and
+ * The line: for each segment (a step, but for asynchronous runs: engine/segments.h) from `first_step`, the worker's
+ * micro-batches in the order given, those without samples (the end of a short step or segment) left out.  A place in
+ * it is the first step of the segment and the number of the micro-batch there.  The loader fills a ring of `depth` buffers in that order and
  * waits while all are full; the worker takes them in the same order and gives them back in that order:
  *
  *             filled by the thread ->    [ . . ][ready][ready][held][held]    -> taken by get, freed by release
@@ -13,7 +14,7 @@
 #define DML_ENGINE_DATA_LOADER_H
 
 #include "engine/base/wait.h"
-#include "engine/data.h"
+#include "engine/segments.h"
 
 typedef struct dml_loader dml_loader; /* opaque */
 
@@ -21,8 +22,9 @@ typedef struct dml_loader_config {
     dml_data *data; /* borrowed until close; may have several loaders */
     dml_data_parts parts;
     const int32_t
-        *mbs; /* [n_mbs] this worker's micro-batches of a step; borrowed until open returns */
+        *mbs; /* [n_mbs] this worker's micro-batches of a segment; borrowed until open returns */
     int32_t n_mbs;
+    dml_segments segments;        /* {0}: single steps */
     int64_t first_step, end_step; /* the line is steps [first_step, end_step) */
     int32_t depth;                /* buffers in the ring, >= 1 (data.prefetch) */
     void *memory; /* dml_loader_bytes of host memory, 64-byte aligned; borrowed until close */

@@ -7,6 +7,7 @@
 
 #include "schedule/depend.h"
 #include "schedule/recompute.h"
+#include "schedule/versions.h"
 
 static char *slot_at(const dml_held *h, dml_pool pool, int32_t slot)
 {
@@ -156,64 +157,30 @@ static bool adds_first(const dml_exec *x, int32_t i)
     return true;
 }
 
-/* ---- updates and versions ---- */
+/* ---- versions ---- */
 
-static int32_t update_of(const dml_program *p, const dml_op *op)
+/* A view for every version and update that meet. */
+static dml_chunk *view_of(dml_chunk ***views, const dml_resolved *r, int32_t version,
+                          dml_arena *arena)
 {
-    if (!dml_program_is_async(p)) return 0;
-    return dml_op_info_of((dml_op_kind)op->kind)->has_mb ? op->mb / p->update_mbs[op->chunk]
-                                                         : op->mb;
-}
-
-/* Of one chunk of an asynchronous program, while its worker's list is walked. */
-typedef struct progress {
-    int32_t *left;    /* [updates] weight gradients still to come here */
-    int32_t made;     /* updates that have none left */
-    dml_chunk **view; /* [updates][versions] those that were needed */
-} progress;
-
-static progress start_of(const dml_exec *x, int32_t chunk, dml_arena *arena)
-{
-    const dml_program *p = x->c.program;
-    const int32_t updates = dml_program_updates(p, chunk);
-    progress at = {.left = DML_NEW_N(arena, int32_t, updates + 1),
-                   .view = DML_NEW_N(arena, dml_chunk *, (int64_t)updates * p->versions[chunk])};
-    for (int32_t i = 0; i < x->list->n; i++)
-        if (dml_op_is_weight_grad(x->op[i].op) && x->op[i].op->chunk == chunk)
-            at.left[x->op[i].update]++;
-    at.left[updates] = 1; /* never made */
-    return at;
-}
-
-/* What op i reads and adds to: its version counts from what the backwards before it have made. */
-static dml_chunk *view_of(const dml_exec *x, int32_t i, progress *at, dml_arena *arena)
-{
-    const dml_resolved *r = &x->op[i];
     const dml_chunk *c = r->held->chunk;
-    const int32_t version = at->made + r->op->version;
-    DML_ASSERT_OP(version, >=, 0);
-    dml_chunk **view = &at->view[(int64_t)r->update * c->versions + version % c->versions];
+    dml_chunk ***all = &views[r->op->chunk];
+    if (!*all) *all = DML_NEW_N(arena, dml_chunk *, (int64_t)c->updates * c->versions);
+    dml_chunk **view = &(*all)[(int64_t)r->update * c->versions + version % c->versions];
     if (!*view) *view = dml_chunk_view(c, version, r->update, arena);
-    if (!dml_op_is_weight_grad(r->op)) return *view;
-    at->left[r->update]--;
-    while (at->left[at->made] == 0)
-        at->made++;
     return *view;
 }
 
 static void find_views(dml_exec *x, dml_arena *arena)
 {
     const dml_program *p = x->c.program;
-    progress *at = DML_NEW_N(arena, progress, p->chunks);
-    for (int32_t c = 0; c < p->chunks; c++)
-        if (x->c.held[c].chunk) at[c] = start_of(x, c, arena);
+    dml_chunk ***views = DML_NEW_N(arena, dml_chunk **, p->chunks);
+    int32_t *version = DML_NEW_N(arena, int32_t, x->list->n);
+    dml_versions_read(p, x->c.worker, version);
     for (int32_t i = 0; i < x->list->n; i++) {
         dml_resolved *r = &x->op[i];
-        const dml_op_info *info = dml_op_info_of((dml_op_kind)r->op->kind);
-        if (info->has_mb && info->lane == DML_LANE_COMPUTE)
-            r->chunk = view_of(x, i, &at[r->op->chunk], arena);
-        else if (r->op->kind == DML_OP_REDUCE)
-            r->chunk = r->held->update->of[r->update];
+        if (version[i] >= 0) r->chunk = view_of(views, r, version[i], arena);
+        if (r->op->kind == DML_OP_REDUCE) r->chunk = r->held->update->of[r->update];
     }
 }
 
@@ -224,7 +191,7 @@ void dml_exec_resolve(dml_exec *x, dml_arena *arena)
     for (int32_t i = 0; i < x->list->n; i++) {
         dml_resolved *r = &x->op[i];
         r->chunk = r->held->chunk;
-        r->update = update_of(x->c.program, r->op);
+        r->update = dml_op_update(x->c.program, r->op);
         resolve(x, &ix, r);
         r->first = adds_first(x, i);
         r->vouched = dml_vouched_send(x->c.program, &ix, r->op);

@@ -8,6 +8,7 @@
 #include "engine/trace_draw.h"
 #include "engine/trace_json.h"
 #include "engine/update.h"
+#include "schedule/versions.h"
 
 #include <errno.h>
 #include <inttypes.h>
@@ -108,6 +109,20 @@ static void describe_stages(const dml_leader *l, dml_stage_figures *out, dml_are
     }
 }
 
+static void describe_updates(const dml_plan *p, dml_plan_record *out, dml_arena *arena)
+{
+    if (p->updates == 1) return;
+    out->drain_steps = p->updates;
+    out->versions = out->staleness = "";
+    for (int32_t s = 0; s < p->stages; s++) {
+        const char *space = s > 0 ? " " : "";
+        out->versions =
+            dml_arena_printf(arena, "%s%s%d", out->versions, space, p->train.versions[s]);
+        out->staleness = dml_arena_printf(arena, "%s%s%d", out->staleness, space,
+                                          dml_program_staleness(&p->train, s));
+    }
+}
+
 /* Mean over the workers. */
 static double mean(const double *x, int32_t n)
 {
@@ -171,6 +186,7 @@ static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t t
                             .workers = workers,
                             .split = split,
                             .memory_peak_bytes = peak};
+    describe_updates(p, &plan, &arena);
     dml_err err = plan_ahead(l);
     plan.predicted_step_time_s = l->planned_step_s;
     plan.predicted_bubble_ratio = mean(l->planned_bubble, p->workers);

@@ -63,6 +63,10 @@ typedef const char *dml_field_TEXT;
     X(T, INT,  stages)                                                                                     \
     X(T, TEXT, workers)                       /* of each stage, "0,1 2 0,3"                             */ \
     X(T, TEXT, split)                         /* layers of each stage, "0-3 4-7"                        */ \
+    X(T, INT,  drain_steps)                   /* asynchronous: most steps between two drains; 0: synchronous */ \
+    X(T, TEXT, versions)                      /* of the weights, of each stage, "4 3 2 1"; NULL: synchronous */ \
+    X(T, TEXT, staleness)                     /* updates between reading weights and applying their gradient, \
+                                               * of each stage, "3 2 1 0"; NULL: synchronous            */ \
     X(T, NUM,  predicted_step_time_s)         /* nan: not predicted                                     */ \
     X(T, NUM,  predicted_bubble_ratio)                                                                     \
     X(T, INT,  memory_peak_bytes)             /* of the worker that needs most                          */

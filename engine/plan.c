@@ -3,6 +3,7 @@
 
 #include "engine/chunk_bucket.h"
 #include "engine/chunk_sum.h"
+#include "engine/plan_async.h"
 #include "engine/plan_order.h"
 #include "schedule/check.h"
 #include "schedule/lower.h"
@@ -186,7 +187,8 @@ static dml_err make_order(dml_plan *plan)
     if (!dml_plan_is_equal(plan)) return dml_plan_order(plan, &plan->train, &plan->bound_ns);
     dml_program one = {0};
     DML_TRY(dml_plan_order(plan, &one, &plan->bound_ns));
-    const dml_err err = dml_expand_replicas(&one, plan->replicas, plan->mbs, &plan->train);
+    const dml_err err =
+        dml_expand_replicas(&one, plan->replicas, one.mbs * plan->replicas, &plan->train);
     dml_program_free(&one);
     return err;
 }
@@ -196,6 +198,7 @@ static dml_err make_programs(dml_plan *plan)
     dml_program order = plan->train, forward = {0};
     plan->train = (dml_program){0};
     fill_spans(plan, &order);
+    if (plan->updates > 1) order.votes = dml_plan_votes(plan->spec);
     dml_err err = check_coverage(plan, &order);
     if (err == DML_ERR_OK) err = dml_schedule_recompute(&order, plan->spec->parallelism.recompute);
     if (err == DML_ERR_OK) err = lower_checked(&order, &plan->cost, &plan->train);
@@ -236,6 +239,7 @@ static dml_err make(dml_plan *plan)
                              "parallelism.data_parallel_size",
                              "%d micro-batches of a step do not divide among %d replicas",
                              plan->mbs, plan->replicas);
+    DML_TRY(dml_plan_updates(plan));
     DML_TRY(dml_model_make(spec, &plan->arena, &plan->model));
     plan->stage_begin = DML_NEW_N(&plan->arena, int32_t, plan->stages + 1);
     plan->reduce_bytes = DML_NEW_N(&plan->arena, int64_t, plan->stages);
@@ -269,7 +273,7 @@ dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *st
 {
     dml_sim sim;
     DML_TRY(dml_simulate(&plan->train, cost, &sim));
-    *step_ns = sim.makespan_ns;
+    *step_ns = sim.makespan_ns / plan->updates;
     for (int32_t w = 0; w < plan->workers; w++) {
         bubble[w] = dml_sim_bubble(&sim, w);
         stash_peak[w] = sim.peak_stash[w];

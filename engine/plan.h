@@ -6,7 +6,7 @@
 #define DML_ENGINE_PLAN_H
 
 #include "engine/base/str.h"
-#include "engine/model.h"
+#include "engine/chunk.h"
 #include "schedule/cost.h"
 #include "schedule/program.h"
 
@@ -18,6 +18,9 @@ typedef struct dml_plan {
     int32_t ranks,
         replicas; /* of equal pipelines: workers of one, each with stages / ranks stages, and how many
                               * pipelines; both 0 under parallelism.stages */
+    int32_t
+        updates; /* optimizer steps of one run of `train`: its mbs are updates * mbs; 1 unless the
+                              * schedule is asynchronous */
     int32_t *stage_begin;  /* [stages + 1] first layer of each stage */
     int64_t *reduce_bytes; /* [stages] that its holders sum up in an update: gradients and slots */
     dml_program train, eval; /* lowered and checked */
@@ -54,7 +57,11 @@ int32_t dml_plan_replica(const dml_plan *p, int32_t worker);
 /* Appends the stages that the worker holds: "0,2". */
 void dml_plan_print_stages(const dml_plan *p, int32_t worker, dml_str *out);
 
+/* Gives a chunk planned for `stage` the buffers that the training program asks for. */
+void dml_plan_buffers(const dml_plan *p, int32_t stage, dml_chunk *c);
+
 /* Simulates a training step: from the plan's own costs, or from measured ones.
+ *   step_ns     a segment's time, divided by its steps, where the schedule is asynchronous
  *   bubble      [workers] idle share of the compute lane
  *   stash_peak  [workers] most micro-batches between F and B at once */
 dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *step_ns,

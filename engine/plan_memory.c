@@ -50,6 +50,7 @@ dml_err dml_plan_stage_memory(const dml_plan *plan, int32_t worker, int32_t stag
     dml_chunk c;
     const dml_err err = dml_chunk_plan(plan->spec, &plan->model, span->layer_begin, span->layer_end,
                                        dml_program_splits_backward(&plan->train), &arena, &c);
+    if (err == DML_ERR_OK) dml_plan_buffers(plan, stage, &c);
     if (err == DML_ERR_OK)
         *out = (dml_plan_memory){.state_bytes = dml_worker_align(c.size.shared) +
                                                 dml_worker_align(c.size.private_) +

@@ -217,7 +217,10 @@ dml_err dml_plan_order(const dml_plan *plan, dml_program *out, int64_t *bound_ns
     DML_TRY(dml_schedule_find(plan->spec->parallelism.schedule, &schedule));
     const dml_schedule_args args = {.stages = plan->ranks,
                                     .virtual_stages = plan->stages / plan->ranks,
-                                    .mbs = plan->mbs / plan->replicas};
+                                    .mbs = plan->mbs / plan->replicas * plan->updates,
+                                    .update_mbs =
+                                        schedule->version ? plan->mbs / plan->replicas : 0,
+                                    .vertical_sync = plan->spec->parallelism.vertical_sync};
     return dml_schedule_build(schedule, &args, out);
 }
 

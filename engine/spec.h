@@ -201,6 +201,9 @@ typedef struct dml_spec {
         const dml_stage_spec *stage;    /* [n_stages] who runs each, instead of the three above */
         int32_t n_stages;               /* 0: equal pipelines, as the three above say */
         const char *schedule; /* canonical name of schedule/schedule.h, "auto", "csv:PATH" */
+        bool vertical_sync;   /* pipedream */
+        int32_t
+            drain_interval; /* asynchronous schedules: steps of a segment; 0: engine/plan_async.h */
         dml_split split;
         const int32_t *split_list;  /* [dml_spec_stages] layers per stage, for DML_SPLIT_LIST */
         int32_t threads_per_worker; /* 0: cores / workers, at least 1 */

@@ -3,7 +3,7 @@
  *   run the program up to its vote -> judge own chunks -> sum the ballots -> everyone knows the verdict
  *   commit: optimizer steps       redo: new exact scales, same step again       skip: state unchanged
  */
-#include "engine/worker_state.h"
+#include "engine/worker_loop.h"
 
 #include "engine/base/clock.h"
 #include "engine/lr.h"
@@ -16,18 +16,7 @@ enum {
     MAX_SKIPPED = 5
 }; /* steps in a row that may be non-finite before the run counts as diverged */
 
-typedef struct loop {
-    dml_worker *w;
-    int64_t total_steps;
-    int64_t committed_at_ns; /* when the step before ended */
-    int64_t step_busy_ns, busy_ns, wall_ns;
-    int64_t commit_busy_ns; /* of the newest step's optimizer */
-    int32_t skipped;        /* in a row, but for those that the loss scale explains */
-    dml_loss_scale loss_scale;
-    bool stop;
-} loop;
-
-static void set_phase(dml_worker *w, dml_phase phase, int64_t step)
+void dml_loop_set_phase(dml_worker *w, dml_phase phase, int64_t step)
 {
     atomic_store_explicit(&w->page->phase, phase, memory_order_relaxed);
     atomic_store_explicit(&w->page->step, step, memory_order_relaxed);
@@ -61,7 +50,7 @@ static void seek(const dml_feed *f, int64_t step)
 
 /* ---- a step ---- */
 
-static dml_err hold_vote(loop *l, bool is_redo, dml_vote *vote, dml_verdict *verdict)
+static dml_err hold_vote(dml_loop *l, bool is_redo, dml_vote *vote, dml_verdict *verdict)
 {
     dml_worker *w = l->w;
     memset(vote, 0, sizeof *vote);
@@ -80,7 +69,7 @@ static dml_err hold_vote(loop *l, bool is_redo, dml_vote *vote, dml_verdict *ver
 }
 
 /* Runs the step until it has a verdict that stands: in exact mode scales may have to grow once. */
-static dml_err attempt(loop *l, int64_t step, dml_vote *vote, dml_verdict *verdict)
+static dml_err attempt(dml_loop *l, int64_t step, dml_vote *vote, dml_verdict *verdict)
 {
     dml_worker *w = l->w;
     const dml_step_words words = {.step = step, .loss_scale = l->loss_scale.scale};
@@ -96,7 +85,7 @@ static dml_err attempt(loop *l, int64_t step, dml_vote *vote, dml_verdict *verdi
 }
 
 /* A step that a smaller loss scale may save is no sign of divergence. */
-static dml_err count_skips(loop *l, dml_verdict verdict, int64_t step)
+dml_err dml_loop_count_skips(dml_loop *l, dml_verdict verdict, int64_t step)
 {
     if (dml_loss_scale_move(&l->loss_scale, verdict)) return DML_ERR_OK;
     l->skipped = verdict == DML_SKIP ? l->skipped + 1 : 0;
@@ -114,37 +103,38 @@ static double per_sample(double loss, int64_t samples)
     return isnan(loss) ? (double)NAN : loss / (double)samples; /* not "-nan" */
 }
 
-static dml_err report_step(loop *l, int64_t step, const dml_vote *vote, double norm, double lr,
-                           int64_t samples, dml_verdict verdict)
+dml_err dml_loop_report_step(dml_loop *l, const dml_loop_step *s)
 {
     dml_worker *w = l->w;
-    const int64_t now_ns = dml_clock_ns(), wall_ns = now_ns - l->committed_at_ns;
-    l->committed_at_ns = now_ns;
-    if (step == 1) l->busy_ns = l->wall_ns = 0; /* the first counts only where it is the only one */
-    l->busy_ns += l->step_busy_ns + l->commit_busy_ns;
-    l->wall_ns += wall_ns;
     if (w->config->rank != 0) return DML_ERR_OK;
     double loss;
-    memcpy(&loss, &vote->loss_bits, sizeof loss);
+    memcpy(&loss, &s->vote->loss_bits, sizeof loss);
     dml_report r = {
         .kind = DML_REPORT_STEP,
-        .step = {.step = step + 1,
-                 .loss = per_sample(loss, samples),
-                 .grad_norm = verdict == DML_SKIP ? (double)NAN : norm,
-                 .lr = lr,
-                 .samples = samples,
-                 .correct = vote->correct,
-                 .wall_ns = wall_ns,
-                 .verdict = verdict,
+        .step = {.step = s->step + 1,
+                 .loss = per_sample(loss, s->samples),
+                 .grad_norm = s->verdict == DML_SKIP ? (double)NAN : s->norm,
+                 .lr = s->lr,
+                 .samples = s->samples,
+                 .correct = s->vote->correct,
+                 .wall_ns = s->wall_ns,
+                 .verdict = s->verdict,
                  .loss_scale = (double)l->loss_scale.scale,
-                 .bubble = 1.0 - (double)vote->busy_ns / ((double)wall_ns * w->plan->workers)}};
+                 .bubble = 1.0 - (double)s->busy_ns / ((double)s->wall_ns * w->plan->workers)}};
     return report(w, &r);
 }
 
-static dml_err train_step(loop *l, int64_t step)
+int64_t dml_loop_lap(dml_loop *l)
+{
+    const int64_t now_ns = dml_clock_ns(), wall_ns = now_ns - l->committed_at_ns;
+    l->committed_at_ns = now_ns;
+    return wall_ns;
+}
+
+static dml_err train_step(dml_loop *l, int64_t step)
 {
     dml_worker *w = l->w;
-    set_phase(w, DML_PHASE_TRAIN, step + 1);
+    dml_loop_set_phase(w, DML_PHASE_TRAIN, step + 1);
     const int64_t samples = fill_rows(w, w->train.data, step);
     dml_vote vote;
     dml_verdict verdict;
@@ -156,8 +146,20 @@ static dml_err train_step(loop *l, int64_t step)
     l->commit_busy_ns = dml_exec_take_times(w->train_exec).busy_ns;
     dml_recorder_end(&w->recorder, step + 1, 1, verdict);
     l->stop = vote.stop > 0;
-    DML_TRY(report_step(l, step, &vote, norm, lr, samples, verdict));
-    return count_skips(l, verdict, step);
+    const int64_t wall_ns = dml_loop_lap(l);
+    if (step == 1) l->busy_ns = l->wall_ns = 0; /* the first counts only where it is the only one */
+    l->busy_ns += l->step_busy_ns + l->commit_busy_ns;
+    l->wall_ns += wall_ns;
+    const dml_loop_step done = {.step = step,
+                                .vote = &vote,
+                                .verdict = verdict,
+                                .norm = norm,
+                                .lr = lr,
+                                .samples = samples,
+                                .wall_ns = wall_ns,
+                                .busy_ns = vote.busy_ns};
+    DML_TRY(dml_loop_report_step(l, &done));
+    return dml_loop_count_skips(l, verdict, step);
 }
 
 /* ---- evaluation ---- */
@@ -178,10 +180,10 @@ static dml_err gather_round(dml_worker *w)
     return dml_worker_sum_ballot(w, 2 * (int64_t)mbs);
 }
 
-static dml_err evaluate(loop *l, int64_t step)
+static dml_err evaluate(dml_loop *l, int64_t step)
 {
     dml_worker *w = l->w;
-    set_phase(w, DML_PHASE_EVAL, step);
+    dml_loop_set_phase(w, DML_PHASE_EVAL, step);
     const int64_t begin_ns = dml_clock_ns();
     dml_report r = {.kind = DML_REPORT_EVAL, .eval = {.step = step}};
     double loss = 0.0;
@@ -206,7 +208,7 @@ static dml_err evaluate(loop *l, int64_t step)
 
 /* ---- the run ---- */
 
-static dml_err report_end(loop *l)
+static dml_err report_end(dml_loop *l)
 {
     dml_worker *w = l->w;
     dml_report r = {.kind = DML_REPORT_END,
@@ -247,9 +249,9 @@ static void inspect(const dml_worker *w, bool after)
 
 static dml_err train(dml_worker *w)
 {
-    loop l = {.w = w,
-              .total_steps = dml_data_total_steps(w->train.data),
-              .loss_scale = dml_loss_scale_of(w->spec)};
+    dml_loop l = {.w = w,
+                  .total_steps = dml_data_total_steps(w->train.data),
+                  .loss_scale = dml_loss_scale_of(w->spec)};
     const int64_t every = w->spec->training.eval_interval_steps;
     inspect(w, false);
     DML_TRY(report(w, &(dml_report){.kind = DML_REPORT_READY}));
@@ -258,15 +260,17 @@ static dml_err train(dml_worker *w)
         dml_worker_sum_ballot(w, 1)); /* everyone is ready: the first step's time starts together */
     l.committed_at_ns = dml_clock_ns();
     int64_t step = 0, evaluated_at = -1;
-    for (; step < l.total_steps && !l.stop; step++) {
-        DML_TRY(train_step(&l, step));
-        if (every > 0 && (step + 1) % every == 0 && !l.stop) {
-            DML_TRY(evaluate(&l, step + 1));
+    while (step < l.total_steps && !l.stop) {
+        const int32_t n = dml_segment_steps(&w->segments, step, l.total_steps);
+        DML_TRY(w->segments.steps > 1 ? dml_loop_train_segment(&l, step, n) : train_step(&l, step));
+        step += n;
+        if (every > 0 && step % every == 0 && !l.stop) {
+            DML_TRY(evaluate(&l, step));
             evaluated_at = step;
         }
     }
-    if (evaluated_at != step - 1 && !l.stop) DML_TRY(evaluate(&l, step));
-    set_phase(w, DML_PHASE_END, step);
+    if (evaluated_at != step && !l.stop) DML_TRY(evaluate(&l, step));
+    dml_loop_set_phase(w, DML_PHASE_END, step);
     inspect(w, true);
     return report_end(&l);
 }

@@ -20,8 +20,9 @@ static bool holds(const dml_worker *w, int32_t chunk)
 
 static int64_t ballot_words(const dml_worker *w)
 {
-    const int64_t eval = 2 * (int64_t)w->plan->mbs;
-    return eval > DML_VOTE_WORDS ? eval : DML_VOTE_WORDS;
+    const int64_t eval = 2 * (int64_t)w->plan->mbs,
+                  train = ((int64_t)w->plan->updates + 1) * DML_BALLOT_WORDS;
+    return eval > train ? eval : train;
 }
 
 /* ---- device ---- */
@@ -92,6 +93,7 @@ static dml_err plan_chunks(dml_worker *w)
         const dml_chunk_span *span = &w->plan->train.span[c];
         DML_TRY(dml_chunk_plan(w->spec, &w->plan->model, span->layer_begin, span->layer_end, split,
                                &w->arena, &w->chunk[c]));
+        dml_plan_buffers(w->plan, c, &w->chunk[c]);
         w->held[c].chunk = &w->chunk[c];
     }
     return DML_ERR_OK;
@@ -122,6 +124,7 @@ static dml_err open_data(dml_worker *w, bool test, dml_feed *f)
 static dml_err open_loader(dml_worker *w, const dml_program *p, int32_t chunk, dml_data *data,
                            dml_data_parts part, int64_t end_step, void *ring, dml_loader **out)
 {
+    const bool trains = p == &w->plan->train;
     int32_t *mbs = DML_NEW_N(&w->arena, int32_t, p->mbs), n = 0;
     const dml_op_list *list = &p->list[w->config->rank];
     for (int32_t i = 0; i < list->n; i++)
@@ -130,6 +133,7 @@ static dml_err open_loader(dml_worker *w, const dml_program *p, int32_t chunk, d
                                  .parts = part,
                                  .mbs = mbs,
                                  .n_mbs = n,
+                                 .segments = trains ? w->segments : (dml_segments){0},
                                  .end_step = end_step,
                                  .depth = w->spec->data.prefetch,
                                  .memory = ring,
@@ -170,6 +174,8 @@ static dml_err open_execs(dml_worker *w)
                          .labels = w->train.labels,
                          .page = w->page,
                          .graphs = w->graphs,
+                         .vote = dml_worker_vote,
+                         .vote_context = w,
                          .recorder = &w->recorder,
                          .timeout_ns = w->spec->parallelism.timeout_ns};
     DML_TRY(dml_exec_new(&c, &w->arena, &w->train_exec));
@@ -194,6 +200,9 @@ static dml_err meet(dml_worker *w)
 
 static dml_err open_all(dml_worker *w)
 {
+    w->segments = (dml_segments){.steps = w->plan->updates,
+                                 .mbs = w->plan->mbs,
+                                 .every = w->spec->training.eval_interval_steps};
     DML_TRY(open_device(w));
     DML_TRY(plan_chunks(w));
     DML_TRY(open_data(w, false, &w->train));
@@ -207,7 +216,8 @@ static dml_err open_all(dml_worker *w)
     DML_TRY(dml_worker_rehearse(w));
     DML_TRY(open_loaders(w, false, &w->train));
     DML_TRY(open_loaders(w, true, &w->test));
-    w->rows = DML_NEW_N(&w->arena, int32_t, w->plan->mbs);
+    w->rows = DML_NEW_N(&w->arena, int32_t, w->plan->train.mbs);
+    w->updates = DML_NEW_N(&w->arena, dml_exec_update, w->plan->updates);
     return open_execs(w);
 }
 

@@ -52,13 +52,20 @@ typedef struct dml_worker {
     void *
         choices; /* [choices_bytes] of kernel algorithms, the leader's; NULL where there is none to make */
     int64_t choices_bytes;
-    int32_t *rows; /* [mbs] samples of each micro-batch of the step under way */
+    int32_t
+        *rows; /* [mbs of the training program] samples of each micro-batch of what is under way */
+    dml_segments segments;
+    dml_exec_update
+        *updates; /* [segments.steps] those of the segment under way; NULL: steps are single */
 
     dml_chunk_memory *chunk_memory; /* [chunks] */
     dml_slab state_slab, activation_slab, host_slab;
     int64_t memory_bytes; /* device memory: both slabs and what peers reach */
     dml_arena arena;
 } dml_worker;
+
+/* Words from one ballot of a segment to the next: sums begin at multiples of 64 bytes. */
+enum { DML_BALLOT_WORDS = (DML_VOTE_WORDS + 7) / 8 * 8 };
 
 /* ---- worker_memory.c ---- */
 
@@ -91,6 +98,11 @@ dml_err dml_worker_rehearse(dml_worker *w);
 
 /* Sums `words` of the ballot over all workers; every worker has the result. */
 dml_err dml_worker_sum_ballot(dml_worker *w, int64_t words);
+
+/* ---- worker_async.c ---- */
+
+/* The job of V in an asynchronous program, `context` being the dml_worker: dml_exec_config. */
+dml_err dml_worker_vote(void *context, int32_t update, dml_exec_update *out);
 
 /* ---- worker_open.c ---- */
 

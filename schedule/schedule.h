@@ -92,7 +92,7 @@ dml_err dml_expand_replicas(const dml_program *one, int32_t replicas, int32_t mb
                             dml_program *out);
 
 /* Evaluation: the F ops of any training order or program, in their order, over the same routes;
- * nothing to reduce, so one bucket a chunk. */
+ * nothing to reduce, so one bucket a chunk.  Of an asynchronous one the micro-batches of its first update. */
 dml_err dml_schedule_forward_only(const dml_program *training, dml_program *out);
 
 #endif

@@ -4,6 +4,7 @@
  */
 #include "tests/support/test.h"
 
+#include "engine/agent.h"
 #include "kernels/cuda/emulation/emulation.h"
 #include "tests/support/layouts.h"
 
@@ -26,8 +27,8 @@ static double apart(double a, double b)
     return fabs(a - b) / fmax(fabs(a), 1e-30);
 }
 
-/* The same run on the CPU backend and here, at 2 x 2: losses of all steps, the test's too. */
-static void expect_near(const char *spec, const char *const *extra)
+/* The same run on the CPU backend and here: losses of all steps, the test's too. */
+static void expect_near_at(const layout *l, const char *spec, const char *const *extra)
 {
     const char *overrides[16];
     int n = 0;
@@ -37,9 +38,9 @@ static void expect_near(const char *spec, const char *const *extra)
     }
     overrides[n + 1] = NULL;
     overrides[n] = "parallelism.backend=cpu";
-    const run_result cpu = run_layout(spec, &two_by_two, overrides);
+    const run_result cpu = run_layout(spec, l, overrides);
     overrides[n] = "parallelism.backend=cuda";
-    const run_result gpu = run_layout(spec, &two_by_two, overrides);
+    const run_result gpu = run_layout(spec, l, overrides);
     expect_no_faults();
     double worst = apart(cpu.eval.loss, gpu.eval.loss);
     DML_CHECK_EQ(cpu.steps, gpu.steps);
@@ -47,6 +48,11 @@ static void expect_near(const char *spec, const char *const *extra)
         worst = fmax(worst, apart(cpu.step[i].loss, gpu.step[i].loss));
     print_message("%lld steps, losses at most %.1e apart\n", (long long)cpu.steps, worst);
     DML_CHECK(worst < 1e-4);
+}
+
+static void expect_near(const char *spec, const char *const *extra)
+{
+    expect_near_at(&two_by_two, spec, extra);
 }
 
 static void an_mlp_learns_as_on_the_cpu(void **state)
@@ -133,6 +139,47 @@ static void every_layer_may_be_a_bucket(void **state)
     expect_no_faults();
 }
 
+/* Several versions of the weights at once, a step of its own for each captured op, drains. */
+static void pipedream_learns_as_on_the_cpu(void **state)
+{
+    (void)state;
+    static const layout async = {"3", "2", "pipedream", "1"};
+    static const char *const extra[] = {"training.global_batch_size=4", "training.max_steps=11",
+                                        "parallelism.drain_interval=4", NULL};
+    expect_near_at(&async, SPEC("emulated-mlp"), extra);
+}
+
+static void batches_a_step_late_have_one_hash_too(void **state)
+{
+    (void)state;
+    static const layout late[] = {
+        {"1", "1", "2bw", "1"}, {"3", "1", "2bw", "1"}, {"2", "2", "2bw", "1"}};
+    static const char *const f32[] = {"training.numerics=exact_wide", "training.max_steps=5",
+                                      "data.last_batch=short", NULL};
+    static const char *const bf16[] = {"training.numerics=exact_wide", "training.max_steps=4",
+                                       "training.precision=bf16", NULL};
+    expect_all_same(SPEC("emulated-mlp"), late, 3, f32);
+    expect_all_same(SPEC("emulated-mlp"), late, 3, bf16);
+    expect_no_faults();
+}
+
+/* The host reads votes: in the middle of a segment a stream has none to wait for. */
+static void votes_in_a_segment_are_refused(void **state)
+{
+    (void)state;
+    static const char *const overrides[] = {"parallelism.schedule=2bw", "training.grad_clip=1"};
+    dml_spec spec;
+    dml_plan plan;
+    const dml_backend *backend;
+    char why[256];
+    DML_CHECK_OK(dml_spec_load(SPEC("emulated-mlp"), overrides, 2, &spec));
+    DML_CHECK_OK(dml_plan_make(&spec, &plan));
+    DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "pipedream_2bw runs there without training.grad_clip",
+                    dml_agent_backend(&plan, &backend, why, sizeof why));
+    dml_plan_free(&plan);
+    dml_spec_free(&spec);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1) dml_emu_setup(DML_EMU_RANDOM, DML_EMU_LOTTERY, strtoull(argv[1], NULL, 10));
@@ -144,6 +191,9 @@ int main(int argc, char **argv)
         cmocka_unit_test(exact_mode_of_convolutions_too),
         cmocka_unit_test(low_precision_has_one_hash_too),
         cmocka_unit_test(every_layer_may_be_a_bucket),
+        cmocka_unit_test(pipedream_learns_as_on_the_cpu),
+        cmocka_unit_test(batches_a_step_late_have_one_hash_too),
+        cmocka_unit_test(votes_in_a_segment_are_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
