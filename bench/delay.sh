@@ -3,6 +3,9 @@
 #
 #   bench/delay.sh [TRIALS [RESULT.json]]
 #
+# The rows after sequential recompute (F = R = 10 ms): as ops, which run before the gradient comes, against a backward
+# that takes R's time itself.
+#
 # Prints the measured step over the closed form in units of 10 ms (`dml-plan --compare` prints the same), the
 # simulator's prediction from the run's own op times over the measured step, and the stash peaks counted while
 # running.  With two stages on each rank a stage's ops take a unit each, so a step has twice the work.  The rows
@@ -32,7 +35,7 @@ row() { # name, schedule, units, overrides...
   m=$(tr ' ' '\n' <<<"$measured" | sed '/^$/d' | median)
   m_units=$(awk "BEGIN {print $m * 100}")
   p=$(tr ' ' '\n' <<<"$predicted" | sed '/^$/d' | median)
-  stash=$(awk '/predicted +measured/ {f = 1; next} f && $1 ~ /^[0-9]+$/ {printf "%s%s", s, $8; s = ","}' "$out/log")
+  stash=$(awk '/predicted +measured/ {f = 1; next} f && $1 ~ /^[0-9]+$/ {printf "%s%s", s, $10; s = ","}' "$out/log")
   printf '%-20s step %.1f ms = %.2f units (theory %s, ratio %.3f)  predicted/measured %.3f  stash peaks %s\n' \
     "$name" "$(awk "BEGIN {print $m * 1000}")" "$m_units" "$units" \
     "$(awk "BEGIN {print $m * 100 / $units}")" "$(awk "BEGIN {print $p / $m}")" "$stash"
@@ -53,6 +56,11 @@ row 'interleaved_1f1b x2' interleaved_1f1b 57 "${two[@]}"
 row 'looped_bfs x2' looped_bfs 57 "${two[@]}"
 row 'interleaved_zb x2' interleaved_zb 51 "${two[@]}"
 row sequential sequential 96
+slow='{delay: {forward: 10ms, input: 20ms, weight: 10ms}}'
+row '1f1b, R within B' 1f1b 44 "model.layers=[$slow, $slow, $slow, $slow, {linear: 10}]"
+row '1f1b, full' 1f1b 41 parallelism.recompute=full
+row '1f1b, except_last' 1f1b 40 parallelism.recompute=except_last
+row 'gpipe, full' gpipe 41 parallelism.recompute=full
 row '1f1b, far' 1f1b 71 "${far[@]}"
 row 'eager_1f1b, far' eager_1f1b 60 "${far[@]}"
 once=(training.global_batch_size=4 training.eval_interval=0)

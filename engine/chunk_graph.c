@@ -37,6 +37,7 @@ typedef struct graph {
 
     bool *frozen;    /* [buffers] forward may not overwrite it */
     bool *kept;      /* [buffers] read by a later call of this chunk */
+    bool *leaves;    /* [buffers] read by other chunks */
     int32_t *owners; /* [buffers] roots whose gradient it is */
     int32_t pending; /* contributions to the chunk's input gradient still to come */
     int32_t dx;      /* buffer of the chunk's input gradient */
@@ -224,6 +225,7 @@ static int32_t forward(graph *g)
         emit(g, &g->impl->forward,
              (dml_step){DML_STEP_COPY, g->n - 1, out, in, DML_NO_BUFFER, value_elems(g, g->n)});
     }
+    g->leaves[out] = true;
     return out;
 }
 
@@ -401,6 +403,7 @@ static void init_graph(graph *g, dml_chunk *c, dml_chunk_impl *impl, dml_arena *
         .grad = DML_NEW_N(arena, int32_t, n + 1),
         .frozen = DML_NEW_N(arena, bool, buffers),
         .kept = DML_NEW_N(arena, bool, buffers),
+        .leaves = DML_NEW_N(arena, bool, buffers),
         .owners = DML_NEW_N(arena, int32_t, buffers),
     };
     for (int32_t v = 0; v <= n; v++)
@@ -422,6 +425,9 @@ dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena)
     const int32_t out = forward(&g);
     DML_TRY(backward(&g));
     place_moments(&g);
-    dml_chunk_place_buffers(c, impl, g.kept, out, arena);
+    dml_chunk_place_buffers(c, impl, g.kept, g.leaves, arena);
+    if (out == DML_NO_BUFFER) return DML_ERR_OK;
+    c->size.out_offset = impl->buffer[out].at;
+    if (impl->lean) c->size.kept_out_offset = impl->lean[out].at;
     return DML_ERR_OK;
 }

@@ -126,12 +126,12 @@ dml_err dml_fused_backward(const dml_layer_call *c, const dml_layer *acted, void
 
 /* ---- engine/chunk_recompute.c ---- */
 
-/* Places every WORK buffer that is used: in the stash, in KEPT or in scratch.  Sets size.stash, .kept and the
- * output's offsets, work_bytes and, by the spec's policy, `lean` and `again`.
+/* Places every WORK buffer that is used: in the stash, in KEPT or in scratch.  Sets size.stash, size.kept, work_bytes
+ * and, by the spec's policy, `lean` and `again`.
  *   wanted  [n_buffers] read by a later call than the one that writes it: RC's to make, or to keep
- *   out     the chunk's output, DML_NO_BUFFER in the last chunk */
-void dml_chunk_place_buffers(dml_chunk *c, dml_chunk_impl *impl, const bool *wanted, int32_t out,
-                             dml_arena *arena);
+ *   leaves  [n_buffers] read by other chunks: in the stash of a plain forward, in KEPT of a recomputed one */
+void dml_chunk_place_buffers(dml_chunk *c, dml_chunk_impl *impl, const bool *wanted,
+                             const bool *leaves, dml_arena *arena);
 
 /* ---- engine/chunk_graph.c ---- */
 

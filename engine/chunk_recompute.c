@@ -128,7 +128,7 @@ static void place(dml_buffer *b, dml_region where, int64_t *size)
 
 /* For RC and backward.  A kept output that the backward wants, too, is in both places where KEPT does not outlive
  * its transfer: then the stash has it made again. */
-static void place_main(homes *h, dml_chunk_sizes *size)
+static void place_main(homes *h, const bool *stashed, dml_chunk_sizes *size)
 {
     const bool reads_kept = h->c->spec->parallelism.recompute == DML_RECOMPUTE_SELECTIVE;
     for (int32_t b = 0; b < h->impl->n_buffers; b++) {
@@ -136,7 +136,7 @@ static void place_main(homes *h, dml_chunk_sizes *size)
         if (buffer->where != DML_AT_WORK) continue;
         if (h->kept[b] && reads_kept)
             place(buffer, DML_AT_KEPT, &size->kept);
-        else if (h->wanted[b])
+        else if (stashed[b])
             place(buffer, DML_AT_STASH, &size->stash);
     }
 }
@@ -192,10 +192,12 @@ static void find_again(homes *h, bool timed, dml_arena *arena)
         if (run[i]) impl->again.step[impl->again.n++] = forward->step[i];
 }
 
-void dml_chunk_place_buffers(dml_chunk *c, dml_chunk_impl *impl, const bool *wanted, int32_t out,
-                             dml_arena *arena)
+void dml_chunk_place_buffers(dml_chunk *c, dml_chunk_impl *impl, const bool *wanted,
+                             const bool *leaves, dml_arena *arena)
 {
     const dml_recompute policy = c->spec->parallelism.recompute;
+    const bool some = policy != DML_RECOMPUTE_NONE,
+               plain = !some || policy == DML_RECOMPUTE_EXCEPT_LAST;
     const int32_t n = impl->n_buffers;
     homes h = {.c = c,
                .impl = impl,
@@ -205,24 +207,19 @@ void dml_chunk_place_buffers(dml_chunk *c, dml_chunk_impl *impl, const bool *wan
                .kept = DML_NEW_N(arena, bool, n)};
     find_written(&h);
     bool *stashed = DML_NEW_N(arena, bool, n);
-    memcpy(stashed, wanted, (size_t)n * sizeof *stashed);
-    if (out != DML_NO_BUFFER && policy != DML_RECOMPUTE_NONE) h.kept[out] = true;
+    for (int32_t b = 0; b < n; b++) {
+        h.kept[b] = some && leaves[b];
+        stashed[b] = wanted[b] || (plain && leaves[b]);
+    }
     if (policy == DML_RECOMPUTE_SELECTIVE) keep_what_is_dear(&h);
-    /* Where a forward leaves all in the stash, the output, too. */
-    const bool plain = policy == DML_RECOMPUTE_NONE || policy == DML_RECOMPUTE_EXCEPT_LAST;
-    if (out != DML_NO_BUFFER && plain) stashed[out] = true;
-    h.wanted = stashed;
-    place_main(&h, &c->size);
-    if (policy != DML_RECOMPUTE_NONE) {
+    place_main(&h, stashed, &c->size);
+    if (some) {
         place_lean(&h, &c->size, arena);
-        h.wanted = wanted;
         find_again(&h, policy != DML_RECOMPUTE_SELECTIVE, arena);
         impl->work_bytes = dml_pack(impl->lean, n, arena);
-        if (out != DML_NO_BUFFER) c->size.kept_out_offset = impl->lean[out].at;
     }
     const int64_t bytes = dml_pack(impl->buffer, n, arena);
     if (bytes > impl->work_bytes) impl->work_bytes = bytes;
-    if (out != DML_NO_BUFFER) c->size.out_offset = impl->buffer[out].at;
 }
 
 int64_t dml_chunk_recompute_ns(const dml_chunk *c, const int64_t (*ns)[3])

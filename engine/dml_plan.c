@@ -188,13 +188,43 @@ static void print_workers(const dml_plan *p, const dml_sim *sim)
     }
 }
 
+static int64_t most_activation_bytes(const dml_plan *p, int32_t stage)
+{
+    int64_t most = 0;
+    for (int32_t w = 0; w < p->workers; w++) {
+        dml_plan_memory m;
+        if (dml_plan_stage_memory(p, w, stage, &m) == DML_ERR_OK && m.activation_bytes > most)
+            most = m.activation_bytes;
+    }
+    return most;
+}
+
+/* What recomputation takes off each stage, beside the same plan without. */
+static dml_err print_recomputed(const dml_plan *p)
+{
+    if (p->train.recompute == DML_RECOMPUTE_NONE) return DML_ERR_OK;
+    dml_spec plain = *p->spec; /* borrows everything; never freed */
+    plain.parallelism.recompute = DML_RECOMPUTE_NONE;
+    plain.parallelism.memory_bytes = 0;
+    dml_plan without;
+    DML_TRY(dml_plan_make(&plain, &without));
+    printf("\nrecompute %s\n%-8s %18s %16s %14s\n", dml_recompute_text(p->train.recompute), "stage",
+           "activations MiB", "without MiB", "again ms");
+    for (int32_t s = 0; s < p->stages; s++)
+        printf("%-8d %18.3f %16.3f %14.3f\n", s, (double)most_activation_bytes(p, s) / 0x1p20,
+               (double)most_activation_bytes(&without, s) / 0x1p20,
+               (double)p->cost.chunk[s].recompute_ns * 1e-6);
+    dml_plan_free(&without);
+    return DML_ERR_OK;
+}
+
 static void print(dml_str *text)
 {
     fputs(dml_str_text(text), stdout);
     dml_str_free(text);
 }
 
-static void print_summary(const command_line *c, const dml_plan *p, const dml_sim *sim)
+static dml_err print_summary(const command_line *c, const dml_plan *p, const dml_sim *sim)
 {
     const dml_spec *spec = p->spec;
     dml_arena arena = {0};
@@ -215,11 +245,13 @@ static void print_summary(const command_line *c, const dml_plan *p, const dml_si
     printf("\n\n");
     print_stages(p);
     print_workers(p, sim);
+    DML_TRY(print_recomputed(p));
     printf("\n%s: %.3f ms%s\n\n", c->eval ? "evaluation round" : "step",
            (double)sim->makespan_ns * 1e-6,
            p->cost_is_exact ? " (delay layers: exact)" : " at an assumed 50 GFLOP/s; not measured");
     if (p->bound_ns > 0 && !c->eval)
         printf("lower bound of the compute part: %.3f ms\n\n", (double)p->bound_ns * 1e-6);
+    return DML_ERR_OK;
 }
 
 static dml_err print_simulated(const command_line *c, const dml_plan *p, const dml_program *program)
@@ -227,14 +259,14 @@ static dml_err print_simulated(const command_line *c, const dml_plan *p, const d
     dml_sim sim;
     dml_str out = {0};
     DML_TRY(dml_simulate(program, &p->cost, &sim));
-    if (c->form == FORM_SUMMARY) print_summary(c, p, &sim);
+    const dml_err err = c->form == FORM_SUMMARY ? print_summary(c, p, &sim) : DML_ERR_OK;
     if (c->form == FORM_SVG)
         dml_draw_svg(program, &sim, p->spec->run.name, SVG_PIXELS, &out);
     else
         dml_draw_text(program, &sim, c->width, &out);
     print(&out);
     dml_sim_free(&sim);
-    return DML_ERR_OK;
+    return err;
 }
 
 static dml_err print_plan(const command_line *c, const dml_spec *spec)

@@ -127,6 +127,25 @@ static void low_precision_has_one_hash_too(void **state)
     expect_no_faults();
 }
 
+/* RC ops are captured and replayed as the others are. */
+static void recomputation_changes_no_bit(void **state)
+{
+    (void)state;
+    static const char *const policies[] = {"full", "selective", "except_last"};
+    static const layout split = {"3", "2", "zb_h1", "1"};
+    static const layout *const where[] = {&split, &two_by_two, &two_by_two};
+    static const char *const plain[] = {"training.numerics=exact", "data.last_batch=short", NULL};
+    const run_result a = run_layout(SPEC("emulated-mlp"), &two_by_two, plain);
+    for (int k = 0; k < 3; k++) {
+        char recompute[64];
+        snprintf(recompute, sizeof recompute, "parallelism.recompute=%s", policies[k]);
+        const char *const extra[] = {plain[0], plain[1], recompute, NULL};
+        const run_result b = run_layout(SPEC("emulated-mlp"), where[k], extra);
+        expect_same(&a, &b, where[k]);
+    }
+    expect_no_faults();
+}
+
 static void every_layer_may_be_a_bucket(void **state)
 {
     (void)state;
@@ -190,6 +209,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(exact_mode_has_one_hash_over_layouts),
         cmocka_unit_test(exact_mode_of_convolutions_too),
         cmocka_unit_test(low_precision_has_one_hash_too),
+        cmocka_unit_test(recomputation_changes_no_bit),
         cmocka_unit_test(every_layer_may_be_a_bucket),
         cmocka_unit_test(pipedream_learns_as_on_the_cpu),
         cmocka_unit_test(batches_a_step_late_have_one_hash_too),
