@@ -95,11 +95,19 @@ static void name_worker(writer *t, int32_t worker, bool predicted)
 
 /* ---- ops ---- */
 
-static void put_args(const writer *t, const dml_op *op, int64_t step, int64_t bytes)
+/* The step that the op is of, in a run that begins with step `run`: of a micro-batch's, or an update's first one. */
+static int64_t step_of(const writer *t, const dml_op *op, int64_t run)
+{
+    const bool has_mb = dml_op_info_of((dml_op_kind)op->kind)->has_mb;
+    const int32_t mb = has_mb ? op->mb : dml_op_update(t->p, op) * t->p->update_mbs[op->chunk];
+    return run + mb / t->trace->plan->mbs;
+}
+
+static void put_args(const writer *t, const dml_op *op, int64_t run, int64_t bytes)
 {
     const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
     FILE *to = t->to;
-    fprintf(to, ",\"args\":{\"step\":%" PRId64, step);
+    fprintf(to, ",\"args\":{\"step\":%" PRId64, step_of(t, op, run));
     if (op->kind != DML_OP_VOTE) fprintf(to, ",\"chunk\":%d", op->chunk);
     if (info->has_mb) fprintf(to, ",\"micro_batch\":%d", op->mb);
     if (dml_program_is_async(t->p)) fprintf(to, ",\"update\":%d", dml_op_update(t->p, op));
@@ -116,7 +124,7 @@ static void put_args(const writer *t, const dml_op *op, int64_t step, int64_t by
 }
 
 /* The arrow from a send to its receive: both ends compute the same number, from what the send is called. */
-static void put_arrow(writer *t, int32_t worker, bool predicted, const dml_op *op, int64_t step,
+static void put_arrow(writer *t, int32_t worker, bool predicted, const dml_op *op, int64_t run,
                       int64_t begin_ns, int64_t end_ns)
 {
     const bool sends = dml_op_lane(op) == DML_LANE_SEND;
@@ -124,7 +132,7 @@ static void put_arrow(writer *t, int32_t worker, bool predicted, const dml_op *o
     char key[DML_OP_NAME_BYTES + 64];
     const int n =
         snprintf(key, sizeof key, "%d %d %d %" PRId64 " %s", predicted, sends ? worker : op->peer,
-                 sends ? op->peer : worker, step, dml_op_name_of(&send).text);
+                 sends ? op->peer : worker, run, dml_op_name_of(&send).text);
     const uint64_t id = dml_hash(key, n, 0) >> 12; /* whole in a double */
     open_event(t, sends ? "s" : "f",
                place_of(t, worker, predicted, ROW_LANES + (int32_t)dml_op_lane(op)), "transfer");
@@ -132,7 +140,7 @@ static void put_arrow(writer *t, int32_t worker, bool predicted, const dml_op *o
     fprintf(t->to, ",\"cat\":\"transfer\",\"id\":%" PRIu64 "%s}", id, sends ? "" : ",\"bp\":\"e\"");
 }
 
-static void put_op(writer *t, int32_t worker, bool predicted, const dml_op *op, int64_t step,
+static void put_op(writer *t, int32_t worker, bool predicted, const dml_op *op, int64_t run,
                    const dml_trace_span *s)
 {
     const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
@@ -140,9 +148,9 @@ static void put_op(writer *t, int32_t worker, bool predicted, const dml_op *op, 
     open_span(t, at, dml_op_name_of(op).text, s->begin_ns, s->end_ns);
     fprintf(t->to, ",\"cat\":\"%s\",\"cname\":\"%s\"", info->text,
             dml_paint_of((dml_op_kind)op->kind).trace);
-    put_args(t, op, step, s->bytes);
+    put_args(t, op, run, s->bytes);
     if (info->has_peer && s->end_ns > s->begin_ns)
-        put_arrow(t, worker, predicted, op, step, s->begin_ns, s->end_ns);
+        put_arrow(t, worker, predicted, op, run, s->begin_ns, s->end_ns);
 }
 
 /* ---- what ran ---- */
@@ -157,11 +165,11 @@ static const char *verdict_text(int32_t verdict)
     return "?";
 }
 
-static void put_step(writer *t, int32_t worker, int64_t step, const dml_trace_step *s)
+static void put_step(writer *t, int32_t worker, const dml_trace_step *s)
 {
     const place at = place_of(t, worker, false, ROW_STEPS);
     open_span(t, at, dml_trace_step_name(s).text, s->begin_ns, s->end_ns);
-    fprintf(t->to, ",\"args\":{\"step\":%" PRId64 ",\"attempts\":%d", step, s->attempts);
+    fprintf(t->to, ",\"args\":{\"step\":%" PRId64 ",\"attempts\":%d", s->first, s->attempts);
     if (s->end_ns) fprintf(t->to, ",\"verdict\":\"%s\"", verdict_text(s->verdict));
     fprintf(t->to, "}}");
     if (s->attempts > 1) put_instant(t, at, verdict_text(DML_REDO), s->attempt_ns);
@@ -173,18 +181,18 @@ static void put_measured(writer *t, int32_t worker, int64_t step)
     const dml_recorder r = dml_trace_recorder(t->trace, worker);
     const dml_trace_step *s = dml_recorder_step(&r, step);
     if (!s->begin_ns) return;
-    put_step(t, worker, step, s);
+    put_step(t, worker, s);
     const dml_trace_span *begin = dml_recorder_span(&r, step, r.ops);
     if (begin->begin_ns) {
         open_span(t, place_of(t, worker, false, ROW_LANES + DML_LANE_COMPUTE), "begin",
                   begin->begin_ns, begin->end_ns);
         fprintf(t->to,
                 ",\"cat\":\"begin\",\"cname\":\"generic_work\",\"args\":{\"step\":%" PRId64 "}}",
-                step);
+                s->first);
     }
     for (int32_t i = 0; i < r.ops; i++) {
         const dml_trace_span *span = dml_recorder_span(&r, step, i);
-        if (span->begin_ns) put_op(t, worker, false, &t->p->list[worker].op[i], step, span);
+        if (span->begin_ns) put_op(t, worker, false, &t->p->list[worker].op[i], s->first, span);
     }
 }
 
@@ -202,18 +210,19 @@ static const dml_trace_step *first_to_begin(const dml_trace *trace, int64_t step
 
 /* ---- what was predicted ---- */
 
-static void put_predicted(writer *t, const dml_sim *sim, int64_t step, const char *name,
+static void put_predicted(writer *t, const dml_sim *sim, const dml_trace_step *run,
                           int64_t begin_ns)
 {
     for (int32_t w = 0; w < t->p->workers; w++) {
-        open_span(t, place_of(t, w, true, ROW_STEPS), name, begin_ns, begin_ns + sim->makespan_ns);
-        fprintf(t->to, ",\"args\":{\"step\":%" PRId64 ",\"bubble_ratio\":%.4f}}", step,
+        open_span(t, place_of(t, w, true, ROW_STEPS), dml_trace_step_name(run).text, begin_ns,
+                  begin_ns + sim->makespan_ns);
+        fprintf(t->to, ",\"args\":{\"step\":%" PRId64 ",\"bubble_ratio\":%.4f}}", run->first,
                 dml_sim_bubble(sim, w));
         for (int32_t i = 0; i < t->p->list[w].n; i++) {
             const int32_t k = sim->first[w] + i;
             const dml_trace_span s = {.begin_ns = begin_ns + sim->start_ns[k],
                                       .end_ns = begin_ns + sim->end_ns[k]};
-            put_op(t, w, true, &t->p->list[w].op[i], step, &s);
+            put_op(t, w, true, &t->p->list[w].op[i], run->first, &s);
         }
     }
 }
@@ -234,7 +243,7 @@ static void put_all(writer *t, const dml_sim *sim)
         for (int32_t w = 0; w < t->p->workers; w++)
             put_measured(t, w, step);
         if (free_ns < s->begin_ns) free_ns = s->begin_ns;
-        put_predicted(t, sim, step, dml_trace_step_name(s).text, free_ns);
+        put_predicted(t, sim, s, free_ns);
         free_ns += sim->makespan_ns;
     }
 }

@@ -45,9 +45,9 @@ static void read_back(const dml_trace *trace, trace_file *out)
     if (wrong) fail_msg("%s", wrong);
 }
 
-/* The spans of a step of a worker, by op; each op once. */
-static void spans_by_op(const trace_file *f, const dml_program *p, int32_t worker, int64_t step,
-                        bool predicted, const trace_span **out)
+/* The spans of a worker in a run of the program, which makes the steps first .. last, by op; each op once. */
+static void spans_by_op(const trace_file *f, const dml_program *p, int32_t worker, int64_t first,
+                        int64_t last, bool predicted, const trace_span **out)
 {
     const dml_op_list *list = &p->list[worker];
     int32_t ops = 0;
@@ -55,12 +55,13 @@ static void spans_by_op(const trace_file *f, const dml_program *p, int32_t worke
     memset(out, 0, (size_t)list->n * sizeof *out);
     for (int32_t k = 0; k < f->n; k++) {
         const trace_span *s = &f->span[k];
-        if (s->worker != worker || s->step != step || s->predicted != predicted) continue;
+        if (s->worker != worker || s->predicted != predicted) continue;
+        if (s->step < first || s->step > last) continue;
         if (strcmp(s->row, "steps") == 0 || strcmp(s->name, "begin") == 0) continue;
         ops++;
         for (int32_t i = 0; i < list->n; i++) {
             if (strcmp(s->name, dml_op_name_of(&list->op[i]).text) != 0) continue;
-            if (out[i]) fail_msg("%s of step %lld is there twice", s->name, (long long)step);
+            if (out[i]) fail_msg("%s of step %lld is there twice", s->name, (long long)s->step);
             assert_string_equal(s->row, dml_lane_text(dml_op_lane(&list->op[i])));
             out[i] = s;
         }
@@ -82,7 +83,7 @@ static void check_op(const dml_op_list *list, int32_t i, const trace_span *const
     const dml_op *op = &list->op[i];
     const dml_op_info *info = dml_op_info_of((dml_op_kind)op->kind);
     DML_CHECK_EQ(info->has_peer ? op->peer : -1, arg(at[i], "peer"));
-    DML_CHECK_EQ(op->mb, arg(at[i], "micro_batch"));
+    DML_CHECK_EQ(info->has_mb ? op->mb : -1, arg(at[i], "micro_batch"));
     DML_CHECK_EQ(dml_op_is_part(op) ? op->edge : -1, arg(at[i], "part"));
     if (op->kind != DML_OP_VOTE) DML_CHECK_EQ(op->chunk, arg(at[i], "chunk"));
     for (int32_t w = 0; w < DML_OP_WAITS; w++)
@@ -118,7 +119,7 @@ static void check_all(void *context, const dml_trace *trace, const run_result *r
     for (int predicted = 0; predicted < 2; predicted++)
         for (int64_t step = 2; step <= 3; step++)
             for (int32_t w = 0; w < p->workers; w++) {
-                spans_by_op(&f, p, w, step, predicted, at);
+                spans_by_op(&f, p, w, step, step, predicted, at);
                 for (int32_t i = 0; i < p->list[w].n; i++) {
                     check_op(&p->list[w], i, at);
                     const bool send = dml_op_lane(&p->list[w].op[i]) == DML_LANE_SEND;
@@ -157,6 +158,45 @@ static void every_op_of_the_traced_steps_is_there_once_after_what_it_waits_for(v
     traced(interleaved, check_all);
     traced(buckets, check_all);
     traced(chimera, check_all);
+}
+
+/* Of steps 2 and 3 the one is made by the run that makes 1 and 2, the other by that of 3 and 4. */
+static void check_segments(void *context, const dml_trace *trace, const run_result *result)
+{
+    (void)context;
+    (void)result;
+    const dml_program *p = &trace->plan->train;
+    const trace_span *at[MAX_OPS];
+    trace_file f;
+    read_back(trace, &f);
+    for (int predicted = 0; predicted < 2; predicted++)
+        for (int64_t first = 1; first <= 3; first += 2)
+            for (int32_t w = 0; w < p->workers; w++) {
+                spans_by_op(&f, p, w, first, first + 1, predicted, at);
+                for (int32_t i = 0; i < p->list[w].n; i++) {
+                    const int32_t update = dml_op_update(p, &p->list[w].op[i]);
+                    check_op(&p->list[w], i, at);
+                    DML_CHECK_EQ(update, arg(at[i], "update"));
+                    DML_CHECK_EQ(first + update, at[i]->step);
+                }
+            }
+    for (int32_t i = 0; i < f.n; i++)
+        if (strcmp(f.span[i].row, "steps") == 0)
+            assert_string_equal(f.span[i].step == 1 ? "steps 1-2" : "steps 3-4", f.span[i].name);
+    DML_CHECK_EQ(0, f.loose);
+    trace_free(&f);
+}
+
+static void a_run_of_several_steps_is_there_whole(void **state)
+{
+    (void)state;
+    static const char *const plain[] = {"parallelism.schedule=pipedream_2bw",
+                                        "parallelism.drain_interval=2", NULL};
+    static const char *const voted[] = {"parallelism.schedule=pipedream_2bw",
+                                        "parallelism.drain_interval=2", "training.grad_clip=1",
+                                        NULL};
+    traced(plain, check_segments);
+    traced(voted, check_segments);
 }
 
 static void check_drawing(void *context, const dml_trace *trace, const run_result *result)
@@ -215,7 +255,7 @@ static void check_redone(void *context, const dml_trace *trace, const run_result
             DML_CHECK(s->attempt_ns >= s->begin_ns && s->end_ns > s->attempt_ns);
             DML_CHECK(dml_recorder_span(&r, step, 0)->begin_ns >= s->attempt_ns);
             if (s->attempts < 2 || s->verdict != DML_COMMIT) continue;
-            spans_by_op(&f, p, w, step, false, at);
+            spans_by_op(&f, p, w, step, step, false, at);
             redone++;
         }
     DML_CHECK(redone >= p->workers);
@@ -415,6 +455,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(every_op_of_the_traced_steps_is_there_once_after_what_it_waits_for),
+        cmocka_unit_test(a_run_of_several_steps_is_there_whole),
         cmocka_unit_test(a_drawing_shows_the_ops_of_the_program_in_its_order),
         cmocka_unit_test(a_step_that_was_redone_shows_its_last_attempt),
         cmocka_unit_test(what_was_not_done_has_no_end),
