@@ -220,6 +220,8 @@ static void put_predicted(writer *t, const dml_sim *sim, const dml_trace_step *r
                 dml_sim_bubble(sim, w));
         for (int32_t i = 0; i < t->p->list[w].n; i++) {
             const int32_t k = sim->first[w] + i;
+            if (step_of(t, &t->p->list[w].op[i], run->first) > run->last)
+                continue; /* a short run */
             const dml_trace_span s = {.begin_ns = begin_ns + sim->start_ns[k],
                                       .end_ns = begin_ns + sim->end_ns[k]};
             put_op(t, w, true, &t->p->list[w].op[i], run->first, &s);
