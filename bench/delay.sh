@@ -9,7 +9,7 @@
 # Prints the measured step over the closed form in units of 10 ms (`dml-plan --compare` prints the same), the
 # simulator's prediction from the run's own op times over the measured step, and the stash peaks counted while
 # running.  With two stages on each rank a stage's ops take a unit each, so a step has twice the work.  The rows
-# `far` have 16 micro-batches and links of half a unit.
+# `far` have 16 micro-batches and links of half a unit; `placed` is examples/placed-delay.yaml against its lower bound.
 #
 # Asynchronous schedules drain after K steps of M micro-batches, so a step takes 3 (K M + 3) / K units.  What is left when
 # the drain's cost is taken out, from segments of two lengths, is the steady state: 3 units for each micro-batch, where
@@ -28,7 +28,7 @@ row() { # name, schedule, units, overrides...
   local name=$1 schedule=$2 units=$3 measured='' predicted='' m p stash
   shift 3
   for _ in $(seq "$trials"); do
-    run "$root/examples/pipe4-delay.yaml" parallelism.schedule="$schedule" "$@"
+    run "$root/examples/${spec:-pipe4-delay}.yaml" parallelism.schedule="$schedule" "$@"
     measured="$measured $(field step_time_median_s)"
     predicted="$predicted $(field predicted_step_time_s)"
   done
@@ -63,6 +63,7 @@ row '1f1b, except_last' 1f1b 40 parallelism.recompute=except_last
 row 'gpipe, full' gpipe 41 parallelism.recompute=full
 row '1f1b, far' 1f1b 71 "${far[@]}"
 row 'eager_1f1b, far' eager_1f1b 60 "${far[@]}"
+spec=placed-delay row placed auto 38.5
 once=(training.global_batch_size=4 training.eval_interval=0)
 row 'pipedream, 8' pipedream 4.125 "${once[@]}" parallelism.drain_interval=8 training.max_steps=40
 short=$m_units
