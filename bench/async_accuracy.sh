@@ -22,7 +22,7 @@ row() { # model, label, overrides...
   local model=$1 label=$2
   local -n spec=$model
   shift 2
-  run "${spec[@]}" parallelism.pp=4 training.epochs=null training.max_steps=$((epochs * steps)) \
+  run "${spec[@]}" parallelism.pp=4 training.max_steps=$((epochs * steps)) \
     training.eval_interval=$steps "$@"
   cp "$out/run/metrics.jsonl" "$out/$model-$label.jsonl"
   curves+=("$model=$label=$out/$model-$label.jsonl=$steps")

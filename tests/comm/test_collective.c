@@ -447,18 +447,27 @@ static const char *const away_text[] = {
     "worker 1 in reduce_scatter (call 1 of group 9)",
 };
 
+/* Rank 1 does its part within the deadline, which a busy machine may not allow: then again with twice the time. */
+static void run_with_one_away(int which, outcome out[3])
+{
+    for (int timeout_ms = 30; timeout_ms <= 2000; timeout_ms *= 2) {
+        run_world(&(world_config){.transport = transport,
+                                  .world = 3,
+                                  .memory_bytes = 65536,
+                                  .timeout_ms = timeout_ms,
+                                  .arg = &which},
+                  one_stays_away, out);
+        if (out[1].err == DML_ERR_OK) return;
+    }
+    fail_msg("%d: %s", which, out[1].trail);
+}
+
 static void the_deadline_ends_every_kind_of_wait_and_names_the_peer(void **state)
 {
     (void)state;
     for (int which = 0; which < 5; which++) {
         outcome out[3];
-        run_world(&(world_config){.transport = transport,
-                                  .world = 3,
-                                  .memory_bytes = 65536,
-                                  .timeout_ms = 30,
-                                  .arg = &which},
-                  one_stays_away, out);
-        DML_CHECK_EQ(DML_ERR_OK, out[1].err);
+        run_with_one_away(which, out);
         DML_CHECK_EQ(DML_ERR_PEER, out[0].err);
         if (!strstr(out[0].trail, away_text[which])) fail_msg("%d: %s", which, out[0].trail);
         DML_CHECK_EQ(DML_ERR_PEER, out[2].err);
