@@ -88,9 +88,17 @@ static bool append_ranks(const dml_spec *spec, const char *before, dml_str *out)
     return false;
 }
 
+/* The rules of asynchronous schedules (engine/plan_async.c) name what would do themselves. */
+static bool is_asynchronous(const dml_spec *spec)
+{
+    const dml_schedule *s;
+    return dml_schedule_find(spec->parallelism.schedule, &s) == DML_ERR_OK && s->version;
+}
+
 void dml_plan_nearest(const dml_spec *spec, const char *before, dml_str *out)
 {
-    if (append_memory(spec, before, out) || spec->parallelism.n_stages > 0) return;
+    if (append_memory(spec, before, out)) return;
+    if (spec->parallelism.n_stages > 0 || is_asynchronous(spec)) return;
     if (append_micro_batches(spec, before, out)) return;
     append_ranks(spec, before, out);
 }

@@ -144,6 +144,22 @@ static void what_does_not_fit_says_what_would(void **state)
     dml_str_free(&text);
 }
 
+/* On four stages: PipeDream, an update for each micro-batch, keeps 4 versions and is 3 late; 2BW keeps 2 and is 1 late. */
+static void asynchronous_rows_say_versions_and_delay(void **state)
+{
+    (void)state;
+    static const char *const one[MOST] = {"training.global_batch_size=4", "training.max_steps=64"},
+                             *const none[MOST] = {NULL};
+    dml_str text = {0};
+    compare(DELAYS, one, &text);
+    expect_line(dml_str_text(&text), "pipedream", "  4      1        4     3 ");
+    dml_str_clear(&text);
+    compare(DELAYS, none, &text);
+    expect_line(dml_str_text(&text), "1f1b", "  4      1        1     0 ");
+    expect_line(dml_str_text(&text), "pipedream_2bw", "  4      1        2     1 ");
+    dml_str_free(&text);
+}
+
 static void memory_that_is_short_says_how_much_it_takes(void **state)
 {
     (void)state;
@@ -175,6 +191,7 @@ int main(void)
         cmocka_unit_test(bytes_through_links_are_counted),
         cmocka_unit_test(the_spec_s_own_file_has_a_row),
         cmocka_unit_test(what_does_not_fit_says_what_would),
+        cmocka_unit_test(asynchronous_rows_say_versions_and_delay),
         cmocka_unit_test(memory_that_is_short_says_how_much_it_takes),
         cmocka_unit_test(named_schedules_do_not_take_stages_placed_by_hand),
     };
