@@ -35,7 +35,7 @@ static void overrides_of(const setting *s, text own[3], const char *out[MOST])
              s->vertical_sync ? "true" : "false");
     for (int32_t k = 0; k < (s->mode == DELAYED_2BW ? 2 : 3); k++)
         out[n++] = own[k].of;
-    out[n++] = "training.eval_interval=0"; /* which would drain, too */
+    out[n++] = "training.eval_interval=0"; /* but at the end; `extra` may say otherwise */
     for (int32_t k = 0; s->extra[k]; k++) {
         DML_CHECK(n < MOST - 1);
         out[n++] = s->extra[k];
@@ -148,6 +148,31 @@ static void adamw_with_a_moving_rate_too(void **state)
     check(&(setting){"2bw", DELAYED_2BW, 3, 2, 6, 18, false, extra});
 }
 
+/* Copies of the weights in two bytes are as many as the weights; a recomputed forward reads what the first one read. */
+static void two_bytes_and_recomputation_too(void **state)
+{
+    (void)state;
+    static const char *const bf16[] = {"training.numerics=exact_wide", "training.max_steps=13",
+                                       "training.precision=bf16", NULL};
+    static const char *const again[] = {"training.numerics=exact_wide", "training.max_steps=13",
+                                        "parallelism.recompute=full", NULL};
+    check(&(setting){"pipedream", DELAYED_STASHING, 4, 1, 6, 3, false, bf16});
+    check(&(setting){"2bw", DELAYED_2BW, 3, 1, 6, 9, false, bf16});
+    check(&(setting){"pipedream", DELAYED_STASHING, 4, 1, 6, 3, false, again});
+    check(&(setting){"pipedream", DELAYED_VERTICAL_SYNC, 3, 2, 6, 6, true, again});
+}
+
+/* Both drain: every 5 updates, and every 4 for the evaluation. */
+static void evaluation_drains_too(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.numerics=exact_wide", "training.max_steps=13",
+                                        "training.eval_interval=4", NULL};
+    check(&(setting){"pipedream", DELAYED_STASHING, 4, 1, 5, 3, false, extra});
+    check(&(setting){"pipedream", DELAYED_VERTICAL_SYNC, 3, 2, 3, 6, true, extra});
+    check(&(setting){"2bw", DELAYED_2BW, 3, 1, 13, 9, false, extra});
+}
+
 /* The norm of all stages, at no stop of the pipeline. */
 static void clipping_by_the_norm_too(void **state)
 {
@@ -194,6 +219,8 @@ int main(void)
         cmocka_unit_test(sums_in_floats_too),
         cmocka_unit_test(replicas_take_turns),
         cmocka_unit_test(adamw_with_a_moving_rate_too),
+        cmocka_unit_test(two_bytes_and_recomputation_too),
+        cmocka_unit_test(evaluation_drains_too),
         cmocka_unit_test(clipping_by_the_norm_too),
         cmocka_unit_test(without_stashing_the_weights_are_others),
     };

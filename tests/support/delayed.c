@@ -83,6 +83,8 @@ static void open_training(training *r, const char *spec_path, const char *const 
         n++;
     DML_CHECK_OK(dml_spec_load(spec_path, overrides, n, &r->spec));
     DML_CHECK_OK(dml_data_resolve_steps(&r->spec));
+    r->spec.parallelism.recompute =
+        DML_RECOMPUTE_NONE; /* the same bits: nothing is thrown away here */
     DML_CHECK_OK(dml_data_open(&r->spec, false, DML_DATA_ALL, &r->data));
     DML_CHECK_OK(dml_backend_find(r->spec.parallelism.backend, &r->backend));
     DML_CHECK(r->backend->on_host);
@@ -261,6 +263,12 @@ static double update(training *r, int64_t step, int32_t t)
     return norm;
 }
 
+static bool drains_before(const training *r, int64_t step, int64_t drained)
+{
+    const int64_t every = r->spec.training.eval_interval_steps;
+    return step - drained == r->drain || (every > 0 && step % every == 0);
+}
+
 delayed_result delayed_train(const char *spec_path, const char *const *overrides, delayed_mode mode,
                              int32_t stages, int32_t drain)
 {
@@ -272,8 +280,10 @@ delayed_result delayed_train(const char *spec_path, const char *const *overrides
     open_training(r, spec_path, overrides);
     delayed_result out = {.updates = r->spec.training.max_steps};
     DML_CHECK(out.updates <= DELAYED_UPDATES);
+    int64_t drained = 0;
     for (int64_t step = 0; step < out.updates; step++) {
-        const int32_t t = (int32_t)(step % drain);
+        if (drains_before(r, step, drained)) drained = step;
+        const int32_t t = (int32_t)(step - drained);
         for (int32_t s = 0; t == 0 && s < stages; s++)
             keep(&r->stage[s], 0);
         out.loss[step] = add_up(r, mode, step, t) / (double)dml_data_step_samples(r->data, step);

@@ -10,7 +10,7 @@
  *   2BW               v_s = max(0, t - 1)                Narayanan et al. 2021, section 3.1
  *   without stashing  forward as with it, backward at w_s(t): what stashing is there to prevent
  *
- * where t counts from the last drain.  All versions of a segment are kept, on the host; each stage is one
+ * where t counts from the last drain: after every `drain` updates, and before each evaluation.  All versions of a segment are kept, on the host; each stage is one
  * chunk, whose weights are exchanged before every call.
  */
 #ifndef DML_TEST_DELAYED_H
@@ -34,8 +34,8 @@ typedef struct delayed_result {
     uint64_t weights_hash;        /* all stages summed, as dml_chunk_weights_hash */
 } delayed_result;
 
-/* Trains the spec with its overrides (NULL-terminated) for its max_steps, cut into `stages` as the engine cuts it;
- * every `drain` updates the next one reads the newest weights everywhere.  Fails the test when something fails. */
+/* Trains the spec with its overrides (NULL-terminated) for its max_steps, cut into `stages` as the engine cuts it.
+ * Fails the test when something fails. */
 delayed_result delayed_train(const char *spec_path, const char *const *overrides, delayed_mode mode,
                              int32_t stages, int32_t drain);
 
