@@ -138,7 +138,7 @@ static void plan_states(dml_chunk *c, dml_arena *arena)
 static void plan_borders(dml_chunk *c)
 {
     const int64_t row = c->mb_rows * dml_dtype_bytes(c->act);
-    const int64_t in = dml_shape_elems(c->model->layer[c->layer_begin].in);
+    const int64_t in = dml_chunk_in_elems(c);
     c->size.in = c->layer_begin > 0 ? in * row : in * c->mb_rows * (int64_t)sizeof(float);
     c->size.dx = c->layer_begin > 0 ? c->size.in : 0;
     c->size.dy = has_loss(c) ? 0 : dml_shape_elems(c->model->layer[c->layer_end - 1].out) * row;
@@ -169,7 +169,7 @@ dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t lay
     plan_params(&c, arena);
     plan_states(&c, arena);
     plan_borders(&c);
-    DML_TRY(dml_chunk_graph(&c, impl, arena));
+    DML_TRY(dml_chunk_graph(&c, impl, dml_chunk_plan_skips(&c, arena), arena));
     impl->dropout_key = DML_NEW_N(arena, uint64_t, layer_end - layer_begin);
     for (int32_t i = layer_begin; i < layer_end; i++)
         impl->dropout_key[i - layer_begin] =

@@ -9,6 +9,10 @@
  *             among it; the stash is then made by dml_chunk_recompute, right before the backward
  *   in/dy/dx  per micro-batch: input, output gradient, input gradient at the chunk's borders
  *
+ * Beside its borders a chunk may have ends of skips (dml_cut in engine/model.h): values of its own that later chunks
+ * read lie in the stash like the output, values that it reads are further inputs, whose gradients lie in dx behind
+ * that of the main one, and of values that it has the gradients that come back are further output gradients.
+ *
  * Slots are where a micro-batch leaves its small results, by its global number: a replica writes its own
  * and leaves zero elsewhere, so an integer sum over replicas gathers them whatever the routing.
  *
@@ -30,7 +34,8 @@ typedef struct dml_chunk_sizes {
     int64_t shared, private_, stash; /* bytes */
     int64_t kept;                    /* bytes; 0 without recomputation, and where nothing is kept */
     int64_t in;     /* bytes of mb_rows rows; the first chunk's is the loaded batch, F32 */
-    int64_t dy, dx; /* bytes of mb_rows rows; 0 where nothing crosses: the last, the first chunk */
+    int64_t dy, dx; /* bytes of mb_rows rows; 0 where nothing crosses: the last, the first chunk;
+                     * dx with the gradients of skips */
     int64_t out_offset;      /* bytes of the output within the stash; not for the last chunk */
     int64_t kept_out_offset; /* within kept */
 } dml_chunk_sizes;
@@ -48,6 +53,26 @@ typedef struct dml_run {
     void *kept;     /* of this micro-batch, from its forward on; NULL when it is not recomputed */
 } dml_run;
 
+/* One end of skip `skip`, from 1, that is at a chunk. */
+typedef struct dml_chunk_skip {
+    int32_t skip;
+    int64_t bytes;   /* of mb_rows rows */
+    int64_t at;      /* out: bytes into the stash; in: of its gradient, into dx; back: unused */
+    int64_t kept_at; /* out: bytes into kept */
+} dml_chunk_skip;
+
+/* What a call reads and writes at the chunk's borders, rows in each.
+ *   in       [rows, input...]   IN slot, the lower chunk's output, or the loaded batch; never written
+ *   dy       [rows, output...]  gradient of the sum of losses; NULL in the last chunk; never written
+ *   dx       [rows, input...]   written, and behind it the gradients of skips; NULL in the first chunk
+ *   skip_in  [n_skip_in]        the values of skip_in[], as in;   NULL where there is none
+ *   skip_dy  [n_skip_back]      the gradients of skip_back[], as dy */
+typedef struct dml_chunk_io {
+    const void *in, *dy;
+    void *dx;
+    const void *const *skip_in, *const *skip_dy;
+} dml_chunk_io;
+
 typedef struct dml_bucket dml_bucket;
 
 typedef struct dml_chunk {
@@ -59,6 +84,8 @@ typedef struct dml_chunk {
     bool split_backward;  /* I and W apart: what weight gradients read stays in the stash */
     int32_t versions, sums, updates; /* buffers of each: dml_chunk_buffers; 1 */
     dml_chunk_sizes size;
+    const dml_chunk_skip *skip_out, *skip_in, *skip_back; /* skips with from, to, back here */
+    int32_t n_skip_out, n_skip_in, n_skip_back;
 
     /* bound memory; offsets of parameter p are elems into these, 16-aligned, padding stays zero */
     int64_t arena_elems; /* of all parameters of the chunk with padding */
@@ -90,10 +117,11 @@ typedef struct dml_chunk {
     void *impl; /* dml_chunk_impl (engine/chunk_impl.h), the arena's */
 } dml_chunk;
 
-/* Plans the memory of layers [layer_begin, layer_end); touches no device.  Exact scales start at E = 16
+/* Plans the memory of layers [layer_begin, layer_end); touches no device.  Skips are those of model->cut, where the range
+ * is one of its stages.  Exact scales start at E = 16
  * (exact-sums).  Everything *out points to is the arena's.
  *
- * DML_ERR_BUG   a layer reads something from below other than the chunk's input: not a legal cut
+ * DML_ERR_BUG   a layer reads something from below other than the chunk's input or a skip: not a legal cut
  * DML_ERR_SPEC  more replicas than the numerics can add up
  */
 dml_err dml_chunk_plan(const dml_spec *spec, const dml_model *model, int32_t layer_begin,
@@ -111,17 +139,18 @@ dml_chunk *dml_chunk_view(const dml_chunk *c, int32_t version, int32_t update, d
 dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *queue, void *shared,
                        void *private_);
 
+/* The end of skip `skip` among `n` ends, which have it. */
+const dml_chunk_skip *dml_chunk_end(const dml_chunk_skip *ends, int32_t n, int32_t skip);
+
 /* Says where the memory is, and loads nothing: for a chunk that only makes plans of kernels. */
 void dml_chunk_place(dml_chunk *c, void *shared, void *private_);
 
 /* The rest is called inside jobs of the compute queue; `k` is that queue's kernel context.  Nothing
  * allocates.  Errors are the kernels', with the layer and its place in the spec added to the trail.
  *
- *   in      [rows, input...]   IN slot, the lower chunk's output, or the loaded batch; never written
+ *   io      borders; a call reads of it what it needs: a forward no dy and dx, ...
  *   labels  [rows] I32 device memory, last chunk only
  *   stash   of this micro-batch, from its forward to its backward (or backward_weight)
- *   dy      [rows, output...]  gradient of the sum of losses; NULL in the last chunk; never written
- *   dx      [rows, input...]   written; NULL in the first chunk
  *
  * In training, the last chunk's forward leaves the loss gradient, too, in the stash. */
 
@@ -142,23 +171,22 @@ dml_err dml_chunk_carry(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx
 dml_err dml_chunk_convert(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
                           int32_t version);
 dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, const dml_run *run,
-                          const void *in, const int32_t *labels, void *stash);
+                          const dml_chunk_io *io, const int32_t *labels, void *stash);
 /* The stash of a recomputed micro-batch, from its input and `kept`: the same bits.  What its forward left in slots
  * (loss, moments) is written again, the same. */
 dml_err dml_chunk_recompute(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
-                            const dml_run *run, const void *in, const int32_t *labels, void *stash);
+                            const dml_run *run, const dml_chunk_io *io, const int32_t *labels,
+                            void *stash);
 /* Whole backward: input gradient to dx and weight gradients added, in the order of calls (fast mode) or
  * exactly.  In parts: run->part 1 .. n_buckets, the same bits; no other call of this chunk in between, and dx is
  * written by the last part alone (NULL for the others is fine). */
 dml_err dml_chunk_backward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
-                           const dml_run *run, const void *in, void *stash, const void *dy,
-                           void *dx);
+                           const dml_run *run, const dml_chunk_io *io, void *stash);
 /* The same in two calls, the same bits; needs split_backward.  Parts are those of the weight gradients. */
 dml_err dml_chunk_backward_input(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
-                                 const dml_run *run, const void *in, void *stash, const void *dy,
-                                 void *dx);
+                                 const dml_run *run, const dml_chunk_io *io, void *stash);
 dml_err dml_chunk_backward_weight(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
-                                  const dml_run *run, const void *in, void *stash, const void *dy);
+                                  const dml_run *run, const dml_chunk_io *io, void *stash);
 
 /* Moves the running moments of batch norm at the end of a step of `samples`, from the slots of all its
  * micro-batches (summed among replicas before), in micro-batch order whoever ran them: dml_moments.

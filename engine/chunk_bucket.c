@@ -21,7 +21,7 @@ static int64_t place_of(const dml_chunk *c, int32_t i)
     return i < c->param_end - c->param_begin ? c->param_at[i] : c->arena_elems;
 }
 
-static bool overlaps(const dml_chunk *c)
+bool dml_chunk_overlaps(const dml_chunk *c)
 {
     return c->spec->comm.overlap && dml_spec_replicas(c->spec) > 1;
 }
@@ -38,7 +38,7 @@ static int32_t cut_params(const dml_chunk *c, dml_bucket *bucket)
                       elems = place_of(c, end - c->param_begin) - at,
                       least =
                           n == 0 ? c->spec->comm.first_bucket_bytes : c->spec->comm.bucket_bytes;
-        const bool enough = overlaps(c) && elems * grad_bytes(c) >= least;
+        const bool enough = dml_chunk_overlaps(c) && elems * grad_bytes(c) >= least;
         if (!enough && begin > c->param_begin) continue;
         if (bucket)
             bucket[n] = (dml_bucket){.param_begin = begin - c->param_begin,

@@ -38,6 +38,9 @@ typedef struct dml_part_times {
 } dml_part_times;
 dml_part_times dml_chunk_part_times(const dml_chunk *c, int32_t part, const int64_t (*ns)[3]);
 
+/* Whether a backward may be in parts: replicas reduce while it goes on. */
+bool dml_chunk_overlaps(const dml_chunk *c);
+
 /* Sets c->bucket and c->n_buckets; parameters and steps are planned.  For dml_chunk_plan. */
 void dml_chunk_bucket(dml_chunk *c, dml_arena *arena);
 

@@ -18,10 +18,11 @@ static bool act_of(const dml_layer *l, dml_act *out)
            (l->spec->kind == DML_LAYER_GELU && l->spec->tanh_form);
 }
 
-/* The only layer of [0, n) that reads layer `i`, or -1. */
+/* The only layer of [0, n) that reads layer `i`, or -1; -1 too when another chunk does. */
 static int32_t reader_of(const dml_chunk *c, const dml_layer *layer, int32_t n, int32_t i)
 {
     int32_t reader = -1;
+    if (dml_chunk_sends(c, i)) return -1;
     for (int32_t j = i + 1; j < n; j++) {
         const bool with =
             layer[j].cls->traits & DML_JOIN && layer[j].spec->with == c->layer_begin + i;

@@ -1,6 +1,6 @@
 /* engine/chunk_graph.c - from layers to steps over buffers.
  *
- * A *value* is an output: 0 is the chunk's input, i + 1 that of layer i.
+ * A *value* is an output: 0 is the chunk's input, i + 1 that of layer i, n + 1 + k what enters by skip_in[k].
  *
  * Forward: a layer gets a new buffer, its input's (an alias), or overwrites its input's: when it may, when
  * nobody else reads it and when no backward needs it.  What some backward needs is kept in the stash, or made
@@ -19,8 +19,14 @@
  *
  * A buffer that two roots own, or that a weight gradient still reads (split backward), is never
  * overwritten.
+ *
+ * A value that a skip takes elsewhere is kept in the stash as it is; the sum of its gradient begins with what comes
+ * back.  The sum of a value that a skip brought goes to its place in dx: right away, or, where the backward may be cut
+ * into parts, whose last alone has dx, at the end.
  */
 #include "engine/chunk_impl.h"
+
+#include "engine/chunk_bucket.h"
 
 typedef struct graph {
     dml_chunk *c;
@@ -29,18 +35,21 @@ typedef struct graph {
     int32_t n;
     bool has_loss;
 
-    int32_t *store;   /* [n + 1] buffer of each value */
-    int32_t *readers; /* [n + 1] layers that read it */
-    int32_t *root;    /* [n + 1] value whose gradient it shares */
-    bool *wanted;     /* [n + 1] a gradient is needed */
-    int32_t *grad;    /* [n + 1] of a root: buffer of the sum so far, or DML_NO_BUFFER */
+    int32_t values;   /* n + 1 and one for each skip that enters */
+    int32_t *x;       /* [n] value that the layer reads */
+    int32_t *with;    /* [n] JOIN: the other */
+    int32_t *store;   /* [values] buffer of each value */
+    int32_t *readers; /* [values] layers that read it */
+    int32_t *root;    /* [values] value whose gradient it shares */
+    bool *wanted;     /* [values] a gradient is needed */
+    int32_t *grad;    /* [values] of a root: buffer of the sum so far, or DML_NO_BUFFER */
+    int32_t *dx; /* [values] of one that comes from below: its place in dx, else DML_NO_BUFFER */
+    int32_t *pending; /* [values] contributions to its gradient still to come */
 
     bool *frozen;    /* [buffers] forward may not overwrite it */
     bool *kept;      /* [buffers] read by a later call of this chunk */
     bool *leaves;    /* [buffers] read by other chunks */
     int32_t *owners; /* [buffers] roots whose gradient it is */
-    int32_t pending; /* contributions to the chunk's input gradient still to come */
-    int32_t dx;      /* buffer of the chunk's input gradient */
     int32_t clock;   /* steps emitted, over all lists */
 } graph;
 
@@ -56,18 +65,19 @@ static bool has_params(const graph *g, int32_t i)
 
 static int32_t input_of(const graph *g, int32_t i)
 {
-    return g->layer[i].spec->input - g->c->layer_begin + 1;
+    return g->x[i];
 }
 
 static int32_t with_of(const graph *g, int32_t i)
 {
-    return g->layer[i].spec->with - g->c->layer_begin + 1;
+    return g->with[i];
 }
 
 /* Value `v`, for batches of the full size. */
 static int64_t value_elems(const graph *g, int32_t v)
 {
-    return dml_shape_elems(v == 0 ? g->layer[0].in : g->layer[v - 1].out);
+    if (v > g->n) return dml_chunk_skip_of(g->c, &g->c->skip_in[v - g->n - 1])->elems;
+    return v == 0 ? dml_chunk_in_elems(g->c) : dml_shape_elems(g->layer[v - 1].out);
 }
 
 static int64_t value_bytes(const graph *g, int32_t v)
@@ -92,16 +102,32 @@ static void touch(graph *g, int32_t b)
 
 /* ---- what there is ---- */
 
+/* The value of the chunk that the output of model layer `layer` is, -1 when it is not here. */
+static int32_t find_value(const graph *g, int32_t layer)
+{
+    const dml_layer *all = g->c->model->layer;
+    const int32_t begin = g->c->layer_begin;
+    if (layer >= begin) return layer - begin + 1;
+    const int32_t value = layer < 0 ? -1 : all[layer].value;
+    if (value == (begin == 0 ? -1 : all[begin - 1].value)) return 0;
+    for (int32_t k = 0; k < g->c->n_skip_in; k++)
+        if (dml_chunk_skip_of(g->c, &g->c->skip_in[k])->value == value) return g->n + 1 + k;
+    return -1;
+}
+
 static dml_err count_readers(graph *g)
 {
     for (int32_t i = 0; i < g->n; i++) {
-        const int32_t x = input_of(g, i), with = has(g, i, DML_JOIN) ? with_of(g, i) : 0;
-        if (x < 0 || with < 0)
+        const bool join = has(g, i, DML_JOIN);
+        g->x[i] = find_value(g, g->layer[i].spec->input);
+        g->with[i] = join ? find_value(g, g->layer[i].spec->with) : 0;
+        if (g->x[i] < 0 || g->with[i] < 0)
             DML_FAIL(DML_ERR_BUG,
-                     "layer '%s' reads from below its chunk, and not the chunk's input",
+                     "layer '%s' reads from below its chunk, and neither the chunk's input nor a "
+                     "skip",
                      g->layer[i].spec->name);
-        g->readers[x]++;
-        if (has(g, i, DML_JOIN)) g->readers[with]++;
+        g->readers[g->x[i]]++;
+        if (join) g->readers[g->with[i]]++;
     }
     return DML_ERR_OK;
 }
@@ -109,6 +135,10 @@ static dml_err count_readers(graph *g)
 static void find_roots(graph *g)
 {
     g->wanted[0] = g->c->layer_begin > 0;
+    for (int32_t v = g->n + 1; v < g->values; v++) {
+        g->root[v] = v;
+        g->wanted[v] = true;
+    }
     for (int32_t i = 0; i < g->n; i++) {
         const int32_t x = input_of(g, i);
         g->root[i + 1] = g->layer[i].alias ? g->root[x] : i + 1;
@@ -192,7 +222,9 @@ static void forward_layer(graph *g, int32_t i)
     const int64_t keep_bytes = g->layer[i].keep_elems * g->c->mb_rows * (int64_t)sizeof(int32_t);
     p->keep = keep_bytes > 0 ? new_buffer(g, DML_AT_WORK, keep_bytes) : DML_NO_BUFFER;
     g->store[i + 1] = p->y;
-    if (g->readers[i + 1] != 1 || has(g, i, DML_DX_READS_Y)) g->frozen[p->y] = true;
+    const bool leaves = dml_chunk_sends(g->c, i);
+    if (g->readers[i + 1] != 1 || has(g, i, DML_DX_READS_Y) || leaves) g->frozen[p->y] = true;
+    if (leaves) g->leaves[p->y] = true;
     keep_for_backward(g, i);
     if (!g->layer[i].alias || has(g, i, DML_TIMED))
         emit_layer(g, &g->impl->forward, DML_STEP_FORWARD, i);
@@ -215,11 +247,18 @@ static int32_t input_buffer(graph *g)
 static int32_t forward(graph *g)
 {
     g->store[0] = input_buffer(g);
+    for (int32_t k = 0; k < g->c->n_skip_in; k++) {
+        const int32_t b = new_buffer(g, DML_AT_SKIPS, g->c->skip_in[k].bytes);
+        g->impl->buffer[b].at = k;
+        g->frozen[b] = true;
+        g->store[g->n + 1 + k] = b;
+    }
     for (int32_t i = 0; i < g->n; i++)
         forward_layer(g, i);
     int32_t out = g->store[g->n];
     if (g->has_loss) return DML_NO_BUFFER;
-    if (g->impl->buffer[out].where == DML_AT_IN) {
+    const dml_region lies = g->impl->buffer[out].where;
+    if (lies == DML_AT_IN || lies == DML_AT_SKIPS) {
         const int32_t in = out;
         out = new_buffer(g, DML_AT_WORK, value_bytes(g, g->n));
         emit(g, &g->impl->forward,
@@ -245,10 +284,17 @@ static int32_t take_grad(graph *g, int32_t root)
     return b;
 }
 
-/* Where a contribution to `root` is written: the last one to the chunk's input goes right to its place. */
+/* The chunk's input is read by its first layer, which belongs to the last part. */
+static bool goes_right(const graph *g, int32_t root)
+{
+    return root == 0 || !dml_chunk_overlaps(g->c);
+}
+
+/* Where a contribution to `root` is written: the last one to what comes from below goes right to its place. */
 static int32_t new_grad(graph *g, int32_t root, int32_t spare)
 {
-    if (root == 0 && g->pending == 0) return g->dx;
+    if (g->dx[root] != DML_NO_BUFFER && g->pending[root] == 0 && goes_right(g, root))
+        return g->dx[root];
     return spare != DML_NO_BUFFER ? spare : new_buffer(g, DML_AT_WORK, value_bytes(g, root));
 }
 
@@ -266,7 +312,7 @@ static void pass_grad(graph *g, int32_t i, int32_t v, int32_t b)
 {
     const int32_t root = g->root[v];
     if (!g->wanted[root]) return;
-    if (root == 0) g->pending--;
+    g->pending[root]--;
     const int32_t before = take_grad(g, root);
     if (before == DML_NO_BUFFER) {
         set_grad(g, root, b);
@@ -304,7 +350,7 @@ static void input_step(graph *g, int32_t i)
     const bool in_place = has(g, i, DML_DX_MAY_BE_DY) && g->owners[p->dy] == 0 && !g->kept[p->dy] &&
                           g->impl->buffer[p->dy].where == DML_AT_WORK;
     if (g->wanted[root]) {
-        if (root == 0) g->pending--;
+        g->pending[root]--;
         p->dx = new_grad(g, root, in_place ? p->dy : DML_NO_BUFFER);
     } else {
         p->dx = new_buffer(g, DML_AT_WORK, value_bytes(g, root));
@@ -349,24 +395,55 @@ static void count_pending(graph *g)
 {
     for (int32_t i = 0; i < g->n; i++) {
         if (g->layer[i].alias) continue;
-        g->pending += g->root[input_of(g, i)] == 0;
-        g->pending += has(g, i, DML_JOIN) && g->root[with_of(g, i)] == 0;
+        g->pending[g->root[input_of(g, i)]]++;
+        if (has(g, i, DML_JOIN)) g->pending[g->root[with_of(g, i)]]++;
     }
+}
+
+/* Sums begin with what comes from above.  Of each value only one: a chain leads down through those who have it. */
+static dml_err begin_grads(graph *g)
+{
+    if (!g->has_loss) set_grad(g, g->root[g->n], new_buffer(g, DML_AT_DY, value_bytes(g, g->n)));
+    for (int32_t k = 0; k < g->c->n_skip_back; k++) {
+        const int32_t v = find_value(g, dml_chunk_skip_of(g->c, &g->c->skip_back[k])->value);
+        if (v < 0 || g->grad[g->root[v]] != DML_NO_BUFFER)
+            DML_FAIL(DML_ERR_BUG, "the gradient of skip %d comes back where %s",
+                     g->c->skip_back[k].skip, v < 0 ? "its value is not" : "another has");
+        const int32_t b = new_buffer(g, DML_AT_BACKS, g->c->skip_back[k].bytes);
+        g->impl->buffer[b].at = k;
+        set_grad(g, g->root[v], b);
+    }
+    return DML_ERR_OK;
+}
+
+/* The gradient of a value from below, if it is not there yet, goes to its place. */
+static dml_err hand_on(graph *g, int32_t v)
+{
+    if (!g->wanted[v]) return DML_ERR_OK;
+    const int32_t b = take_grad(g, v);
+    if (b == DML_NO_BUFFER)
+        DML_FAIL(DML_ERR_BUG, "nobody reads %s", v == 0 ? "the chunk's input" : "a skip's value");
+    if (b != g->dx[v])
+        emit(g, &g->impl->input,
+             (dml_step){DML_STEP_COPY, 0, g->dx[v], b, DML_NO_BUFFER, value_elems(g, v)});
+    return DML_ERR_OK;
 }
 
 static dml_err backward(graph *g)
 {
-    g->dx = new_buffer(g, DML_AT_DX, value_bytes(g, 0));
+    g->dx[0] = new_buffer(g, DML_AT_DX, value_bytes(g, 0));
+    for (int32_t k = 0; k < g->c->n_skip_in; k++) {
+        const int32_t b = new_buffer(g, DML_AT_DX, g->c->skip_in[k].bytes);
+        g->impl->buffer[b].at = g->c->skip_in[k].at;
+        g->dx[g->n + 1 + k] = b;
+    }
     count_pending(g);
-    if (!g->has_loss) set_grad(g, g->root[g->n], new_buffer(g, DML_AT_DY, value_bytes(g, g->n)));
+    DML_TRY(begin_grads(g));
     for (int32_t i = g->n - 1; i >= 0; i--)
         DML_TRY(backward_layer(g, i));
-    if (!g->wanted[0]) return DML_ERR_OK;
-    const int32_t b = take_grad(g, 0);
-    if (b == DML_NO_BUFFER) DML_FAIL(DML_ERR_BUG, "nobody reads the chunk's input");
-    if (b != g->dx)
-        emit(g, &g->impl->input,
-             (dml_step){DML_STEP_COPY, 0, g->dx, b, DML_NO_BUFFER, value_elems(g, 0)});
+    DML_TRY(hand_on(g, 0));
+    for (int32_t v = g->n + 1; v < g->values; v++)
+        DML_TRY(hand_on(g, v));
     return DML_ERR_OK;
 }
 
@@ -387,35 +464,42 @@ static void place_moments(graph *g)
 
 static void init_graph(graph *g, dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena)
 {
-    const int32_t n = c->layer_end - c->layer_begin;
-    /* Per layer at most: output and keep; dx, one sum per input, early.  And IN, converted, DY, DX, a copy. */
-    const int32_t buffers = 6 * n + 5;
+    const int32_t n = c->layer_end - c->layer_begin, in = c->n_skip_in, values = n + 1 + in;
+    /* Per layer at most: output and keep; dx, one sum per input, early.  And IN, converted, DY, DX, a copy; the
+     * ends of skips: a value and its gradient, or a gradient that comes back. */
+    const int32_t buffers = 6 * n + 5 + 2 * in + c->n_skip_back;
     *g = (graph){
         .c = c,
         .impl = impl,
         .layer = &c->model->layer[c->layer_begin],
         .n = n,
         .has_loss = c->layer_end == c->model->n_layers,
-        .store = DML_NEW_N(arena, int32_t, n + 1),
-        .readers = DML_NEW_N(arena, int32_t, n + 1),
-        .root = DML_NEW_N(arena, int32_t, n + 1),
-        .wanted = DML_NEW_N(arena, bool, n + 1),
-        .grad = DML_NEW_N(arena, int32_t, n + 1),
+        .values = values,
+        .x = DML_NEW_N(arena, int32_t, n),
+        .with = DML_NEW_N(arena, int32_t, n),
+        .store = DML_NEW_N(arena, int32_t, values),
+        .readers = DML_NEW_N(arena, int32_t, values),
+        .root = DML_NEW_N(arena, int32_t, values),
+        .wanted = DML_NEW_N(arena, bool, values),
+        .grad = DML_NEW_N(arena, int32_t, values),
+        .dx = DML_NEW_N(arena, int32_t, values),
+        .pending = DML_NEW_N(arena, int32_t, values),
         .frozen = DML_NEW_N(arena, bool, buffers),
         .kept = DML_NEW_N(arena, bool, buffers),
         .leaves = DML_NEW_N(arena, bool, buffers),
         .owners = DML_NEW_N(arena, int32_t, buffers),
     };
-    for (int32_t v = 0; v <= n; v++)
-        g->grad[v] = DML_NO_BUFFER;
+    for (int32_t v = 0; v < values; v++)
+        g->grad[v] = g->dx[v] = DML_NO_BUFFER;
     impl->layer = DML_NEW_N(arena, dml_layer_plan, n);
     impl->buffer = DML_NEW_N(arena, dml_buffer, buffers);
     impl->forward.step = DML_NEW_N(arena, dml_step, n + 2);
-    impl->input.step = DML_NEW_N(arena, dml_step, 4 * n + 1);
+    impl->input.step = DML_NEW_N(arena, dml_step, 4 * n + 1 + in);
     impl->weight.step = DML_NEW_N(arena, dml_step, n);
 }
 
-dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena)
+dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_chunk_skip *skip_out,
+                        dml_arena *arena)
 {
     graph g;
     init_graph(&g, c, impl, arena);
@@ -426,8 +510,14 @@ dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena)
     DML_TRY(backward(&g));
     place_moments(&g);
     dml_chunk_place_buffers(c, impl, g.kept, g.leaves, arena);
+    const dml_buffer *lean = impl->lean ? impl->lean : impl->buffer;
+    for (int32_t k = 0; k < c->n_skip_out; k++) {
+        const int32_t v = dml_chunk_skip_of(c, &skip_out[k])->value - c->layer_begin + 1;
+        skip_out[k].at = impl->buffer[g.store[v]].at;
+        skip_out[k].kept_at = lean[g.store[v]].at;
+    }
     if (out == DML_NO_BUFFER) return DML_ERR_OK;
     c->size.out_offset = impl->buffer[out].at;
-    if (impl->lean) c->size.kept_out_offset = impl->lean[out].at;
+    c->size.kept_out_offset = lean[out].at;
     return DML_ERR_OK;
 }

@@ -30,11 +30,13 @@ static inline int64_t dml_w_act_bytes(const dml_chunk *c)
 /*    region    what begins there                                                              */
 #define DML_REGION_LIST(X)                                                                        \
     X(IN)    /* the chunk's input                                                            */ \
+    X(SKIPS) /* a skip's value: the buffer's `at` says which                                 */ \
     X(STASH) /* the micro-batch's stash                                                      */ \
     X(KEPT)  /* what the forward of a recomputed micro-batch leaves                          */ \
     X(WORK)  /* scratch of one call, shared by all micro-batches                             */ \
     X(DY)    /* the chunk's output gradient                                                  */ \
-    X(DX)    /* the chunk's input gradient                                                   */
+    X(BACKS) /* the gradient that comes back by a skip: `at` says which                      */ \
+    X(DX)    /* the chunk's input gradients                                                  */
 /* clang-format on */
 typedef enum dml_region {
 #define X(name) DML_AT_##name,
@@ -47,7 +49,7 @@ enum { DML_REGIONS = 0 DML_REGION_LIST(X) };
 
 typedef struct dml_buffer {
     dml_region where;
-    int64_t at, bytes; /* from the region's begin; bytes of mb_rows rows */
+    int64_t at, bytes; /* from the region's begin (SKIPS, BACKS: 0, 1, ..); bytes of mb_rows rows */
     int32_t from, to;  /* first and last step of its list that touches it; WORK only */
 } dml_buffer;
 
@@ -71,6 +73,13 @@ typedef struct dml_steps {
     dml_step *step; /* [n] */
     int32_t n;
 } dml_steps;
+
+/* Elements of a sample of the chunk's input: the batch's, or of the layer below. */
+static inline int64_t dml_chunk_in_elems(const dml_chunk *c)
+{
+    return dml_shape_elems(c->layer_begin > 0 ? c->model->layer[c->layer_begin - 1].out
+                                              : c->model->input);
+}
 
 /* Buffers of one layer, DML_NO_BUFFER where it has none. */
 typedef struct dml_layer_plan {
@@ -135,7 +144,19 @@ void dml_chunk_place_buffers(dml_chunk *c, dml_chunk_impl *impl, const bool *wan
 
 /* ---- engine/chunk_graph.c ---- */
 
-/* Fills layer plans, buffers and steps, and places the buffers. */
-dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_arena *arena);
+/* Fills layer plans, buffers and steps, places the buffers; sets size.out_offset, size.kept_out_offset and the places of
+ * skip_out (as many). */
+dml_err dml_chunk_graph(dml_chunk *c, dml_chunk_impl *impl, dml_chunk_skip *skip_out,
+                        dml_arena *arena);
+
+/* ---- engine/chunk_skips.c ---- */
+
+/* Finds the ends of skips at the chunk: sets skip_*, n_skip_*, and grows size.dx by their gradients.  Returns skip_out,
+ * to be completed. */
+dml_chunk_skip *dml_chunk_plan_skips(dml_chunk *c, dml_arena *arena);
+/* The skip of one of those ends; its number is end->skip. */
+const dml_model_skip *dml_chunk_skip_of(const dml_chunk *c, const dml_chunk_skip *end);
+/* Whether a skip takes the value of layer `i` of the chunk elsewhere. */
+bool dml_chunk_sends(const dml_chunk *c, int32_t i);
 
 #endif

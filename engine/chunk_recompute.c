@@ -74,10 +74,15 @@ static void find_written(homes *h)
 
 /* ---- selective ---- */
 
+static bool from_below(const dml_buffer *b)
+{
+    return b->where == DML_AT_IN || b->where == DML_AT_SKIPS;
+}
+
 static bool is_there(const homes *h, int32_t b)
 {
-    return b == DML_NO_BUFFER || h->impl->buffer[b].where == DML_AT_IN || h->wanted[b] ||
-           h->kept[b] || h->made[b];
+    return b == DML_NO_BUFFER || from_below(&h->impl->buffer[b]) || h->wanted[b] || h->kept[b] ||
+           h->made[b];
 }
 
 /* Whether what the step writes can be made again, given what is kept. */
@@ -150,7 +155,7 @@ static void place_lean(homes *h, dml_chunk_sizes *size, dml_arena *arena)
     for (int32_t b = 0; b < impl->n_buffers; b++) {
         dml_buffer *lean = &impl->lean[b];
         *lean = impl->buffer[b];
-        if (lean->where == DML_AT_IN || lean->where == DML_AT_KEPT) continue;
+        if (from_below(lean) || lean->where == DML_AT_KEPT) continue;
         if (h->kept[b]) {
             place(lean, DML_AT_KEPT, &size->kept);
             continue;

@@ -12,12 +12,13 @@ typedef struct frame {
     const dml_kernel_table *kt;
     dml_kctx *k;
     const dml_run *run;
-    char *base[DML_REGIONS];
+    const dml_chunk_io *io;
+    char *base[DML_REGIONS];  /* not of SKIPS and BACKS, which are in io */
     const dml_buffer *buffer; /* their places in this call */
     const int32_t *labels;
 } frame;
 
-/* The const of `in`, `dy` and `labels` is kept by the graph: no step writes those regions. */
+/* The const of inputs, output gradients and `labels` is kept by the graph: no step writes those regions. */
 static char *begin_of(const void *region)
 {
     return (char *)(uintptr_t)region;
@@ -27,7 +28,9 @@ static void *at(const frame *f, int32_t buffer)
 {
     if (buffer == DML_NO_BUFFER) return NULL;
     const dml_buffer *b = &f->buffer[buffer];
-    return f->base[b->where] + b->at;
+    if (b->where == DML_AT_SKIPS) return begin_of(f->io->skip_in[b->at]);
+    if (b->where == DML_AT_BACKS) return f->io->skip_dy ? begin_of(f->io->skip_dy[b->at]) : NULL;
+    return f->base[b->where] ? f->base[b->where] + b->at : NULL;
 }
 
 static dml_tensor vector(void *data, dml_dtype dtype, int64_t elems)
@@ -244,15 +247,17 @@ static dml_err run_steps(const frame *f, const dml_steps *list, int32_t begin, i
 }
 
 static frame frame_of(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
-                      const dml_run *run, const void *in, void *stash)
+                      const dml_run *run, const dml_chunk_io *io, void *stash)
 {
     DML_ASSERT_OP(run->rows, >=, 1);
     DML_ASSERT_OP(run->rows, <=, c->mb_rows);
     DML_ASSERT_OP(run->mb, >=, 0);
     DML_ASSERT_OP(run->mb, <, c->mbs);
     const dml_chunk_impl *impl = c->impl;
-    frame f = {.c = c, .kt = kt, .k = k, .run = run, .buffer = impl->buffer};
-    f.base[DML_AT_IN] = begin_of(in);
+    frame f = {.c = c, .kt = kt, .k = k, .run = run, .io = io, .buffer = impl->buffer};
+    f.base[DML_AT_IN] = begin_of(io->in);
+    f.base[DML_AT_DY] = begin_of(io->dy);
+    f.base[DML_AT_DX] = io->dx;
     f.base[DML_AT_STASH] = stash;
     f.base[DML_AT_KEPT] = run->kept;
     f.base[DML_AT_WORK] = impl->work;
@@ -293,10 +298,10 @@ dml_err dml_chunk_zero_sums(const dml_chunk *c, const dml_kernel_table *kt, dml_
 }
 
 dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k, const dml_run *run,
-                          const void *in, const int32_t *labels, void *stash)
+                          const dml_chunk_io *io, const int32_t *labels, void *stash)
 {
     const dml_chunk_impl *impl = c->impl;
-    frame f = frame_of(c, kt, k, run, in, stash);
+    frame f = frame_of(c, kt, k, run, io, stash);
     f.labels = labels;
     DML_ASSERT(!run->recomputed || impl->lean);
     if (run->recomputed) f.buffer = impl->lean;
@@ -304,23 +309,21 @@ dml_err dml_chunk_forward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
 }
 
 dml_err dml_chunk_recompute(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
-                            const dml_run *run, const void *in, const int32_t *labels, void *stash)
+                            const dml_run *run, const dml_chunk_io *io, const int32_t *labels,
+                            void *stash)
 {
     const dml_chunk_impl *impl = c->impl;
     DML_ASSERT(run->train && run->recomputed);
-    frame f = frame_of(c, kt, k, run, in, stash);
+    frame f = frame_of(c, kt, k, run, io, stash);
     f.labels = labels;
     return run_steps(&f, &impl->again, 0, impl->again.n);
 }
 
 dml_err dml_chunk_backward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
-                           const dml_run *run, const void *in, void *stash, const void *dy,
-                           void *dx)
+                           const dml_run *run, const dml_chunk_io *io, void *stash)
 {
     const dml_chunk_impl *impl = c->impl;
-    frame f = frame_of(c, kt, k, run, in, stash);
-    f.base[DML_AT_DY] = begin_of(dy);
-    f.base[DML_AT_DX] = dx;
+    frame f = frame_of(c, kt, k, run, io, stash);
     const dml_part part = dml_chunk_part(c, run->part);
     DML_TRY(run_steps(&f, &impl->input, part.input_begin, part.input_end));
     DML_TRY(run_steps(&f, &impl->weight, part.weight_begin, part.weight_end));
@@ -328,24 +331,20 @@ dml_err dml_chunk_backward(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k
 }
 
 dml_err dml_chunk_backward_input(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
-                                 const dml_run *run, const void *in, void *stash, const void *dy,
-                                 void *dx)
+                                 const dml_run *run, const dml_chunk_io *io, void *stash)
 {
     const dml_chunk_impl *impl = c->impl;
     DML_ASSERT(c->split_backward);
-    frame f = frame_of(c, kt, k, run, in, stash);
-    f.base[DML_AT_DY] = begin_of(dy);
-    f.base[DML_AT_DX] = dx;
+    frame f = frame_of(c, kt, k, run, io, stash);
     return run_steps(&f, &impl->input, 0, impl->input.n);
 }
 
 dml_err dml_chunk_backward_weight(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k,
-                                  const dml_run *run, const void *in, void *stash, const void *dy)
+                                  const dml_run *run, const dml_chunk_io *io, void *stash)
 {
     const dml_chunk_impl *impl = c->impl;
     DML_ASSERT(c->split_backward);
-    frame f = frame_of(c, kt, k, run, in, stash);
-    f.base[DML_AT_DY] = begin_of(dy);
+    frame f = frame_of(c, kt, k, run, io, stash);
     const dml_part part = dml_chunk_part(c, run->part);
     DML_TRY(run_steps(&f, &impl->weight, part.weight_begin, part.weight_end));
     return part.last ? mark_ran(&f) : DML_ERR_OK;

@@ -270,12 +270,14 @@ static dml_err find_replays(dml_exec *x)
         dml_resolved *r = &x->op[i];
         if (!can_replay(r)) continue;
         const dml_graph_key key = {.chunk = r->chunk,
-                                   .in = r->in,
+                                   .in = r->io.in,
                                    .labels = r->labels,
                                    .stash = r->stash,
                                    .kept = r->kept,
-                                   .dy = r->dy,
-                                   .dx = r->dx,
+                                   .dy = r->io.dy,
+                                   .dx = r->io.dx,
+                                   .skip_in = r->io.skip_in,
+                                   .skip_dy = r->io.skip_dy,
                                    .kind = r->op->kind,
                                    .part = r->op->edge,
                                    .mb = r->op->mb,

@@ -18,7 +18,8 @@
 #include "engine/update.h"
 #include "schedule/program.h"
 
-/* One chunk that this worker holds, with its slots: pool p has slots[p] buffers of bytes[p] each. */
+/* One chunk that this worker holds, or one skip that it receives from, with its slots: pool p has as many buffers as the
+ * programs say, of bytes[p] each. */
 typedef struct dml_held {
     dml_chunk *chunk;
     dml_update *update;
@@ -51,7 +52,7 @@ typedef struct dml_exec_config {
     dml_kctx *compute, *reduce; /* contexts of the compute and reduce lanes */
     const dml_transport_api *comm;
     dml_transport *transport;
-    dml_held *held;              /* [program->chunks] chunk NULL where not held */
+    dml_held *held; /* [ports] chunk NULL where not held; of a skip's only pools IN and DY */
     dml_loader *images, *labels; /* NULL where not needed */
     dml_worker_page *page;       /* progress is published here */
     dml_graphs

@@ -26,11 +26,12 @@ typedef struct dml_resolved {
     dml_held *held;
     dml_chunk
         *chunk; /* held->chunk, or its view of the weights and the update that the op is about */
-    int32_t update;                    /* of the run, from 0; 0 in a synchronous program */
-    void *in, *stash, *kept, *dy, *dx; /* of the chunk's calls */
-    int32_t *labels;   /* of a forward with the loss, the first or the second time */
-    void *wire;        /* what a transfer sends or fills */
-    int64_t row_bytes; /* of a transfer: bytes per sample */
+    int32_t update;     /* of the run, from 0; 0 in a synchronous program */
+    dml_chunk_io io;    /* of the chunk's calls; its lists are the arena's */
+    void *stash, *kept; /* likewise */
+    int32_t *labels;    /* of a forward with the loss, the first or the second time */
+    void *wire;         /* what a transfer sends or fills */
+    int64_t row_bytes;  /* of a transfer: bytes per sample */
     uint32_t tag;
     bool
         first; /* adds the first weight gradient of its update of the chunk, or part of it, in the list */

@@ -31,7 +31,8 @@ static dml_err load_job(void *arg)
     const dml_held *h = r->held;
     const dml_chunk *c = h->chunk;
     if (!dml_exec_has_work(r)) return DML_ERR_OK;
-    if (h->input) DML_TRY(load(r, r->x->c.images, r->in, c->size.in / c->mb_rows));
+    if (h->input)
+        DML_TRY(load(r, r->x->c.images, (void *)(uintptr_t)r->io.in, c->size.in / c->mb_rows));
     if (h->labels) DML_TRY(load(r, r->x->c.labels, r->labels, (int64_t)sizeof(int32_t)));
     return DML_ERR_OK;
 }

@@ -37,15 +37,14 @@ static dml_err compute(const dml_resolved *r, int32_t rows)
     const dml_run run = run_of(r, rows);
     switch ((dml_op_kind)r->op->kind) {
     case DML_OP_FWD:
-        return dml_chunk_forward(chunk, kt, c->compute, &run, r->in, r->labels, r->stash);
-    case DML_OP_BWD:
-        return dml_chunk_backward(chunk, kt, c->compute, &run, r->in, r->stash, r->dy, r->dx);
+        return dml_chunk_forward(chunk, kt, c->compute, &run, &r->io, r->labels, r->stash);
+    case DML_OP_BWD: return dml_chunk_backward(chunk, kt, c->compute, &run, &r->io, r->stash);
     case DML_OP_BWD_INPUT:
-        return dml_chunk_backward_input(chunk, kt, c->compute, &run, r->in, r->stash, r->dy, r->dx);
+        return dml_chunk_backward_input(chunk, kt, c->compute, &run, &r->io, r->stash);
     case DML_OP_BWD_WEIGHT:
-        return dml_chunk_backward_weight(chunk, kt, c->compute, &run, r->in, r->stash, r->dy);
+        return dml_chunk_backward_weight(chunk, kt, c->compute, &run, &r->io, r->stash);
     case DML_OP_RECOMPUTE:
-        return dml_chunk_recompute(chunk, kt, c->compute, &run, r->in, r->labels, r->stash);
+        return dml_chunk_recompute(chunk, kt, c->compute, &run, &r->io, r->labels, r->stash);
     case DML_OP_SEND_ACT:
     case DML_OP_RECV_ACT:
     case DML_OP_SEND_GRAD:

@@ -47,11 +47,27 @@ static dml_err grow(dml_graphs *g)
     return DML_ERR_OK;
 }
 
+/* Lists of the same pointers; [n], where there are any. */
+static bool same_list(const void *const *a, const void *const *b, const int32_t *n)
+{
+    return a == b || (a && b && memcmp(a, b, (size_t)*n * sizeof *a) == 0);
+}
+
+static bool same_key(const dml_graph_key *a, const dml_graph_key *b)
+{
+    dml_graph_key like_a = *b;
+    like_a.skip_in = a->skip_in;
+    like_a.skip_dy = a->skip_dy;
+    return memcmp(a, &like_a, sizeof *a) == 0 &&
+           same_list(a->skip_in, b->skip_in, &a->chunk->n_skip_in) &&
+           same_list(a->skip_dy, b->skip_dy, &a->chunk->n_skip_back);
+}
+
 dml_err dml_graphs_get(dml_graphs *g, const dml_graph_key *key, dml_job job, void *arg,
                        dml_replay **out)
 {
     for (int32_t i = 0; i < g->n; i++)
-        if (memcmp(&g->entry[i].key, key, sizeof *key) == 0) {
+        if (same_key(&g->entry[i].key, key)) {
             *out = g->entry[i].replay;
             return DML_ERR_OK;
         }

@@ -15,10 +15,12 @@
 typedef struct dml_graph_key {
     const dml_chunk *chunk;
     const void *in, *labels, *stash, *kept, *dy, *dx;
-    int32_t kind, part, mb; /* of the op: kind, edge, mb */
-    int32_t mode;           /* bit 0: adds first; bit 1: evaluation */
+    const void *const *skip_in; /* [chunk->n_skip_in] what it holds counts, not where; NULL: none */
+    const void *const *skip_dy; /* [chunk->n_skip_back] likewise */
+    int32_t kind, part, mb;     /* of the op: kind, edge, mb */
+    int32_t mode;               /* bit 0: adds first; bit 1: evaluation */
 } dml_graph_key;
-_Static_assert(sizeof(dml_graph_key) == 7 * sizeof(void *) + 4 * sizeof(int32_t), "no padding");
+_Static_assert(sizeof(dml_graph_key) == 9 * sizeof(void *) + 4 * sizeof(int32_t), "no padding");
 
 typedef struct dml_graphs dml_graphs;
 
@@ -26,7 +28,7 @@ typedef struct dml_graphs dml_graphs;
 dml_err dml_graphs_open(const dml_device_api *device, dml_queue *queue, dml_graphs **out);
 void dml_graphs_close(dml_graphs *graphs); /* the queue is idle; NULL is fine */
 
-/* The replay of `key`, the cache's until close; `job` is captured when it has none.  Allocates, so not inside a
+/* The replay of `key`, whose lists live as long as the cache; it is the cache's until close; `job` is captured when it has none.  Allocates, so not inside a
  * step; all shapes have been prepared.  DML_ERR_NOMEM, or what the job or the device gives. */
 dml_err dml_graphs_get(dml_graphs *graphs, const dml_graph_key *key, dml_job job, void *arg,
                        dml_replay **out);

@@ -40,6 +40,11 @@ static bool trained(const dml_model *model, int32_t i)
     return l->back || l->param_end > l->param_begin;
 }
 
+static int32_t value_of(const dml_model *model, int32_t i)
+{
+    return i < 0 ? -1 : model->layer[i].value;
+}
+
 static dml_err add_layer(dml_shaping *m, int32_t i)
 {
     dml_model *model = m->model;
@@ -60,24 +65,42 @@ static dml_err add_layer(dml_shaping *m, int32_t i)
     DML_TRY(l->cls->infer(m, l));
     l->param_end = model->n_params;
     l->state_end = model->n_states;
+    l->value = l->alias ? value_of(model, s->input) : i;
     l->back = trained(model, s->input) || (join && trained(model, s->with));
     if (!l->back && !(l->cls->traits & DML_TIMED)) l->flops[1] = 0;
     return DML_ERR_OK;
 }
 
-/* A stage may end after layer i when later layers read nothing else from before: the newest reader of
- * every earlier output, and of the input, is at or before i.  The loss stays with the layer it reads. */
+static bool reads(const dml_model *model, int32_t layer, int32_t value)
+{
+    const dml_layer *l = &model->layer[layer];
+    return value_of(model, l->spec->input) == value ||
+           (l->cls->traits & DML_JOIN && value_of(model, l->spec->with) == value);
+}
+
+/* Whether layer `r` reads anything from below layer i + 1 but the value that i leaves. */
+static bool reads_past(const dml_model *model, int32_t r, int32_t i)
+{
+    const dml_layer *l = &model->layer[r];
+    const int32_t left = model->layer[i].value, input = l->spec->input, with = l->spec->with;
+    return (input <= i && value_of(model, input) != left) ||
+           (l->cls->traits & DML_JOIN && with <= i && value_of(model, with) != left);
+}
+
+/* A stage may end after layer i when the next layer reads what it leaves, so that something crosses from each stage to
+ * the next, and when no layer above reads the loaded batch by another way: only the first stage has it.  The loss
+ * stays with the layer it reads. */
 static void mark_borders(dml_model *model)
 {
-    int32_t newest_reader = -1; /* of anything before layer i's output */
-    for (int32_t i = -1; i < model->n_layers; i++) {
-        if (i >= 0) model->layer[i].may_end_stage = newest_reader <= i && i < model->n_layers - 2;
+    for (int32_t i = 0; i + 2 < model->n_layers; i++) {
+        dml_layer *l = &model->layer[i];
+        bool others = false, batch = false;
         for (int32_t r = i + 1; r < model->n_layers; r++) {
-            const dml_layer *l = &model->layer[r];
-            const bool reads =
-                l->spec->input == i || ((l->cls->traits & DML_JOIN) && l->spec->with == i);
-            if (reads && r > newest_reader) newest_reader = r;
+            batch = batch || (l->value != -1 && reads(model, r, -1));
+            others = others || reads_past(model, r, i);
         }
+        l->may_end_stage = reads(model, i + 1, l->value) && !batch;
+        l->ends_alone = l->may_end_stage && !others;
     }
 }
 

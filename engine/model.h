@@ -1,6 +1,9 @@
 /* engine/model.h - layers with shapes, parameters and costs; where the model may be cut.
  *
  * A pure function of the spec.  Layers are numbered along the chain; the last is the loss.
+ *
+ * A *value* is a layer's output, and goes by the number of the layer that made its bytes: a flattened image is the
+ * image.  -1 is the loaded batch.
  */
 #ifndef DML_ENGINE_MODEL_H
 #define DML_ENGINE_MODEL_H
@@ -52,9 +55,28 @@ typedef struct dml_layer {
     int64_t flops[3];
     int64_t keep_elems; /* 4-byte elements per sample that backward needs beside input and output */
     bool alias;         /* the output is the input's bytes */
+    int32_t value;      /* the output: this layer, or where its bytes come from; -1 the batch */
     bool back;          /* a parameter lies at or before its input: an input gradient is needed */
-    bool may_end_stage; /* one tensor crosses after this layer, so a stage may end here */
+    bool may_end_stage; /* the next layer reads this one, and nothing above the loaded batch */
+    bool ends_alone;    /* and nothing else crosses there: no skip, whatever the other cuts */
 } dml_layer;
+
+/* A value that stage `to` reads and that the stage before it does not end with.  It goes there straight from the
+ * stage `from` that makes it.  Its gradient goes from `to` to `back`, the next lower stage that has the value, in the
+ * end `from`: each adds its own share, so a sum has the order of the uncut model.  In a program skip k, from 1
+ * (schedule/program.h). */
+typedef struct dml_model_skip {
+    int32_t value;
+    int32_t from, to, back;
+    int64_t elems; /* of a sample */
+} dml_model_skip;
+
+typedef struct dml_cut {
+    int32_t stages;
+    int32_t *begin; /* [stages + 1] stage s holds layers [begin[s], begin[s + 1]) */
+    dml_model_skip *skip;
+    int32_t n_skips;
+} dml_cut;
 
 typedef struct dml_model {
     dml_layer *layer;
@@ -66,6 +88,7 @@ typedef struct dml_model {
     int64_t param_elems;
     dml_shape input;
     int32_t classes;
+    const dml_cut *cut; /* how it is cut: dml_model_cut; NULL: not yet */
 } dml_model;
 
 /* The model's layers are borrowed from `spec`; the rest is the arena's.
@@ -73,6 +96,12 @@ typedef struct dml_model {
  * DML_ERR_SPEC  a layer does not fit the shape before it: the text shows its place in the spec
  */
 dml_err dml_model_make(const dml_spec *spec, dml_arena *arena, dml_model *out);
+
+/* Cuts the model: sets model->cut, the arena's.
+ *   begin  [stages + 1] as dml_model_split leaves it
+ *
+ * DML_ERR_BUG  a stage ends where none may: names the value that cannot get across */
+dml_err dml_model_cut(dml_model *model, int32_t stages, const int32_t *begin, dml_arena *arena);
 
 /* The type of activations and their gradients, of what crosses chunk borders, and of the copies of weights that
  * products read: training.precision.  Everything else real is F32 (a loss sum F64). */
@@ -101,11 +130,12 @@ void dml_param_init(const dml_spec *spec, const dml_param *p, float *out);
  * entries.  auto: the least maximum of flops over legal cuts, then the least next largest stage and so on, to
  * 1/64 of that maximum; ties to the fewest bytes on the wire, then to the earliest cuts (engine/partition.h);
  * under parallelism.stages the flops count for less where more workers share them (model_split.c).  uniform:
- * equal counts of legal segments, the longer ones last.  list: as given; the loss belongs to the last stage and
- * need not be counted.
+ * equal counts of legal segments, the longer ones last.  Both cut through skips only where that is needed, or where
+ * it makes the slowest stage of auto faster by more than a tenth.  list: as given; the loss belongs to the last
+ * stage and need not be counted.
  *
- * DML_ERR_SPEC  more stages than legal segments, a listed cut inside a residual block (names it), or a
- *               list that does not add up
+ * DML_ERR_SPEC  more stages than legal segments, a listed cut where none may be (says why), or a list that
+ *               does not add up
  */
 dml_err dml_model_split(const dml_spec *spec, const dml_model *model, int32_t stages,
                         int32_t *begin);

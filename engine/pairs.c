@@ -1,4 +1,4 @@
-/* engine/pairs.c - chunk boundaries as pairs of workers.
+/* engine/pairs.c - chunk boundaries, and the links of skips, as pairs of workers.
  *
  *   chunk c      0   1        all workers of the chunk below, all of the chunk above: one pair, whatever
  *                | X |        micro-batches the routes send along which line
@@ -17,11 +17,11 @@ typedef struct boundary {
     bool *sends;         /* [workers][workers] lower to upper, two different workers */
 } boundary;
 
-static void add_routes(boundary *b, const dml_program *p, int32_t chunk)
+static void add_routes(boundary *b, const dml_program *p, int32_t below, int32_t above)
 {
     for (int32_t mb = 0; mb < p->mbs; mb++) {
-        const int32_t from = *dml_program_route(p, chunk, mb);
-        const int32_t to = *dml_program_route(p, chunk + 1, mb);
+        const int32_t from = *dml_program_route(p, below, mb);
+        const int32_t to = *dml_program_route(p, above, mb);
         if (from < 0 || to < 0 || from == to) continue;
         b->lower[from] = b->upper[to] = true;
         b->sends[from * b->workers + to] = true;
@@ -68,19 +68,48 @@ static int32_t push_boundary(dml_pair *out, int32_t n, const boundary *b, dml_ar
     return n;
 }
 
+/* Two chunks between whose workers values go. */
+typedef struct link {
+    int32_t below, above;
+} link;
+
+static int32_t add_link(link *out, int32_t n, int32_t below, int32_t above)
+{
+    for (int32_t i = 0; i < n; i++)
+        if (out[i].below == below && out[i].above == above) return n;
+    out[n] = (link){below, above};
+    return n + 1;
+}
+
+/* Neighbours, then the ends of skips: a value goes from `from` to `to`, its gradient from `to` to `back`. */
+static link *find_links(const dml_program *p, dml_arena *arena, int32_t *n)
+{
+    link *out = DML_NEW_N(arena, link, p->chunks + 2 * p->n_skips);
+    *n = 0;
+    for (int32_t c = 0; c + 1 < p->chunks; c++)
+        *n = add_link(out, *n, c, c + 1);
+    for (int32_t k = 0; k < p->n_skips; k++) {
+        *n = add_link(out, *n, p->skip[k].from, p->skip[k].to);
+        *n = add_link(out, *n, p->skip[k].back, p->skip[k].to);
+    }
+    return out;
+}
+
 const dml_pair *dml_pairs_of(const dml_program *const *programs, int32_t n_programs,
                              dml_arena *arena, int32_t *n)
 {
-    const int32_t workers = programs[0]->workers, chunks = programs[0]->chunks;
-    dml_pair *out = DML_NEW_N(arena, dml_pair, (int64_t)chunks * workers);
+    const int32_t workers = programs[0]->workers;
+    int32_t n_links;
+    const link *links = find_links(programs[0], arena, &n_links);
+    dml_pair *out = DML_NEW_N(arena, dml_pair, (int64_t)n_links * workers);
     *n = 0;
-    for (int32_t c = 0; c + 1 < chunks; c++) {
+    for (int32_t l = 0; l < n_links; l++) {
         boundary b = {.workers = workers,
                       .lower = DML_NEW_N(arena, bool, workers),
                       .upper = DML_NEW_N(arena, bool, workers),
                       .sends = DML_NEW_N(arena, bool, (int64_t)workers *workers)};
         for (int32_t i = 0; i < n_programs; i++)
-            add_routes(&b, programs[i], c);
+            add_routes(&b, programs[i], links[l].below, links[l].above);
         *n = push_boundary(out, *n, &b, arena);
     }
     return out;

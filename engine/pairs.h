@@ -6,8 +6,8 @@
 #include "engine/base/arena.h"
 #include "schedule/program.h"
 
-/* The pairs of all transfers of `programs`, which have the same chunks and workers: boundary by boundary, the
- * same list on every worker.  A boundary inside one worker makes none.
+/* The pairs of all transfers of `programs`, which have the same chunks, workers and skips: boundary by boundary, then
+ * skip by skip, the same list on every worker.  A boundary inside one worker makes none.
  *
  *   programs  [n_programs] borrowed
  *   arena     owns what is returned: [*n] */

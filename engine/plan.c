@@ -49,7 +49,16 @@ static dml_err make_cost(dml_plan *plan)
                 dml_shape_elems(last->out) * rows * dml_dtype_bytes(dml_act_type(plan->spec));
     }
     plan->cost_is_exact = assumed_ns * 100 <= all_ns;
+    DML_TRY(dml_cost_skips(&plan->cost, plan->model.cut->n_skips));
+    for (int32_t k = 1; k <= plan->model.cut->n_skips; k++)
+        plan->cost.skip_bytes[k - 1] = dml_plan_skip_bytes(plan, k);
     return DML_ERR_OK;
+}
+
+int64_t dml_plan_skip_bytes(const dml_plan *plan, int32_t skip)
+{
+    const int64_t rows = plan->spec->training.micro_batch_size;
+    return plan->model.cut->skip[skip - 1].elems * rows * dml_dtype_bytes(dml_act_type(plan->spec));
 }
 
 /* ---- buckets ---- */
@@ -164,6 +173,18 @@ static void fill_spans(const dml_plan *plan, dml_program *p)
     }
 }
 
+static dml_err fill_skips(const dml_plan *plan, dml_program *p)
+{
+    const dml_cut *cut = plan->model.cut;
+    dml_arena arena = {0};
+    dml_skip *skip = DML_NEW_N(&arena, dml_skip, cut->n_skips);
+    for (int32_t k = 0; k < cut->n_skips; k++)
+        skip[k] = (dml_skip){cut->skip[k].from, cut->skip[k].to, cut->skip[k].back};
+    const dml_err err = dml_program_set_skips(p, cut->n_skips, skip);
+    dml_arena_free(&arena);
+    return err;
+}
+
 /* The checker sees that spans follow each other; only the model knows where they must end. */
 static dml_err check_coverage(const dml_plan *plan, const dml_program *p)
 {
@@ -200,6 +221,7 @@ static dml_err make_programs(dml_plan *plan)
     fill_spans(plan, &order);
     if (plan->updates > 1) order.votes = dml_plan_votes(plan->spec);
     dml_err err = check_coverage(plan, &order);
+    if (err == DML_ERR_OK) err = fill_skips(plan, &order);
     if (err == DML_ERR_OK) err = dml_schedule_recompute(&order, plan->spec->parallelism.recompute);
     if (err == DML_ERR_OK) err = lower_checked(&order, &plan->cost, &plan->train);
     if (err == DML_ERR_OK) err = dml_schedule_forward_only(&order, &forward);
@@ -244,6 +266,7 @@ static dml_err make(dml_plan *plan)
     plan->stage_begin = DML_NEW_N(&plan->arena, int32_t, plan->stages + 1);
     plan->reduce_bytes = DML_NEW_N(&plan->arena, int64_t, plan->stages);
     DML_TRY(dml_model_split(spec, &plan->model, plan->stages, plan->stage_begin));
+    DML_TRY(dml_model_cut(&plan->model, plan->stages, plan->stage_begin, &plan->arena));
     DML_TRY(make_cost(plan));
     DML_TRY(make_order(plan));
     DML_TRY(price_all_buckets(plan));

@@ -60,6 +60,9 @@ void dml_plan_print_stages(const dml_plan *p, int32_t worker, dml_str *out);
 /* Gives a chunk planned for `stage` the buffers that the training program asks for. */
 void dml_plan_buffers(const dml_plan *p, int32_t stage, dml_chunk *c);
 
+/* Bytes of the value of skip k, from 1 (plan->model.cut), of one micro-batch. */
+int64_t dml_plan_skip_bytes(const dml_plan *plan, int32_t skip);
+
 /* Simulates a training step: from the plan's own costs, or from measured ones.
  *   step_ns     a segment's time, divided by its steps, where the schedule is asynchronous
  *   bubble      [workers] idle share of the compute lane

@@ -6,10 +6,10 @@
 
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
-int32_t dml_plan_slots(const dml_plan *plan, int32_t worker, int32_t stage, dml_pool pool)
+int32_t dml_plan_slots(const dml_plan *plan, int32_t worker, int32_t port, dml_pool pool)
 {
-    const int32_t train = *dml_program_slots(&plan->train, worker, stage, pool),
-                  eval = *dml_program_slots(&plan->eval, worker, stage, pool);
+    const int32_t train = *dml_program_slots(&plan->train, worker, port, pool),
+                  eval = *dml_program_slots(&plan->eval, worker, port, pool);
     return MAX2(train, eval);
 }
 
@@ -22,6 +22,21 @@ int32_t dml_plan_batches(const dml_plan *plan, int32_t worker, int32_t stage)
     return kept + (all ? 0 : dml_plan_slots(plan, worker, stage, DML_POOL_STASH));
 }
 
+/* What skips bring to the stage, and the gradients that come back to it. */
+static int64_t skip_bytes(const dml_plan *plan, int32_t worker, int32_t stage)
+{
+    const dml_program *p = &plan->train;
+    int64_t sum = 0;
+    for (int32_t k = 1; k <= p->n_skips; k++) {
+        const int32_t port = dml_skip_port(p, k);
+        int32_t slots = 0;
+        if (p->skip[k - 1].to == stage) slots += dml_plan_slots(plan, worker, port, DML_POOL_IN);
+        if (p->skip[k - 1].back == stage) slots += dml_plan_slots(plan, worker, port, DML_POOL_DY);
+        sum += dml_worker_align(dml_plan_skip_bytes(plan, k)) * slots;
+    }
+    return sum;
+}
+
 static int64_t activation_bytes(const dml_plan *plan, int32_t worker, int32_t stage,
                                 const dml_chunk *c)
 {
@@ -31,7 +46,7 @@ static int64_t activation_bytes(const dml_plan *plan, int32_t worker, int32_t st
                                       [DML_POOL_DX] = c->size.dx,
                                       [DML_POOL_KEPT] = c->size.kept};
     const int64_t batches = dml_plan_batches(plan, worker, stage);
-    int64_t sum = 0;
+    int64_t sum = skip_bytes(plan, worker, stage);
     for (int32_t p = 0; p < DML_POOLS; p++)
         sum += dml_worker_align(bytes[p]) * dml_plan_slots(plan, worker, stage, (dml_pool)p);
     if (stage == 0) sum += dml_worker_align(c->size.in) * batches;

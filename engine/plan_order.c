@@ -54,6 +54,10 @@ static dml_err measure_memory(const dml_plan *plan, const dml_program *routes, b
         const bool again = plan->spec->parallelism.recompute != DML_RECOMPUTE_NONE;
         out->held_bytes[s] =
             (again ? c.size.kept : c.size.stash) + c.size.in + c.size.dy + c.size.dx;
+        for (int32_t i = 0; i < c.n_skip_in; i++)
+            out->held_bytes[s] += c.skip_in[i].bytes;
+        for (int32_t i = 0; i < c.n_skip_back; i++)
+            out->held_bytes[s] += c.skip_back[i].bytes;
         for (int32_t w = 0; w < limited; w++)
             if (holds(routes, w, s))
                 out->limit_bytes[w] -= c.size.shared + c.size.private_ + (again ? c.size.stash : 0);

@@ -22,9 +22,9 @@ static void *take(dml_slab *s, int64_t bytes)
 
 /* ---- sizes ---- */
 
-static int64_t pool_bytes(const dml_worker *w, int32_t chunk, dml_pool pool)
+static int64_t pool_bytes(const dml_worker *w, int32_t port, dml_pool pool)
 {
-    return w->held[chunk].bytes[pool] * dml_plan_slots(w->plan, w->config->rank, chunk, pool);
+    return w->held[port].bytes[pool] * dml_plan_slots(w->plan, w->config->rank, port, pool);
 }
 
 static void plan_pools(dml_held *h)
@@ -37,13 +37,24 @@ static void plan_pools(dml_held *h)
     h->bytes[DML_POOL_KEPT] = dml_worker_align(size->kept);
 }
 
+/* What is received along skips, and the gradients of it that come back. */
+static void plan_skips(dml_worker *w)
+{
+    const dml_program *p = &w->plan->train;
+    for (int32_t k = 1; k <= p->n_skips; k++) {
+        dml_held *h = &w->held[dml_skip_port(p, k)];
+        h->bytes[DML_POOL_IN] = h->bytes[DML_POOL_DY] =
+            dml_worker_align(dml_plan_skip_bytes(w->plan, k));
+    }
+}
+
 int64_t dml_worker_shared_bytes(const dml_worker *w)
 {
     int64_t bytes = 0;
-    for (int32_t c = 0; c < w->plan->train.chunks; c++)
-        if (w->held[c].chunk)
-            bytes += dml_worker_align(w->chunk[c].size.shared) + pool_bytes(w, c, DML_POOL_IN) +
-                     pool_bytes(w, c, DML_POOL_DY);
+    for (int32_t port = 0; port < dml_program_ports(&w->plan->train); port++) {
+        if (w->held[port].chunk) bytes += dml_worker_align(w->chunk[port].size.shared);
+        bytes += pool_bytes(w, port, DML_POOL_IN) + pool_bytes(w, port, DML_POOL_DY);
+    }
     return bytes;
 }
 
@@ -101,6 +112,7 @@ void dml_worker_plan_memory(dml_worker *w)
     w->chunk_memory = DML_NEW_N(&w->arena, dml_chunk_memory, w->plan->train.chunks);
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) plan_pools(&w->held[c]);
+    plan_skips(w);
     walk(w);
     w->memory_bytes = w->state_slab.bytes + w->activation_slab.bytes + dml_worker_shared_bytes(w);
 }
@@ -125,11 +137,10 @@ dml_err dml_worker_take_memory(dml_worker *w)
         if (w->held[c].chunk)
             DML_TRY(take_shared(w, dml_worker_align(w->chunk[c].size.shared),
                                 &w->chunk_memory[c].shared));
-    for (int32_t c = 0; c < w->plan->train.chunks; c++) {
-        if (!w->held[c].chunk) continue;
-        dml_held *h = &w->held[c];
-        DML_TRY(take_shared(w, pool_bytes(w, c, DML_POOL_IN), &h->pool[DML_POOL_IN]));
-        DML_TRY(take_shared(w, pool_bytes(w, c, DML_POOL_DY), &h->pool[DML_POOL_DY]));
+    for (int32_t port = 0; port < dml_program_ports(&w->plan->train); port++) {
+        dml_held *h = &w->held[port];
+        DML_TRY(take_shared(w, pool_bytes(w, port, DML_POOL_IN), &h->pool[DML_POOL_IN]));
+        DML_TRY(take_shared(w, pool_bytes(w, port, DML_POOL_DY), &h->pool[DML_POOL_DY]));
     }
     return DML_ERR_OK;
 }

@@ -87,7 +87,7 @@ static dml_err plan_chunks(dml_worker *w)
     const bool split = dml_worker_splits_backward(w);
     w->chunk = DML_NEW_N(&w->arena, dml_chunk, chunks);
     w->update = DML_NEW_N(&w->arena, dml_update, chunks);
-    w->held = DML_NEW_N(&w->arena, dml_held, chunks);
+    w->held = DML_NEW_N(&w->arena, dml_held, dml_program_ports(&w->plan->train));
     for (int32_t c = 0; c < chunks; c++) {
         if (!holds(w, c)) continue;
         const dml_chunk_span *span = &w->plan->train.span[c];

@@ -18,7 +18,8 @@ typedef struct exercise {
     dml_kctx *k;
     dml_chunk *whole, *chunk; /* the chunk, and its view that is run */
     int32_t *labels;
-    void *in, *stash, *kept, *dy, *dx;
+    dml_chunk_io io;
+    void *stash, *kept;
     int32_t rows;
 } exercise;
 
@@ -45,23 +46,23 @@ static dml_err forward(const exercise *e, dml_run *run)
     run->kept = e->kept;
     run->recomputed = policy != DML_RECOMPUTE_NONE;
     run->train = false;
-    DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, run, e->in, e->labels, e->stash));
+    DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, run, &e->io, e->labels, e->stash));
     run->train = true;
-    DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, run, e->in, e->labels, e->stash));
+    DML_TRY(dml_chunk_forward(e->chunk, kt, e->k, run, &e->io, e->labels, e->stash));
     if (policy == DML_RECOMPUTE_NONE) return DML_ERR_OK;
-    DML_TRY(dml_chunk_recompute(e->chunk, kt, e->k, run, e->in, e->labels, e->stash));
+    DML_TRY(dml_chunk_recompute(e->chunk, kt, e->k, run, &e->io, e->labels, e->stash));
     if (policy != DML_RECOMPUTE_EXCEPT_LAST) return DML_ERR_OK;
     run->recomputed = false;
-    return dml_chunk_forward(e->chunk, kt, e->k, run, e->in, e->labels, e->stash);
+    return dml_chunk_forward(e->chunk, kt, e->k, run, &e->io, e->labels, e->stash);
 }
 
 static dml_err backward(const exercise *e, const dml_run *run)
 {
     const dml_kernel_table *kt = e->w->backend->kernels;
     if (!e->chunk->split_backward)
-        return dml_chunk_backward(e->chunk, kt, e->k, run, e->in, e->stash, e->dy, e->dx);
-    DML_TRY(dml_chunk_backward_input(e->chunk, kt, e->k, run, e->in, e->stash, e->dy, e->dx));
-    return dml_chunk_backward_weight(e->chunk, kt, e->k, run, e->in, e->stash, e->dy);
+        return dml_chunk_backward(e->chunk, kt, e->k, run, &e->io, e->stash);
+    DML_TRY(dml_chunk_backward_input(e->chunk, kt, e->k, run, &e->io, e->stash));
+    return dml_chunk_backward_weight(e->chunk, kt, e->k, run, &e->io, e->stash);
 }
 
 /* Every call of a step.  What it leaves in sums and slots is stored over or cleared by the first step. */
@@ -96,6 +97,15 @@ static void *nowhere(int32_t region)
     return (void *)(((uintptr_t)region + 1) << 44);
 }
 
+/* n pointers to nowhere. */
+static const void *const *nowheres(int32_t region, int32_t n, dml_arena *arena)
+{
+    const void **list = DML_NEW_N(arena, const void *, n);
+    for (int32_t i = 0; i < n; i++)
+        list[i] = nowhere(region);
+    return list;
+}
+
 /* The kernels of layers [begin, end), planned in `k`. */
 static dml_err choose_for(const dml_worker *w, dml_kctx *k, const dml_chunk_span *span,
                           dml_arena *arena)
@@ -109,10 +119,12 @@ static dml_err choose_for(const dml_worker *w, dml_kctx *k, const dml_chunk_span
                   .whole = &chunk,
                   .chunk = &chunk,
                   .labels = nowhere(2),
-                  .in = nowhere(3),
+                  .io = {.in = nowhere(3),
+                         .dy = nowhere(5),
+                         .dx = nowhere(6),
+                         .skip_in = nowheres(8, chunk.n_skip_in, arena),
+                         .skip_dy = nowheres(9, chunk.n_skip_back, arena)},
                   .stash = nowhere(4),
-                  .dy = nowhere(5),
-                  .dx = nowhere(6),
                   .kept = nowhere(7)};
     int32_t rows[ROW_COUNTS];
     const int32_t n = row_counts(w, rows);
@@ -197,6 +209,45 @@ static void *output_grad_of(const dml_worker *w, int32_t c)
     return w->held[c + 1].pool[DML_POOL_DX];
 }
 
+/* The same for the ends of skips. */
+static const void *skip_input_of(const dml_worker *w, int32_t skip)
+{
+    const dml_held *h = &w->held[dml_skip_port(&w->plan->train, skip)];
+    if (h->pool[DML_POOL_IN]) return h->pool[DML_POOL_IN];
+    const int32_t from = w->plan->train.skip[skip - 1].from;
+    const dml_held *maker = &w->held[from];
+    const dml_chunk_skip *end =
+        dml_chunk_end(w->chunk[from].skip_out, w->chunk[from].n_skip_out, skip);
+    if (w->plan->train.recompute != DML_RECOMPUTE_NONE)
+        return maker->pool[DML_POOL_KEPT] + end->kept_at;
+    return maker->pool[DML_POOL_STASH] + end->at;
+}
+
+static const void *skip_grad_of(const dml_worker *w, int32_t skip)
+{
+    const dml_held *h = &w->held[dml_skip_port(&w->plan->train, skip)];
+    if (h->pool[DML_POOL_DY]) return h->pool[DML_POOL_DY];
+    const int32_t to = w->plan->train.skip[skip - 1].to;
+    return w->held[to].pool[DML_POOL_DX] +
+           dml_chunk_end(w->chunk[to].skip_in, w->chunk[to].n_skip_in, skip)->at;
+}
+
+static dml_chunk_io borders_of(dml_worker *w, int32_t c)
+{
+    const dml_chunk *chunk = &w->chunk[c];
+    const void **in = DML_NEW_N(&w->arena, const void *, chunk->n_skip_in),
+               **dy = DML_NEW_N(&w->arena, const void *, chunk->n_skip_back);
+    for (int32_t i = 0; i < chunk->n_skip_in; i++)
+        in[i] = skip_input_of(w, chunk->skip_in[i].skip);
+    for (int32_t i = 0; i < chunk->n_skip_back; i++)
+        dy[i] = skip_grad_of(w, chunk->skip_back[i].skip);
+    return (dml_chunk_io){.in = input_of(w, c),
+                          .dy = output_grad_of(w, c),
+                          .dx = w->held[c].pool[DML_POOL_DX],
+                          .skip_in = in,
+                          .skip_dy = dy};
+}
+
 static dml_err measure(void *arg)
 {
     const exercise *e = arg;
@@ -214,11 +265,9 @@ static dml_err rehearse_chunk(dml_worker *w, int32_t c)
                   .k = w->compute,
                   .whole = h->chunk,
                   .labels = h->labels,
-                  .in = input_of(w, c),
+                  .io = borders_of(w, c),
                   .stash = h->pool[DML_POOL_STASH],
-                  .kept = h->pool[DML_POOL_KEPT],
-                  .dy = output_grad_of(w, c),
-                  .dx = h->pool[DML_POOL_DX]};
+                  .kept = h->pool[DML_POOL_KEPT]};
     int32_t rows[ROW_COUNTS];
     const int32_t n = row_counts(w, rows);
     for (int32_t v = 0; v < h->chunk->versions; v++) {

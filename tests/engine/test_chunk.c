@@ -230,6 +230,39 @@ static void every_legal_border_does_not_change_a_bit(void **state)
     }
 }
 
+/* Up to six chunks with borders anywhere: values pass chunks over, and are read in several. */
+static void many_cuts_at_once_do_not_change_a_bit(void **state)
+{
+    (void)state;
+    by_hand h;
+    int32_t skips = 0, chained = 0;
+    for (int i = 0; i < NETS; i++) {
+        rig whole;
+        rig_open(&whole, backend, nets[i].make(&h), 1, NULL, 0);
+        rig_step(&whole);
+        const dml_layer *layer = whole.model.layer;
+        for (uint32_t number = 0; number < 24; number++) {
+            int32_t begin[RIG_CHUNKS] = {0}, n = 1;
+            for (int32_t l = 0; l < whole.model.n_layers && n < 6; l++) {
+                uint32_t word[4];
+                dml_rng_block(dml_rng_key(3, DML_RNG_TEST, number), 0, (uint64_t)l, word);
+                if (layer[l].may_end_stage && word[0] % 3 == 0) begin[n++] = l + 1;
+            }
+            begin[n] = whole.model.n_layers;
+            rig cut;
+            rig_open(&cut, backend, &h.spec, n, begin, number % 2 ? RIG_SPLIT : 0);
+            rig_step(&cut);
+            check_same(&whole, &cut, nets[i].name);
+            skips += cut.model.cut->n_skips;
+            for (int32_t k = 0; k < cut.model.cut->n_skips; k++)
+                chained += cut.model.cut->skip[k].back != cut.model.cut->skip[k].from;
+            rig_close(&cut);
+        }
+        rig_close(&whole);
+    }
+    DML_CHECK(skips > 50 && chained > 10);
+}
+
 static void two_half_backwards_are_one_whole_backward(void **state)
 {
     (void)state;
@@ -501,10 +534,11 @@ static void an_error_names_the_layer_and_its_place(void **state)
     dml_kernel_table table = *r.kt;
     table.gelu_fwd = broken;
     const dml_run run = rig_run(&r, 1);
+    const dml_chunk_io io = {.in = r.images};
     const char *want = "in forward of layer 'gelu', micro-batch 1 (by-hand.yaml:4)";
     DML_CHECK_FAILS(
         DML_ERR_BUG, want,
-        dml_chunk_forward(&r.chunk[0], &table, r.k, &run, r.images, r.labels, r.stash[0][1]));
+        dml_chunk_forward(&r.chunk[0], &table, r.k, &run, &io, r.labels, r.stash[0][1]));
     rig_close(&r);
 }
 
@@ -533,6 +567,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_gradient_handed_down_is_the_slope_along_the_input),
         cmocka_unit_test(cuts_do_not_change_a_bit),
         cmocka_unit_test(every_legal_border_does_not_change_a_bit),
+        cmocka_unit_test(many_cuts_at_once_do_not_change_a_bit),
         cmocka_unit_test(two_half_backwards_are_one_whole_backward),
         cmocka_unit_test(exact_sums_do_not_depend_on_the_order_of_micro_batches),
         cmocka_unit_test(exact_and_fast_gradients_are_close),

@@ -162,15 +162,14 @@ static void backward_in_parts(rig *r, int32_t c, int32_t mb, bool weights_alone)
     run.first = r->added[c]++ == 0;
     rig_poison(r, c);
     for (run.part = 1; run.part <= chunk->n_buckets; run.part++) {
-        float *dx = c > 0 && run.part == chunk->n_buckets ? r->dx[c][mb] : NULL;
+        dml_chunk_io io = rig_io(r, c, mb);
+        if (run.part < chunk->n_buckets) io.dx = NULL;
         DML_CHECK_EQ(0, chunk->ran[mb]);
         hash_sums(chunk, before);
         if (weights_alone)
-            DML_CHECK_OK(dml_chunk_backward_weight(chunk, r->kt, r->k, &run, rig_in(r, c, mb),
-                                                   r->stash[c][mb], rig_dy(r, c, mb)));
+            DML_CHECK_OK(dml_chunk_backward_weight(chunk, r->kt, r->k, &run, &io, r->stash[c][mb]));
         else
-            DML_CHECK_OK(dml_chunk_backward(chunk, r->kt, r->k, &run, rig_in(r, c, mb),
-                                            r->stash[c][mb], rig_dy(r, c, mb), dx));
+            DML_CHECK_OK(dml_chunk_backward(chunk, r->kt, r->k, &run, &io, r->stash[c][mb]));
         hash_sums(chunk, after);
         for (int32_t k = 0; k < chunk->n_buckets; k++)
             if (k != run.part - 1) DML_CHECK(before[k] == after[k]);

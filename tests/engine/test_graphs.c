@@ -82,6 +82,30 @@ static void a_key_is_captured_once_and_every_field_tells_keys_apart(void **state
     DML_CHECK_EQ(11, closed);
 }
 
+/* Lists are found by what they hold, wherever it lies. */
+static void values_of_skips_tell_ops_apart(void **state)
+{
+    (void)state;
+    dml_graphs *g = open_graphs();
+    const int place[3] = {0};
+    const dml_chunk chunk = {.n_skip_in = 2, .n_skip_back = 1};
+    const void *a[] = {&place[0], &place[1]}, *same[] = {&place[0], &place[1]},
+               *other[] = {&place[0], &place[2]};
+    dml_graph_key key = {.chunk = &chunk};
+    DML_CHECK_EQ(1, number_of(g, &key));
+    key.skip_in = a;
+    DML_CHECK_EQ(2, number_of(g, &key));
+    key.skip_in = same;
+    DML_CHECK_EQ(2, number_of(g, &key));
+    key.skip_in = other;
+    DML_CHECK_EQ(3, number_of(g, &key));
+    key.skip_dy = a;
+    DML_CHECK_EQ(4, number_of(g, &key));
+    key.skip_dy = other; /* the first is all there is */
+    DML_CHECK_EQ(4, number_of(g, &key));
+    dml_graphs_close(g);
+}
+
 static void it_holds_as_many_as_there_are_ops(void **state)
 {
     (void)state;
@@ -118,6 +142,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_key_is_captured_once_and_every_field_tells_keys_apart),
+        cmocka_unit_test(values_of_skips_tell_ops_apart),
         cmocka_unit_test(it_holds_as_many_as_there_are_ops),
         cmocka_unit_test(a_capture_that_fails_leaves_nothing_behind),
     };

@@ -6,7 +6,8 @@
 #include <stdatomic.h>
 #include <stdlib.h>
 
-#define TINY DML_SOURCE_DIR "/tests/specs/tiny-cnn.yaml"
+#define U_NET DML_SOURCE_DIR "/tests/specs/u-net.yaml"
+#define TINY  DML_SOURCE_DIR "/tests/specs/tiny-cnn.yaml"
 
 static const char *const policies[] = {"none", "full", "selective", "except_last"};
 enum { POLICIES = sizeof policies / sizeof *policies };
@@ -171,17 +172,18 @@ static figures measured(const taken *k)
     return f;
 }
 
-static int64_t expect_planned(const char *schedule, const char *policy)
+static int64_t expect_planned(const char *spec, const char *split, const char *schedule,
+                              const char *policy)
 {
     char s[64], r[64];
     snprintf(s, sizeof s, "parallelism.schedule=%s", schedule);
     snprintf(r, sizeof r, "parallelism.recompute=%s", policy);
-    const char *const overrides[] = {s, r, "parallelism.pipeline_parallel_size=4",
-                                     "training.max_steps=1", NULL};
+    const char *const overrides[] = {
+        s, r, "parallelism.pipeline_parallel_size=4", split, "training.max_steps=1", NULL};
     memset(all_taken, 0, sizeof all_taken);
     atomic_store(&n_taken, 0);
     const run_result run =
-        run_threads_hooked(TINY, overrides, (run_hooks){.plan = note_plan, .backend = counted});
+        run_threads_hooked(spec, overrides, (run_hooks){.plan = note_plan, .backend = counted});
     if (run.err != DML_ERR_OK) fail_msg("%s, %s: %s", schedule, policy, run.trail);
     DML_CHECK_EQ(workers, atomic_load(&n_taken));
     figures got[DML_HOST_WORKERS];
@@ -206,10 +208,12 @@ static void workers_allocate_what_the_plan_says_to_the_byte(void **state)
     for (size_t s = 0; s < sizeof schedules / sizeof *schedules; s++) {
         int64_t bytes[POLICIES];
         for (int32_t k = 0; k < POLICIES; k++)
-            bytes[k] = expect_planned(schedules[s], policies[k]);
+            bytes[k] = expect_planned(TINY, "parallelism.split=uniform", schedules[s], policies[k]);
         DML_CHECK(bytes[1] < bytes[2] && bytes[2] < bytes[0]); /* full, selective, none */
         /* Where few are in flight, the one micro-batch that is spared is most of them. */
         if (s == 0) DML_CHECK(bytes[1] < bytes[3] && bytes[3] < bytes[0]);
+        for (int32_t k = 0; k < POLICIES; k++) /* values that pass stages over */
+            expect_planned(U_NET, "parallelism.split=[4, 4, 6, 10]", schedules[s], policies[k]);
     }
 }
 

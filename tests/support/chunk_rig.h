@@ -20,7 +20,7 @@
 #include <math.h>
 #include <stdlib.h>
 
-enum { RIG_CHUNKS = 8, RIG_MBS = 8, RIG_SPLIT = 1 };
+enum { RIG_CHUNKS = 8, RIG_MBS = 8, RIG_SPLIT = 1, RIG_ENDS = 32 };
 
 typedef struct rig {
     const dml_backend *backend;
@@ -37,7 +37,8 @@ typedef struct rig {
     int32_t n_memory;
     char *stash[RIG_CHUNKS][RIG_MBS];
     float *dx[RIG_CHUNKS][RIG_MBS];
-    float *images; /* [mbs * mb_rows][input...] */
+    const void *skip_in[RIG_ENDS], *skip_dy[RIG_ENDS]; /* of the call under way */
+    float *images;                                     /* [mbs * mb_rows][input...] */
     int32_t *labels;
     int32_t rows[RIG_MBS];
     int32_t added[RIG_CHUNKS]; /* micro-batches whose weight gradients were added in this step */
@@ -90,6 +91,7 @@ static inline void rig_open(rig *r, const char *backend, const dml_spec *spec, i
         DML_CHECK_OK(dml_model_split(spec, &r->model, n, cut));
         begin = cut;
     }
+    DML_CHECK_OK(dml_model_cut(&r->model, n, begin, &r->arena));
     for (int32_t c = 0; c < n; c++) {
         dml_chunk *chunk = &r->chunk[c];
         DML_CHECK_OK(dml_chunk_plan(spec, &r->model, begin[c], begin[c + 1], split == RIG_SPLIT,
@@ -132,6 +134,32 @@ static inline const void *rig_in(const rig *r, int32_t c, int32_t mb)
     return r->images + mb * (r->chunk[0].size.in / (int64_t)sizeof(float));
 }
 
+static inline const float *rig_dy(const rig *r, int32_t c, int32_t mb)
+{
+    return c == r->n - 1 ? NULL : r->dx[c + 1][mb];
+}
+
+/* Borders of chunk c, for one call. */
+static inline dml_chunk_io rig_io(rig *r, int32_t c, int32_t mb)
+{
+    const dml_chunk *chunk = &r->chunk[c];
+    for (int32_t i = 0; i < chunk->n_skip_in; i++) {
+        const int32_t k = chunk->skip_in[i].skip, from = r->model.cut->skip[k - 1].from;
+        r->skip_in[i] = r->stash[from][mb] +
+                        dml_chunk_end(r->chunk[from].skip_out, r->chunk[from].n_skip_out, k)->at;
+    }
+    for (int32_t i = 0; i < chunk->n_skip_back; i++) {
+        const int32_t k = chunk->skip_back[i].skip, to = r->model.cut->skip[k - 1].to;
+        r->skip_dy[i] = (const char *)r->dx[to][mb] +
+                        dml_chunk_end(r->chunk[to].skip_in, r->chunk[to].n_skip_in, k)->at;
+    }
+    return (dml_chunk_io){.in = rig_in(r, c, mb),
+                          .dy = rig_dy(r, c, mb),
+                          .dx = c > 0 ? r->dx[c][mb] : NULL,
+                          .skip_in = r->skip_in,
+                          .skip_dy = r->skip_dy};
+}
+
 static inline void rig_poison(rig *r, int32_t c)
 {
     const dml_chunk_impl *impl = r->chunk[c].impl;
@@ -158,14 +186,10 @@ static inline void rig_forward(rig *r, int32_t mb)
     for (int32_t c = 0; c < r->n; c++) {
         rig_poison(r, c);
         memset(r->stash[c][mb], 0xff, (size_t)r->chunk[c].size.stash);
-        DML_CHECK_OK(dml_chunk_forward(&r->chunk[c], r->kt, r->k, &run, rig_in(r, c, mb),
+        const dml_chunk_io io = rig_io(r, c, mb);
+        DML_CHECK_OK(dml_chunk_forward(&r->chunk[c], r->kt, r->k, &run, &io,
                                        c == r->n - 1 ? labels : NULL, r->stash[c][mb]));
     }
-}
-
-static inline const float *rig_dy(const rig *r, int32_t c, int32_t mb)
-{
-    return c == r->n - 1 ? NULL : r->dx[c + 1][mb];
 }
 
 static inline void rig_backward(rig *r, int32_t mb)
@@ -174,9 +198,8 @@ static inline void rig_backward(rig *r, int32_t mb)
     for (int32_t c = r->n - 1; c >= 0; c--) {
         rig_poison(r, c);
         run.first = r->added[c]++ == 0;
-        DML_CHECK_OK(dml_chunk_backward(&r->chunk[c], r->kt, r->k, &run, rig_in(r, c, mb),
-                                        r->stash[c][mb], rig_dy(r, c, mb),
-                                        c > 0 ? r->dx[c][mb] : NULL));
+        const dml_chunk_io io = rig_io(r, c, mb);
+        DML_CHECK_OK(dml_chunk_backward(&r->chunk[c], r->kt, r->k, &run, &io, r->stash[c][mb]));
     }
 }
 
@@ -185,9 +208,9 @@ static inline void rig_backward_input(rig *r, int32_t mb)
     const dml_run run = rig_run(r, mb);
     for (int32_t c = r->n - 1; c >= 0; c--) {
         rig_poison(r, c);
-        DML_CHECK_OK(dml_chunk_backward_input(&r->chunk[c], r->kt, r->k, &run, rig_in(r, c, mb),
-                                              r->stash[c][mb], rig_dy(r, c, mb),
-                                              c > 0 ? r->dx[c][mb] : NULL));
+        const dml_chunk_io io = rig_io(r, c, mb);
+        DML_CHECK_OK(
+            dml_chunk_backward_input(&r->chunk[c], r->kt, r->k, &run, &io, r->stash[c][mb]));
     }
 }
 
@@ -197,8 +220,9 @@ static inline void rig_backward_weight(rig *r, int32_t mb)
     for (int32_t c = 0; c < r->n; c++) {
         rig_poison(r, c);
         run.first = r->added[c]++ == 0;
-        DML_CHECK_OK(dml_chunk_backward_weight(&r->chunk[c], r->kt, r->k, &run, rig_in(r, c, mb),
-                                               r->stash[c][mb], rig_dy(r, c, mb)));
+        const dml_chunk_io io = rig_io(r, c, mb);
+        DML_CHECK_OK(
+            dml_chunk_backward_weight(&r->chunk[c], r->kt, r->k, &run, &io, r->stash[c][mb]));
     }
 }
 

@@ -39,6 +39,7 @@ typedef struct training {
     stage stage[DELAYED_STAGES];
     float *images;
     int32_t *labels;
+    const void *skip_in[DML_CHUNK_SKIPS], *skip_dy[DML_CHUNK_SKIPS]; /* of the call under way */
 } training;
 
 /* The rule. */
@@ -97,6 +98,7 @@ static void open_training(training *r, const char *spec_path, const char *const 
     DML_CHECK_OK(r->kt->open(r->device, r->queue, &kernels, &r->k));
     DML_CHECK_OK(dml_model_make(&r->spec, &r->arena, &r->model));
     DML_CHECK_OK(dml_model_split(&r->spec, &r->model, r->stages, cut));
+    DML_CHECK_OK(dml_model_cut(&r->model, r->stages, cut, &r->arena));
     for (int32_t s = 0; s < r->stages; s++)
         open_stage(r, s, cut[s], cut[s + 1]);
     r->micro_batches = r->spec.training.num_microbatches;
@@ -137,16 +139,41 @@ static void keep(stage *at, int32_t version)
 
 /* ---- one update ---- */
 
+/* Borders of stage s: what others made lies with them, one micro-batch at a time. */
+static dml_chunk_io borders_of(training *r, int32_t s)
+{
+    const dml_chunk *c = &r->stage[s].chunk;
+    const dml_model_skip *skip = r->model.cut->skip;
+    for (int32_t i = 0; i < c->n_skip_in; i++) {
+        const int32_t k = c->skip_in[i].skip;
+        const stage *from = &r->stage[skip[k - 1].from];
+        r->skip_in[i] =
+            from->stash + dml_chunk_end(from->chunk.skip_out, from->chunk.n_skip_out, k)->at;
+    }
+    for (int32_t i = 0; i < c->n_skip_back; i++) {
+        const int32_t k = c->skip_back[i].skip;
+        const stage *to = &r->stage[skip[k - 1].to];
+        r->skip_dy[i] =
+            (char *)to->dx + dml_chunk_end(to->chunk.skip_in, to->chunk.n_skip_in, k)->at;
+    }
+    const stage *below = s > 0 ? &r->stage[s - 1] : NULL;
+    return (dml_chunk_io){.in = below ? (void *)(below->stash + below->chunk.size.out_offset)
+                                      : r->images,
+                          .dy = s + 1 < r->stages ? r->stage[s + 1].dx : NULL,
+                          .dx = below ? r->stage[s].dx : NULL,
+                          .skip_in = r->skip_in,
+                          .skip_dy = r->skip_dy};
+}
+
 static void forward_and_backward(training *r, delayed_mode mode, int32_t t, dml_run run)
 {
     const int32_t last = r->stages - 1;
-    const void *in[DELAYED_STAGES] = {r->images};
     for (int32_t s = 0; s <= last; s++) {
         stage *at = &r->stage[s];
         load(r, at, version_read(mode, r->stages, s, t));
-        DML_CHECK_OK(dml_chunk_forward(&at->chunk, r->kt, r->k, &run, in[s],
+        const dml_chunk_io io = borders_of(r, s);
+        DML_CHECK_OK(dml_chunk_forward(&at->chunk, r->kt, r->k, &run, &io,
                                        s == last ? r->labels : NULL, at->stash));
-        if (s < last) in[s + 1] = at->stash + at->chunk.size.out_offset;
     }
     for (int32_t s = last; s >= 0; s--) {
         stage *at = &r->stage[s];
@@ -155,9 +182,8 @@ static void forward_and_backward(training *r, delayed_mode mode, int32_t t, dml_
         load(r, at, version);
         run.first = !at->added;
         at->added = true;
-        DML_CHECK_OK(dml_chunk_backward(&at->chunk, r->kt, r->k, &run, in[s], at->stash,
-                                        s == last ? NULL : r->stage[s + 1].dx,
-                                        s > 0 ? at->dx : NULL));
+        const dml_chunk_io io = borders_of(r, s);
+        DML_CHECK_OK(dml_chunk_backward(&at->chunk, r->kt, r->k, &run, &io, at->stash));
     }
 }
 

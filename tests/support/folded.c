@@ -34,6 +34,7 @@ void plan_folded(dml_plan *plan, bool split)
         order.span[c] = plan->train.span[c];
         order.buckets[c] = plan->train.buckets[c];
     }
+    DML_CHECK_OK(dml_program_set_skips(&order, plan->train.n_skips, plan->train.skip));
     for (int32_t mb = 0; mb < plan->mbs; mb++)
         push_micro_batch(&order, mb % plan->replicas, mb, split);
     dml_program_route_by_ops(&order);
