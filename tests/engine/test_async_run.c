@@ -121,6 +121,23 @@ static void vertical_sync_does_not_see_the_cut(void **state)
     DML_CHECK(a.weights_hash != c.weights_hash);
 }
 
+/* What is made again is made from the weights that it was made from. */
+static void recomputed_activations_read_the_version_of_their_forward(void **state)
+{
+    (void)state;
+    static const layout four = {"4", "1", "pipedream", "1"};
+    const char *extra[] = {WIDE, ONE, "training.max_steps=12", NULL, NULL};
+    const run_result kept = run_layout(TINY, &four, extra);
+    static const char *const policies[] = {"full", "selective", "except_last"};
+    for (size_t k = 0; k < sizeof policies / sizeof *policies; k++) {
+        char policy[64];
+        snprintf(policy, sizeof policy, "parallelism.recompute=%s", policies[k]);
+        extra[3] = policy;
+        const run_result r = run_layout(TINY, &four, extra);
+        expect_same(&kept, &r, &four);
+    }
+}
+
 /* An evaluation drains: as if segments were that short. */
 static void a_segment_ends_where_evaluation_is(void **state)
 {
@@ -229,6 +246,39 @@ static void a_stage_keeps_as_many_versions_as_it_needs(void **state)
     }
 }
 
+static int64_t planned[DML_HOST_WORKERS];
+
+static void note_memory(void *context, dml_plan *plan)
+{
+    (void)context;
+    for (int32_t w = 0; w < plan->workers; w++)
+        planned[w] = dml_plan_worker_bytes(plan, w);
+}
+
+static void memory_is_planned_to_the_byte(void **state)
+{
+    (void)state;
+    static const char *const numerics[] = {WIDE, "training.numerics=fast"},
+                             *const precision[] = {"training.precision=fp32",
+                                                   "training.precision=bf16"},
+                             *const recompute[] = {"parallelism.recompute=none",
+                                                   "parallelism.recompute=full"};
+    for (int32_t k = 0; k < 8; k++) {
+        const char *const extra[] = {numerics[k & 1],
+                                     precision[k >> 1 & 1],
+                                     recompute[k >> 2],
+                                     ONE,
+                                     "parallelism.schedule=pipedream",
+                                     "parallelism.pp=4",
+                                     "training.max_steps=9",
+                                     NULL};
+        const run_result r = run_threads_hooked(TINY, extra, (run_hooks){.plan = note_memory});
+        if (r.err != DML_ERR_OK) fail_msg("%s", r.trail);
+        for (int32_t w = 0; w < r.workers; w++)
+            DML_CHECK_EQ(planned[w], r.end[w].memory_bytes);
+    }
+}
+
 /* ---- what is not finite ---- */
 
 static void poison(void *context, const dml_chunk *chunk, bool after)
@@ -314,6 +364,8 @@ int main(void)
         cmocka_unit_test(a_segment_ends_where_evaluation_is),
         cmocka_unit_test(a_run_that_is_asked_to_stop_ends_at_a_drain),
         cmocka_unit_test(a_stage_keeps_as_many_versions_as_it_needs),
+        cmocka_unit_test(memory_is_planned_to_the_byte),
+        cmocka_unit_test(recomputed_activations_read_the_version_of_their_forward),
         cmocka_unit_test(without_votes_a_loss_that_is_not_finite_ends_the_run),
         cmocka_unit_test(with_votes_such_steps_are_left_out),
         cmocka_unit_test(what_cannot_be_late_is_refused_with_what_can),
