@@ -36,8 +36,9 @@ typedef struct rig {
     dml_abort abort;
 } rig;
 
-static void rig_open(rig *r, const dml_spec *spec, bool test_split, dml_data_parts parts,
-                     const int32_t *mbs, int32_t n_mbs, int64_t end_step)
+static void rig_open_segments(rig *r, const dml_spec *spec, bool test_split, dml_data_parts parts,
+                              const int32_t *mbs, int32_t n_mbs, int64_t end_step,
+                              dml_segments segments)
 {
     *r = (rig){0};
     DML_CHECK_OK(dml_data_open(spec, test_split, DML_DATA_ALL, &r->data));
@@ -48,11 +49,18 @@ static void rig_open(rig *r, const dml_spec *spec, bool test_split, dml_data_par
                                       .parts = parts,
                                       .mbs = mbs,
                                       .n_mbs = n_mbs,
+                                      .segments = segments,
                                       .end_step = end_step,
                                       .depth = DEPTH,
                                       .memory = r->memory,
                                       .abort = &r->abort};
     DML_CHECK_OK(dml_loader_open(&config, &r->loader));
+}
+
+static void rig_open(rig *r, const dml_spec *spec, bool test_split, dml_data_parts parts,
+                     const int32_t *mbs, int32_t n_mbs, int64_t end_step)
+{
+    rig_open_segments(r, spec, test_split, parts, mbs, n_mbs, end_step, (dml_segments){0});
 }
 
 static void rig_close(rig *r)
@@ -112,6 +120,39 @@ static void a_run_gets_its_micro_batches_in_line(void **state)
                         dml_loader_get(r.loader, STEPS, cases[c].mbs[0], soon(), &b));
         rig_close(&r);
     }
+}
+
+/* Segments of 3 steps, cut before every fourth: 0 1 2 | 3 | 4 5 6 | 7 | 8 9; this worker has micro-batches 2 and 0 of
+ * each step, in that order and half a step ahead, as a pipeline takes them. */
+static void a_segment_gets_the_micro_batches_of_its_steps(void **state)
+{
+    (void)state;
+    enum { END = 10, LONGEST = 3 };
+    static const int32_t begin[] = {0, 3, 4, 7, 8, END};
+    int32_t mbs[2 * LONGEST];
+    for (int32_t i = 0; i < 2 * LONGEST; i++)
+        mbs[i] = i / 2 * G + (i % 2 ? 0 : 2);
+    const dml_spec spec = spec_of(DML_LAST_SHORT);
+    const dml_segments segments = {.steps = LONGEST, .mbs = G, .every = 4};
+    rig r;
+    rig_open_segments(&r, &spec, false, DML_DATA_ALL, mbs, 2 * LONGEST, END, segments);
+    for (size_t s = 0; s + 1 < sizeof begin / sizeof *begin; s++) {
+        const int32_t n = begin[s + 1] - begin[s];
+        DML_CHECK_EQ(n, dml_segment_steps(&segments, begin[s], END));
+        for (int32_t i = 0; i < 2 * LONGEST; i++) {
+            dml_batch b;
+            DML_CHECK_OK(dml_loader_get(r.loader, begin[s], mbs[i], soon(), &b));
+            if (mbs[i] / G < n)
+                check_batch(&r, begin[s] + mbs[i] / G, mbs[i] % G, &b);
+            else
+                DML_CHECK_EQ(0, b.rows);
+            if (b.rows > 0) dml_loader_release(r.loader);
+        }
+    }
+    dml_batch b;
+    DML_CHECK_FAILS(DML_ERR_BUG, "beyond the loader's last step",
+                    dml_loader_get(r.loader, END, mbs[0], soon(), &b));
+    rig_close(&r);
 }
 
 static void only_the_parts_asked_for_are_there(void **state)
@@ -342,6 +383,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_run_gets_its_micro_batches_in_line),
+        cmocka_unit_test(a_segment_gets_the_micro_batches_of_its_steps),
         cmocka_unit_test(only_the_parts_asked_for_are_there),
         cmocka_unit_test(buffers_that_are_held_stay_as_they_are),
         cmocka_unit_test(asking_out_of_line_is_a_bug_that_changes_nothing),
