@@ -71,6 +71,23 @@ static void fast_mode_too(void **state)
     }
 }
 
+/* Asynchronous: RC reads the weights that its forward read. */
+static void late_weights_are_those_of_the_forward(void **state)
+{
+    (void)state;
+    static const layout late[] = {{"4", "1", "pipedream", "1"}, {"3", "1", "2bw", "1"}};
+    static const char *const more[2][5] = {
+        {"training.numerics=exact_wide", "training.global_batch_size=3", "training.max_steps=7"},
+        {"training.numerics=exact_wide", "training.max_steps=4"}};
+    for (int32_t l = 0; l < 2; l++) {
+        const run_result want = run_policy(&late[l], "none", more[l]);
+        for (int32_t k = 1; k < POLICIES; k++) {
+            const run_result r = run_policy(&late[l], policies[k], more[l]);
+            expect_same(&want, &r, &late[l]);
+        }
+    }
+}
+
 /* ---- memory, by the allocators' own count ---- */
 
 enum { MOST_BLOCKS = 64 };
@@ -178,8 +195,13 @@ static int64_t expect_planned(const char *spec, const char *split, const char *s
     char s[64], r[64];
     snprintf(s, sizeof s, "parallelism.schedule=%s", schedule);
     snprintf(r, sizeof r, "parallelism.recompute=%s", policy);
-    const char *const overrides[] = {
-        s, r, "parallelism.pipeline_parallel_size=4", split, "training.max_steps=1", NULL};
+    const char *const overrides[] = {s,
+                                     r,
+                                     "training.numerics=exact_wide",
+                                     "parallelism.pipeline_parallel_size=4",
+                                     split,
+                                     "training.max_steps=1",
+                                     NULL};
     memset(all_taken, 0, sizeof all_taken);
     atomic_store(&n_taken, 0);
     const run_result run =
@@ -204,7 +226,7 @@ static int64_t expect_planned(const char *spec, const char *split, const char *s
 static void workers_allocate_what_the_plan_says_to_the_byte(void **state)
 {
     (void)state;
-    static const char *const schedules[] = {"gpipe", "1f1b", "zb_h1", "chimera"};
+    static const char *const schedules[] = {"gpipe", "1f1b", "zb_h1", "chimera", "2bw"};
     for (size_t s = 0; s < sizeof schedules / sizeof *schedules; s++) {
         int64_t bytes[POLICIES];
         for (int32_t k = 0; k < POLICIES; k++)
@@ -223,6 +245,7 @@ int main(void)
         cmocka_unit_test(every_policy_has_the_same_bits_under_every_schedule),
         cmocka_unit_test(a_short_last_batch_too),
         cmocka_unit_test(fast_mode_too),
+        cmocka_unit_test(late_weights_are_those_of_the_forward),
         cmocka_unit_test(workers_allocate_what_the_plan_says_to_the_byte),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
