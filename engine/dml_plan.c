@@ -7,6 +7,7 @@
 #include "schedule/draw_svg.h"
 #include "schedule/sim.h"
 #include "schedule/text.h"
+#include "schedule/versions.h"
 
 #include <argp.h>
 #include <inttypes.h>
@@ -224,6 +225,29 @@ static void print(dml_str *text)
     dml_str_free(text);
 }
 
+/* How the updates of an asynchronous plan differ from a synchronous one's. */
+static void print_updates(const dml_plan *p)
+{
+    if (p->updates == 1) return;
+    printf("\nasynchronous, not gradient-equivalent; drains after at most %d steps\n", p->updates);
+    printf("%-6s %14s %24s\n", "stage", "updates late", "versions of the weights");
+    for (int32_t s = 0; s < p->stages; s++)
+        printf("%-6d %14d %24d\n", s, dml_program_staleness(&p->train, s), p->train.versions[s]);
+}
+
+static void print_time(const dml_plan *p, bool eval, int64_t makespan_ns)
+{
+    const double ms = (double)makespan_ns * 1e-6;
+    if (eval)
+        printf("\nevaluation round: %.3f ms", ms);
+    else if (p->updates > 1)
+        printf("\nstep: %.3f ms, of a segment of %d: %.3f ms", ms / p->updates, p->updates, ms);
+    else
+        printf("\nstep: %.3f ms", ms);
+    printf("%s\n\n",
+           p->cost_is_exact ? " (delay layers: exact)" : " at an assumed 50 GFLOP/s; not measured");
+}
+
 static dml_err print_summary(const command_line *c, const dml_plan *p, const dml_sim *sim)
 {
     const dml_spec *spec = p->spec;
@@ -244,11 +268,10 @@ static dml_err print_summary(const command_line *c, const dml_plan *p, const dml
     if (dml_plan_is_equal(p)) printf(", %d on each replica", p->mbs / p->replicas);
     printf("\n\n");
     print_stages(p);
+    print_updates(p);
     print_workers(p, sim);
     DML_TRY(print_recomputed(p));
-    printf("\n%s: %.3f ms%s\n\n", c->eval ? "evaluation round" : "step",
-           (double)sim->makespan_ns * 1e-6,
-           p->cost_is_exact ? " (delay layers: exact)" : " at an assumed 50 GFLOP/s; not measured");
+    print_time(p, c->eval, sim->makespan_ns);
     if (p->bound_ns > 0 && !c->eval)
         printf("lower bound of the compute part: %.3f ms\n\n", (double)p->bound_ns * 1e-6);
     return DML_ERR_OK;

@@ -85,6 +85,17 @@ expect 2 "'trace' has no value" "$train" "${short[@]}" --trace ''
 expect 4 "cannot write '$work/absent/t.json': No such file or directory" "$train" "${short[@]}" --trace "$work/absent/t.json"
 expect 4 "cannot write '/dev/full': No space left on device" "$train" "${short[@]}" --trace /dev/full
 
+# asynchronous schedules: the plan says what they are; in processes, one stage is late by nothing and 2BW by one update
+once=(training.global_batch_size=4 parallelism.schedule=pipedream)
+expect 0 'asynchronous, not gradient-equivalent; drains after at most 8 steps' "$plan" "$delay" "${once[@]}" parallelism.drain_interval=8
+expect 0 'step: 41.250 ms, of a segment of 8: 330.000 ms' "$plan" "$delay" "${once[@]}" parallelism.drain_interval=8
+expect 0 'updates late 3 2 1 0; versions of the weights 4 3 2 1' "$train" "$delay" "${once[@]}" --max-steps 6 "${quick[@]}"
+expect 2 'micro_batch_size x data_parallel_size = 4' "$train" "$delay" "${quick[@]}" parallelism.schedule=pipedream
+late=("$tiny" "${quick[@]}" parallelism.schedule=2bw training.numerics=exact_wide)
+"$train" "${late[@]}" >"$work/log" 2>&1 </dev/null
+bits=$(grep '^  weights ' "$work/log")
+expect 0 "${bits:-no weights}" "$train" "${late[@]}" parallelism.pp=3 parallelism.dp=2
+
 # every worker's bubble: planned from the delays, predicted from the run's own times, measured
 "$train" "$delay" --max-steps 2 "${quick[@]}" >"$work/log" 2>&1 </dev/null
 if [ "$(grep -cE '^ +[0-3] +[0-3]\.0 +330\.0 +27\.3% +[0-9.]+ +[0-9.]+% +[1-4] +[0-9.]+ +[0-9.]+% ' "$work/log")" -eq 4 ] &&
