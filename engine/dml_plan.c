@@ -164,6 +164,20 @@ static void print_stages(const dml_plan *p)
     }
 }
 
+/* Values that pass stages over: from whom to whom, and whom the gradient goes back to. */
+static void print_skips(const dml_plan *p)
+{
+    const dml_cut *cut = p->model.cut;
+    if (cut->n_skips == 0) return;
+    printf("\n%-6s %-28s %6s %6s %14s %18s\n", "skip", "output of", "from", "to", "gradient to",
+           "KiB/micro-batch");
+    for (int32_t k = 1; k <= cut->n_skips; k++) {
+        const dml_model_skip *s = &cut->skip[k - 1];
+        printf("%-6d %-28s %6d %6d %14d %18.2f\n", k, p->model.layer[s->value].spec->name, s->from,
+               s->to, s->back, (double)dml_plan_skip_bytes(p, k) / 0x1p10);
+    }
+}
+
 /* "2      1       ": rank and replica; under parallelism.stages the stages it holds. */
 static void append_place(const dml_plan *p, int32_t worker, dml_str *out)
 {
@@ -268,6 +282,7 @@ static dml_err print_summary(const command_line *c, const dml_plan *p, const dml
     if (dml_plan_is_equal(p)) printf(", %d on each replica", p->mbs / p->replicas);
     printf("\n\n");
     print_stages(p);
+    print_skips(p);
     print_updates(p);
     print_workers(p, sim);
     DML_TRY(print_recomputed(p));

@@ -31,6 +31,32 @@ static void resnet20_has_the_same_bits_everywhere(void **state)
     expect_all_same(DML_SOURCE_DIR "/tests/specs/resnet20-synthetic.yaml", layouts, LAYOUTS, NULL);
 }
 
+/* Cut inside its blocks: a shortcut's value, or a block's, passes a stage over. */
+static void resnet20_cut_inside_its_blocks_too(void **state)
+{
+    (void)state;
+    const char *const spec = DML_SOURCE_DIR "/tests/specs/resnet20-synthetic.yaml";
+    static const char *const four[] = {"parallelism.split=[5, 3, 23, 43]", NULL},
+                             *const eight[] = {"parallelism.split=[5, 3, 3, 15, 4, 12, 13, 19]",
+                                               NULL};
+    static const layout whole = {"1", "1", "sequential", "1"},
+                        cut[] =
+                            {
+                                {"4", "1", "1f1b", "1"},
+                                {"4", "2", "zb_h1", "1"},
+                                {"2", "1", "interleaved_1f1b x2", "2"},
+                                {"4", "1", "chimera", "1"},
+                            },
+                        twice = {"4", "1", "interleaved_zb x2", "1"};
+    const run_result want = run_layout(spec, &whole, NULL);
+    for (size_t i = 0; i < sizeof cut / sizeof *cut; i++) {
+        const run_result r = run_layout(spec, &cut[i], four);
+        expect_same(&want, &r, &cut[i]);
+    }
+    const run_result r = run_layout(spec, &twice, eight);
+    expect_same(&want, &r, &twice);
+}
+
 static void wide_sums_have_the_same_bits_everywhere(void **state)
 {
     (void)state;
@@ -74,6 +100,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(vgg8_has_the_same_bits_everywhere),
         cmocka_unit_test(resnet20_has_the_same_bits_everywhere),
+        cmocka_unit_test(resnet20_cut_inside_its_blocks_too),
         cmocka_unit_test(wide_sums_have_the_same_bits_everywhere),
         cmocka_unit_test(fast_mode_repeats_on_one_layout),
         cmocka_unit_test(reducing_in_buckets_changes_no_bit),
