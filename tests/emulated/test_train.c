@@ -117,6 +117,25 @@ static void exact_mode_of_convolutions_too(void **state)
     expect_no_faults();
 }
 
+/* Values that pass stages over: communicators between their ends, buffers of theirs in captured ops. */
+static void skips_too(void **state)
+{
+    (void)state;
+    static const char *const plain[] = {"parallelism.backend=cuda", "training.max_steps=2", NULL},
+                             *const cut[] = {"parallelism.backend=cuda", "training.max_steps=2",
+                                             "parallelism.split=[4, 4, 6, 10]", NULL};
+    static const layout whole = {"1", "1", "sequential", "1"},
+                        parts[] = {{"4", "1", "1f1b", "1"},
+                                   {"2", "1", "interleaved_1f1b x2", "1"},
+                                   {"4", "2", "zb_h1", "1"}};
+    const run_result want = run_layout(SPEC("u-net"), &whole, plain);
+    for (size_t i = 0; i < sizeof parts / sizeof *parts; i++) {
+        const run_result r = run_layout(SPEC("u-net"), &parts[i], cut);
+        expect_same(&want, &r, &parts[i]);
+    }
+    expect_no_faults();
+}
+
 static void low_precision_has_one_hash_too(void **state)
 {
     (void)state;
@@ -208,6 +227,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(resnet20_learns_as_on_the_cpu),
         cmocka_unit_test(exact_mode_has_one_hash_over_layouts),
         cmocka_unit_test(exact_mode_of_convolutions_too),
+        cmocka_unit_test(skips_too),
         cmocka_unit_test(low_precision_has_one_hash_too),
         cmocka_unit_test(recomputation_changes_no_bit),
         cmocka_unit_test(every_layer_may_be_a_bucket),
