@@ -47,6 +47,10 @@ void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
         atomic_store_explicit(&page->last, op->kind, memory_order_relaxed);
         atomic_store_explicit(&page->last_chunk, op->chunk, memory_order_relaxed);
         atomic_store_explicit(&page->last_mb, op->mb, memory_order_relaxed);
+        /* a segment's steps go by without the worker's loop */
+        if (!x->c.program->forward_only)
+            atomic_store_explicit(&page->step, x->words.step + dml_op_update(x->c.program, op) + 1,
+                                  memory_order_relaxed);
     }
     atomic_fetch_add_explicit(&page->ops, 1, memory_order_relaxed);
 }
