@@ -6,6 +6,8 @@
 #include "tests/support/layouts.h"
 
 #include <inttypes.h>
+#include <math.h>
+#include <stdio.h>
 
 #define TINY DML_SOURCE_DIR "/tests/specs/tiny-cnn.yaml"
 
@@ -65,6 +67,29 @@ static void two_stages_in_vertical_sync_are_one_update_late(void **state)
     expect_equal(&b, &cut); /* all stages alike, so the cut does not matter */
 }
 
+/* tests/oracle/delayed.py trains the same in NumPy and float64. */
+static void losses_are_those_of_another_hand_in_double(void **state)
+{
+    (void)state;
+    static const char *const ways[] = {"stashing", "vertical_sync", "2bw", "without_stashing"};
+    FILE *f = fopen(DML_SOURCE_DIR "/tests/golden/oracle-delayed.txt", "r");
+    DML_CHECK(f);
+    for (int32_t mode = 0; mode <= DELAYED_WITHOUT_STASHING; mode++) {
+        char way[32];
+        const delayed_result got = delayed_train(DML_SOURCE_DIR "/tests/specs/delayed-mlp.yaml",
+                                                 NULL, (delayed_mode)mode, 3, 5);
+        DML_CHECK_EQ(1, fscanf(f, "%31s", way));
+        assert_string_equal(ways[mode], way);
+        for (int64_t t = 0; t < got.updates; t++) {
+            double want;
+            DML_CHECK_EQ(1, fscanf(f, "%lf", &want));
+            if (fabs(want - got.loss[t]) > 1e-5 * want)
+                fail_msg("%s: loss of update %d is %.9f, not %.9f", way, (int)t, got.loss[t], want);
+        }
+    }
+    fclose(f);
+}
+
 static void late_weights_go_another_way(void **state)
 {
     (void)state;
@@ -82,6 +107,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(drained_every_time_it_is_the_synchronous_run),
         cmocka_unit_test(two_stages_in_vertical_sync_are_one_update_late),
+        cmocka_unit_test(losses_are_those_of_another_hand_in_double),
         cmocka_unit_test(late_weights_go_another_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
