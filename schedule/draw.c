@@ -134,5 +134,7 @@ void dml_draw_text(const dml_program *p, const dml_sim *sim, int32_t width, dml_
     if (both)
         dml_str_printf(
             out, "+ next part of a backward, R reduction of gradients, V vote; number: bucket\n");
+    if (p->lowered && dml_program_is_async(p))
+        dml_str_printf(out, "asynchronous: the number of U, R and V is that of the update\n");
     dml_arena_free(&arena);
 }

@@ -11,8 +11,9 @@
  * letter (F, B, I, W, or U for the optimizer), its micro-batch as far as it fits, the last digits
  * if not all of them do, and a filler.  The letters of a worker's second, fourth, ... chunk are
  * small.  The second, third, ... part of a backward begins with a plus.  Where reductions take time
- * they have a row of their own below: an R and the bucket.  At the right edge: the part of the time
- * the worker computes nothing, and the most activations it keeps.
+ * they have a row of their own below: an R and the bucket.  In an asynchronous program U, R and V
+ * show the number of their update.  At the right edge: the part of the time the worker computes
+ * nothing, and the most activations it keeps.
  */
 #ifndef DML_SCHEDULE_DRAW_H
 #define DML_SCHEDULE_DRAW_H

@@ -98,6 +98,32 @@ static void an_svg_has_a_box_for_every_compute_op(void **state)
     dml_program_free(&p);
 }
 
+/* Two stages of PipeDream, F = 10, B = 20, U = 10: steps stand among the micro-batches. */
+static void optimizer_steps_of_an_asynchronous_program_are_numbered(void **state)
+{
+    (void)state;
+    const dml_schedule_args args = {.stages = 2, .virtual_stages = 1, .mbs = 3, .update_mbs = 1};
+    dml_program order, p;
+    DML_CHECK_OK(dml_schedule_build(&dml_schedule_pipedream, &args, &order));
+    dml_cost cost = make_cost(2, 10, 10, 10, 0);
+    cost.chunk[0].step_ns = cost.chunk[1].step_ns = 10;
+    DML_CHECK_OK(dml_lower(&order, &cost, &p));
+    dml_sim sim;
+    DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+    dml_str text = {0};
+    dml_draw_text(&p, &sim, 80, &text);
+    static const char want[] = "0: F0=F1=......B0====U0=F2=B1====U1=...B2====U2=   20.0%   2\n"
+                               "1: ...F0=B0====U0=F1=B1====U1=F2=B2====U2=......   20.0%   1\n";
+    if (strncmp(want, dml_str_text(&text), strlen(want)) != 0)
+        fail_msg("drawn otherwise:\n%s", dml_str_text(&text));
+    DML_CHECK(strstr(dml_str_text(&text), "\nasynchronous: the number of U, R and V"));
+    dml_str_free(&text);
+    dml_sim_free(&sim);
+    dml_cost_free(&cost);
+    dml_program_free(&order);
+    dml_program_free(&p);
+}
+
 static void a_row_is_never_wider_than_asked(void **state)
 {
     (void)state;
@@ -129,6 +155,7 @@ int main(void)
         cmocka_unit_test(pictures_are_as_drawn_before),
         cmocka_unit_test(reductions_have_a_row_of_their_own),
         cmocka_unit_test(an_svg_has_a_box_for_every_compute_op),
+        cmocka_unit_test(optimizer_steps_of_an_asynchronous_program_are_numbered),
         cmocka_unit_test(a_row_is_never_wider_than_asked),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
