@@ -50,9 +50,8 @@ const char *dml_recompute_text(dml_recompute policy); /* static */
  * A chunk that does not read it sees nothing of it. */
 typedef struct dml_skip {
     int32_t from, to; /* chunks, from < to                                                  */
-    int32_t
-        back; /* whom `to` gives its gradient: the next lower chunk that uses the value, in the end `from`;
-                       * from <= back < to                                                  */
+    int32_t back;     /* whom `to` gives its gradient: the next lower chunk that uses it,
+                       * in the end `from`; from <= back < to                               */
 } dml_skip;
 
 typedef struct dml_program {

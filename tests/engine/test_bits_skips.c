@@ -75,6 +75,24 @@ static void replicas_too(void **state)
     check_all(four, sizeof four / sizeof *four, readers);
 }
 
+/* Micro-batches without samples, whose transfers do nothing, among others. */
+static void a_short_last_batch_too(void **state)
+{
+    (void)state;
+    static const layout some[] = {
+        {"4", "1", "1f1b", "1"}, {"4", "2", "zb_h1", "1"}, {"2", "1", "interleaved_1f1b x2", "1"}};
+    const char *const a[] = {arms[0], "data.last_batch=short", NULL}, *const b[] = {
+                                                                          readers[0],
+                                                                          "data.last_batch=short",
+                                                                          NULL};
+    const run_result want = run_layout(U_NET, &whole, &a[1]);
+    for (size_t i = 0; i < sizeof some / sizeof *some; i++) {
+        const run_result r = run_layout(U_NET, &some[i], a), s = run_layout(U_NET, &some[i], b);
+        expect_same(&want, &r, &some[i]);
+        expect_same(&want, &s, &some[i]);
+    }
+}
+
 static void recomputed_too(void **state)
 {
     (void)state;
@@ -120,6 +138,7 @@ int main(void)
         cmocka_unit_test(every_schedule_gives_the_bits_of_the_uncut_net),
         cmocka_unit_test(virtual_stages_too),
         cmocka_unit_test(replicas_too),
+        cmocka_unit_test(a_short_last_batch_too),
         cmocka_unit_test(recomputed_too),
         cmocka_unit_test(free_placement_too),
         cmocka_unit_test(fast_mode_repeats_on_one_layout),
