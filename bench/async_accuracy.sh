@@ -13,8 +13,8 @@ steps=937 # an epoch: 60000 / 64, whole batches
 rows=''
 curves=()
 
-mlp=("$root/examples/mlp-fashion-mnist.yaml" optimizer.lr=0.02 'model.hidden=[256, 256, 256]')
-cnn=("$root/examples/quickstart.yaml" parallelism.dp=1 optimizer.lr=0.02)
+mlp=("$root/examples/mlp-fashion-mnist.yaml" optimizer.lr=0.005 'model.hidden=[256, 256, 256]')
+cnn=("$root/examples/quickstart.yaml" parallelism.dp=1 optimizer.lr=0.005)
 one=(training.global_batch_size=64 training.micro_batch_size=64)
 four=(training.global_batch_size=64 training.micro_batch_size=16)
 

@@ -78,7 +78,7 @@ def main():
     body = []
     for k, (title, runs) in enumerate(panels.items()):
         body += panel(title, runs, colour_of, k * WIDTH)
-    width = WIDTH * len(panels)
+    width = WIDTH * len(panels) + 16
     with open(sys.argv[1], "w", encoding="utf-8") as out:
         out.write(f'<svg xmlns="http://www.w3.org/2000/svg" width="{width}" height="{HEIGHT}" '
                   f'viewBox="0 0 {width} {HEIGHT}" font-family="sans-serif">\n'
