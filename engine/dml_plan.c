@@ -5,6 +5,7 @@
 #include "schedule/csv.h"
 #include "schedule/draw.h"
 #include "schedule/draw_svg.h"
+#include "schedule/schedule.h"
 #include "schedule/sim.h"
 #include "schedule/text.h"
 #include "schedule/versions.h"
@@ -50,7 +51,8 @@ static const struct argp_option options[] = {
      0},
     {"compare", OPT_COMPARE, NULL, 0, "a table of all schedules for this model and layout", 0},
     {"draw", OPT_DRAW, "text|svg", 0, "the schedule's picture alone", 0},
-    {"export", OPT_EXPORT, "csv", 0, "the schedule as PyTorch's CSV: a row for each worker", 0},
+    {"export", OPT_EXPORT, "csv", 0,
+     "the schedule as PyTorch's CSV: a row for each rank of a pipeline", 0},
     {"eval", OPT_EVAL, NULL, 0, "the evaluation program instead of the training one", 0},
     {"width", OPT_WIDTH, "COLUMNS", 0, "of the drawing (default: the terminal's, or 120)", 0},
     {0},
@@ -190,7 +192,8 @@ static void append_place(const dml_plan *p, int32_t worker, dml_str *out)
     dml_str_free(&stages);
 }
 
-static void print_workers(const dml_plan *p, const dml_sim *sim)
+/* Times are of one step, of a program that makes `steps`. */
+static void print_workers(const dml_plan *p, const dml_sim *sim, int32_t steps)
 {
     printf("\n%-8s %-15s %10s %8s %12s\n", "worker",
            dml_plan_is_equal(p) ? "rank   replica " : "stages", "busy ms", "bubble", "stash peak");
@@ -198,7 +201,8 @@ static void print_workers(const dml_plan *p, const dml_sim *sim)
         dml_str place = {0};
         append_place(p, w, &place);
         printf("%-8d %s %10.3f %7.1f%% %12d\n", w, dml_str_text(&place),
-               (double)sim->busy_ns[w] * 1e-6, 100.0 * dml_sim_bubble(sim, w), sim->peak_stash[w]);
+               (double)sim->busy_ns[w] * 1e-6 / steps, 100.0 * dml_sim_bubble(sim, w),
+               sim->peak_stash[w]);
         dml_str_free(&place);
     }
 }
@@ -284,7 +288,7 @@ static dml_err print_summary(const command_line *c, const dml_plan *p, const dml
     print_stages(p);
     print_skips(p);
     print_updates(p);
-    print_workers(p, sim);
+    print_workers(p, sim, c->eval ? 1 : p->updates);
     DML_TRY(print_recomputed(p));
     print_time(p, c->eval, sim->makespan_ns);
     if (p->bound_ns > 0 && !c->eval)
@@ -307,6 +311,24 @@ static dml_err print_simulated(const command_line *c, const dml_plan *p, const d
     return err;
 }
 
+/* Of equal pipelines one, which is what csv:FILE reads; else all workers. */
+static dml_err append_csv(const command_line *c, const dml_plan *p, dml_str *out)
+{
+    const dml_program *all = c->eval ? &p->eval : &p->train;
+    if (!dml_plan_is_equal(p) || p->replicas == 1) {
+        dml_csv_print(all, out);
+        return DML_ERR_OK;
+    }
+    dml_program one, forward = {0};
+    int64_t bound_ns;
+    DML_TRY(dml_plan_order(p, &one, &bound_ns));
+    const dml_err err = c->eval ? dml_schedule_forward_only(&one, &forward) : DML_ERR_OK;
+    if (err == DML_ERR_OK) dml_csv_print(c->eval ? &forward : &one, out);
+    dml_program_free(&forward);
+    dml_program_free(&one);
+    return err;
+}
+
 static dml_err print_plan(const command_line *c, const dml_spec *spec)
 {
     dml_plan plan;
@@ -316,7 +338,7 @@ static dml_err print_plan(const command_line *c, const dml_spec *spec)
     dml_err err = DML_ERR_OK;
     switch (c->form) {
     case FORM_TEXT: dml_text_print(program, &out); break;
-    case FORM_CSV: dml_csv_print(program, &out); break;
+    case FORM_CSV: err = append_csv(c, &plan, &out); break;
     case FORM_COMPARE:
     case FORM_SUMMARY:
     case FORM_PICTURE:

@@ -199,6 +199,25 @@ static bool is_auto(const dml_spec *spec)
     return strcmp(spec->parallelism.schedule, DML_ORDER_AUTO) == 0;
 }
 
+/* What makes orders knows no spec: here its refusals get the place to mend. */
+static dml_err at_schedule(const dml_spec *spec, dml_err err)
+{
+    static const char key[] = "parallelism.schedule";
+    if (err != DML_ERR_SPEC) return err;
+    return dml_spec_fail(spec, dml_spec_place(spec, key), key, "%s", dml_err_trail());
+}
+
+static dml_err at_memory(const dml_spec *spec, dml_err err)
+{
+    static const char key[] = "parallelism.memory";
+    if (err != DML_ERR_NOMEM || spec->parallelism.memory_bytes == 0) return err;
+    const char *text = strstr(dml_err_trail(), ": "); /* behind the place in our sources */
+    text = text ? text + strlen(": ") : dml_err_trail();
+    return dml_spec_fail(spec, dml_spec_place(spec, key), key,
+                         "no order fits: %.*s beside weights and optimizer state",
+                         (int)strcspn(text, "\n"), text);
+}
+
 /* All but auto write the order of one pipeline and place its stages themselves. */
 static dml_err refuse_stages(const dml_spec *spec)
 {
@@ -216,7 +235,7 @@ dml_err dml_plan_order(const dml_plan *plan, dml_program *out, int64_t *bound_ns
     if (!dml_plan_is_equal(plan) && !is_auto(plan->spec)) return refuse_stages(plan->spec);
     const char *path = csv_path(plan->spec);
     if (path) return read_csv(plan, path, out);
-    if (is_auto(plan->spec)) return make_auto(plan, out, bound_ns);
+    if (is_auto(plan->spec)) return at_memory(plan->spec, make_auto(plan, out, bound_ns));
     const dml_schedule *schedule;
     DML_TRY(dml_schedule_find(plan->spec->parallelism.schedule, &schedule));
     const dml_schedule_args args = {.stages = plan->ranks,
@@ -225,7 +244,7 @@ dml_err dml_plan_order(const dml_plan *plan, dml_program *out, int64_t *bound_ns
                                     .update_mbs =
                                         schedule->version ? plan->mbs / plan->replicas : 0,
                                     .vertical_sync = plan->spec->parallelism.vertical_sync};
-    return dml_schedule_build(schedule, &args, out);
+    return at_schedule(plan->spec, dml_schedule_build(schedule, &args, out));
 }
 
 const char *dml_plan_order_doc(const dml_spec *spec, dml_arena *arena)

@@ -10,8 +10,9 @@
  *   out       uninitialised before; owned by the caller, {0} on failure
  *   bound_ns  of `auto`: no order over the same placement is shorter; else 0
  *
- * DML_ERR_SPEC  no such schedule; a file that cannot be read, is no schedule, or is of another size
- * DML_ERR_NOMEM parallelism.memory has no room for one micro-batch */
+ * DML_ERR_SPEC  no such schedule, or not for this layout; a file that cannot be read, is no schedule, or is of another
+ *               size; parallelism.memory has no room for one micro-batch: the text starts with the place in the spec or the
+ *               file */
 dml_err dml_plan_order(const dml_plan *plan, dml_program *out, int64_t *bound_ns);
 
 /* One line on what the spec asks for; the arena's. */

@@ -120,7 +120,7 @@ dml_err dml_loop_report_step(dml_loop *l, const dml_loop_step *s)
                  .wall_ns = s->wall_ns,
                  .verdict = s->verdict,
                  .loss_scale = (double)l->loss_scale.scale,
-                 .bubble = 1.0 - (double)s->busy_ns / ((double)s->wall_ns * w->plan->workers)}};
+                 .bubble = 1.0 - (double)s->busy_ns / ((double)s->span_ns * w->plan->workers)}};
     return report(w, &r);
 }
 
@@ -139,6 +139,8 @@ static dml_err train_step(dml_loop *l, int64_t step)
     dml_vote vote;
     dml_verdict verdict;
     DML_TRY(attempt(l, step, &vote, &verdict));
+    const int64_t voted_at_ns = dml_clock_ns(),
+                  span_ns = l->commit_ns + voted_at_ns - l->committed_at_ns;
     const double norm =
         sqrt(dml_superacc_round(&vote.norm)) / (double)samples / (double)l->loss_scale.scale;
     const double lr = dml_lr_at(w->spec, l->total_steps, step);
@@ -147,6 +149,7 @@ static dml_err train_step(dml_loop *l, int64_t step)
     dml_recorder_end(&w->recorder, step + 1, 1, verdict);
     l->stop = vote.stop > 0;
     const int64_t wall_ns = dml_loop_lap(l);
+    l->commit_ns = l->committed_at_ns - voted_at_ns;
     if (step == 1) l->busy_ns = l->wall_ns = 0; /* the first counts only where it is the only one */
     l->busy_ns += l->step_busy_ns + l->commit_busy_ns;
     l->wall_ns += wall_ns;
@@ -157,7 +160,8 @@ static dml_err train_step(dml_loop *l, int64_t step)
                                 .lr = lr,
                                 .samples = samples,
                                 .wall_ns = wall_ns,
-                                .busy_ns = vote.busy_ns};
+                                .busy_ns = vote.busy_ns,
+                                .span_ns = span_ns};
     DML_TRY(dml_loop_report_step(l, &done));
     return dml_loop_count_skips(l, verdict, step);
 }

@@ -140,7 +140,8 @@ dml_err dml_loop_train_segment(dml_loop *l, int64_t step, int32_t n)
     l->busy_ns += l->step_busy_ns;
     l->wall_ns += wall_ns;
     l->stop = segment.stop > 0;
-    dml_loop_step done = {.wall_ns = wall_ns / n, .busy_ns = segment.busy_ns / n};
+    dml_loop_step done = {
+        .wall_ns = wall_ns / n, .busy_ns = segment.busy_ns / n, .span_ns = wall_ns / n};
     for (int32_t k = 0; k < n; k++) {
         DML_TRY(read_ballot(l, step, k, &vote, &done));
         DML_TRY(dml_loop_report_step(l, &done));

@@ -11,6 +11,7 @@ typedef struct dml_loop {
     int64_t committed_at_ns; /* when the step before ended */
     int64_t step_busy_ns, busy_ns, wall_ns;
     int64_t commit_busy_ns; /* of the newest step's optimizer */
+    int64_t commit_ns;      /* from the newest step's vote to its end */
     int32_t skipped;        /* in a row, but for those that the loss scale explains */
     dml_loss_scale loss_scale;
     bool stop;
@@ -23,7 +24,9 @@ typedef struct dml_loop_step {
     dml_verdict verdict;
     double norm, lr;
     int64_t samples;
-    int64_t wall_ns, busy_ns; /* of all workers together */
+    int64_t wall_ns;
+    int64_t busy_ns,
+        span_ns; /* of all workers together; the time in which: from vote to vote, as ballots tell it */
 } dml_loop_step;
 
 void dml_loop_set_phase(dml_worker *w, dml_phase phase, int64_t step);

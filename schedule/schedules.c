@@ -102,6 +102,29 @@ static dml_err set_updates(const dml_schedule *schedule, const dml_schedule_args
     return dml_versions_set(out, version_of, &(reading){schedule, args});
 }
 
+/* " a, b or c" */
+static void append_those_of_many_chunks(dml_str *out)
+{
+    const char *last = NULL;
+    for (int32_t k = 0; k < N_SCHEDULES; k++) {
+        if (!table[k]->many_chunks) continue;
+        if (last) dml_str_printf(out, "%s %s", out->len ? "," : "", last);
+        last = table[k]->name;
+    }
+    if (last) dml_str_printf(out, "%s %s", out->len ? " or" : "", last);
+}
+
+static dml_err refuse_chunks(const dml_schedule *schedule, int32_t chunks)
+{
+    dml_str others = {0};
+    append_those_of_many_chunks(&others);
+    const dml_err err = dml_err_set(DML_ERR_SPEC, __FILE__, __LINE__,
+                                    "%s runs one chunk on each rank, not %d; several are for%s",
+                                    schedule->name, chunks, dml_str_text(&others));
+    dml_str_free(&others);
+    return err;
+}
+
 dml_err dml_schedule_build(const dml_schedule *schedule, const dml_schedule_args *args,
                            dml_program *out)
 {
@@ -109,8 +132,7 @@ dml_err dml_schedule_build(const dml_schedule *schedule, const dml_schedule_args
     if (args->virtual_stages < 1)
         DML_FAIL(DML_ERR_SPEC, "a rank runs at least one chunk, not %d", args->virtual_stages);
     if (args->virtual_stages > 1 && !schedule->many_chunks)
-        DML_FAIL(DML_ERR_SPEC, "%s runs one chunk on each rank, not %d", schedule->name,
-                 args->virtual_stages);
+        return refuse_chunks(schedule, args->virtual_stages);
     if (args->stages > DML_MAX_CHUNKS / args->virtual_stages)
         DML_FAIL(DML_ERR_SPEC, "%d stages of %d chunks each are more than %d chunks", args->stages,
                  args->virtual_stages, DML_MAX_CHUNKS);

@@ -21,7 +21,7 @@ expect() { # code, text in the output, command...
 }
 
 quick=(logging.console=line logging.interval=1 run.output_dir="$work/run")
-delay=$examples/pipe4-delay.yaml
+delay=$examples/pipe4-delay.yaml tiny=$2/tests/specs/tiny-cnn.yaml
 
 expect 0 'Usage: dml-train' "$train" --help
 expect 0 'dml-train ' "$train" --version
@@ -48,8 +48,14 @@ expect 3 'cannot write to standard output' sh -c "'$plan' '$delay' 2>&1 >/dev/fu
 expect 3 'cannot write to standard output' sh -c "'$train' '$delay' --print-config 2>&1 >/dev/full"
 expect 0 'weights' sh -c "'$train' - --max-steps 1 ${quick[*]} <'$delay'"
 
+# what is written is what is read, of replicas, too
+replicas=("$tiny" parallelism.pp=2 parallelism.dp=2 parallelism.schedule=zb_h1)
+"$plan" "${replicas[@]}" --export csv >"$work/order.csv"
+"$plan" "${replicas[@]}" --text >"$work/program"
+expect 0 'same' sh -c "'$plan' $(printf "'%s' " "${replicas[@]}") parallelism.schedule='csv:$work/order.csv' --text | cmp - '$work/program' && echo same"
+
 # stages that name their workers, in processes: the plan, and in exact mode the bits of one worker
-placed=$examples/placed-delay.yaml tiny=$2/tests/specs/tiny-cnn.yaml
+placed=$examples/placed-delay.yaml
 expect 0 '0        0,2                360.000' "$plan" "$placed"
 expect 2 'parallelism.stages takes schedule auto' "$plan" "$placed" parallelism.schedule=zb_h1
 expect 2 'keep one' "$train" "$placed" parallelism.pp=3

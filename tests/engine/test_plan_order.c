@@ -102,6 +102,28 @@ static void a_file_of_another_size_says_what_would_fit(void **state)
     free_both(&spec, &plan);
 }
 
+static void what_a_schedule_refuses_is_refused_at_its_place_in_the_spec(void **state)
+{
+    (void)state;
+    dml_spec spec;
+    dml_plan plan;
+    static const char *const two[] = {"parallelism.vpp=2", "parallelism.schedule=zb_h1", NULL},
+                             *const odd[] = {"parallelism.schedule=chimera", NULL},
+                             *const small[] = {"parallelism.pp=2", "parallelism.memory=1KB",
+                                               "parallelism.schedule=auto", NULL};
+    DML_CHECK_FAILS(DML_ERR_SPEC,
+                    "override 'parallelism.schedule=zb_h1': zb_h1 runs one chunk on each rank, not "
+                    "2; several are for sequential, ",
+                    plan_of(TINY, two, &spec, &plan));
+    free_both(&spec, &plan);
+    DML_CHECK_FAILS(DML_ERR_SPEC, "override 'parallelism.schedule=chimera': chimera mirrors",
+                    plan_of(TINY, odd, &spec, &plan));
+    free_both(&spec, &plan);
+    DML_CHECK_FAILS(DML_ERR_SPEC, "override 'parallelism.memory=1KB': no order fits: micro-batch 0",
+                    plan_of(TINY, small, &spec, &plan));
+    free_both(&spec, &plan);
+}
+
 static void memory_is_a_limit_that_auto_keeps(void **state)
 {
     (void)state;
@@ -134,6 +156,7 @@ int main(void)
         cmocka_unit_test(auto_reaches_its_bound_on_even_stages),
         cmocka_unit_test(auto_and_a_file_give_the_bits_of_a_schedule),
         cmocka_unit_test(a_file_of_another_size_says_what_would_fit),
+        cmocka_unit_test(what_a_schedule_refuses_is_refused_at_its_place_in_the_spec),
         cmocka_unit_test(memory_is_a_limit_that_auto_keeps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
