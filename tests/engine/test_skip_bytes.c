@@ -57,10 +57,12 @@ dml_err __wrap_dml_transport_find(const char *name, const dml_transport_api **ou
     static dml_transport_api counted;
     DML_TRY(__real_dml_transport_find(name, out));
     pthread_mutex_lock(&lock);
-    real = *out;
-    counted = *real;
-    counted.open = noting_open;
-    counted.send = counting_send;
+    if (!real) { /* the others use it already */
+        counted = **out;
+        counted.open = noting_open;
+        counted.send = counting_send;
+        real = *out;
+    }
     pthread_mutex_unlock(&lock);
     *out = &counted;
     return DML_ERR_OK;
