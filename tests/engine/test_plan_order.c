@@ -11,6 +11,7 @@
 #include <unistd.h>
 
 #define TINY   DML_SOURCE_DIR "/tests/specs/tiny-cnn.yaml"
+#define U_NET  DML_SOURCE_DIR "/tests/specs/u-net.yaml"
 #define DELAYS DML_SOURCE_DIR "/examples/pipe4-delay.yaml"
 
 /* Loads and plans; *spec lives as long as the plan. */
@@ -150,6 +151,31 @@ static void memory_is_a_limit_that_auto_keeps(void **state)
     free_both(&spec, &plan);
 }
 
+/* Weight gradients that wait keep what was recomputed; skips, labels and what is reduced take room, too. */
+static void auto_counts_every_byte_that_a_micro_batch_keeps(void **state)
+{
+    (void)state;
+    static const char *const policy[] = {"none", "full"}, *const memory[] = {"49152", "98304"};
+    for (int k = 0; k < 2; k++) {
+        dml_spec spec;
+        dml_plan plan;
+        char recompute[64], most[64];
+        snprintf(recompute, sizeof recompute, "parallelism.recompute=%s", policy[k]);
+        snprintf(most, sizeof most, "parallelism.memory=%s", memory[k]);
+        const char *const overrides[] = {"parallelism.pp=3",
+                                         "training.micro_batch_size=1",
+                                         "training.global_batch_size=12",
+                                         "parallelism.schedule=auto",
+                                         recompute,
+                                         most,
+                                         NULL};
+        DML_CHECK_OK(plan_of(U_NET, overrides, &spec, &plan));
+        for (int32_t w = 0; w < plan.workers; w++)
+            DML_CHECK(dml_plan_worker_bytes(&plan, w) <= strtoll(memory[k], NULL, 10));
+        free_both(&spec, &plan);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -158,6 +184,7 @@ int main(void)
         cmocka_unit_test(a_file_of_another_size_says_what_would_fit),
         cmocka_unit_test(what_a_schedule_refuses_is_refused_at_its_place_in_the_spec),
         cmocka_unit_test(memory_is_a_limit_that_auto_keeps),
+        cmocka_unit_test(auto_counts_every_byte_that_a_micro_batch_keeps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
