@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # Installs what is missing, builds, and runs every test that belongs in CI:
-#   the fast ones under ASan with UBSan and under TSan, then all but the long campaigns in the release build.
+#   the fast ones and whole runs under ASan with UBSan and under TSan, then all but the long campaigns in the release build.
 #   tests/run.sh unit      only the fast ones (under 20 s)
 set -euo pipefail
 cd "$(dirname "$0")/.."
@@ -19,7 +19,7 @@ fi
 echo "== sanitizers"
 for preset in asan tsan; do
   build "$preset"
-  ctest --test-dir "build-$preset" -L unit -LE long -j2 --output-on-failure --no-tests=error
+  ctest --test-dir "build-$preset" -L 'unit|runs' -LE long -j2 --output-on-failure --no-tests=error
 done
 echo "== all tests"
 ctest --test-dir build -LE long --output-on-failure --no-tests=error
