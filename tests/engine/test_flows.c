@@ -2,8 +2,10 @@
  *
  *   test_engine_flows [RUNS [SEED]]      default 12, 1
  *
- * draws a schedule, ranks, stages of a rank, replicas and a delay for every pass of every layer; the run, a thread
- * per worker and lane, must end in time with the weights of the sequential loop.  Sanitizers see all of it. */
+ * draws a schedule, ranks, stages of a rank, replicas, a delay for every pass of every layer, what is recomputed and how
+ * gradients are cut for their reduction; the run, a thread per worker and lane, must end in time with the weights of
+ * the sequential loop.  Samples do not fill the second step: of its micro-batches one is short, some are empty.  Sanitizers see
+ * all of it. */
 #include "tests/support/test.h"
 
 #include "tests/support/layouts.h"
@@ -67,7 +69,15 @@ static uint64_t run_drawn(const dml_schedule *schedule, const dml_schedule_args 
     snprintf(pp, sizeof pp, "%d", args->stages);
     snprintf(dp, sizeof dp, "%d", replicas);
     const layout l = {pp, dp, name, "1"};
-    const char *const extra[] = {dml_str_text(&layers), NULL};
+    static const char *const recompute[] = {
+        "parallelism.recompute=none", "parallelism.recompute=selective",
+        "parallelism.recompute=full", "parallelism.recompute=except_last"};
+    static const char *const reduce[] = {"comm.overlap=false", "comm.bucket_bytes=1KiB",
+                                         "comm.bucket_bytes=1"};
+    const int32_t policy = below(4), cut = below(3);
+    const char *const extra[] = {
+        dml_str_text(&layers),   recompute[policy], reduce[cut], "comm.first_bucket_bytes=1",
+        "data.last_batch=short", "data.samples=41", NULL};
     const run_result r = run_layout(SPEC, &l, extra);
     dml_str_free(&layers);
     DML_CHECK_EQ(3, r.steps);
