@@ -52,6 +52,8 @@ row zb_h1 zb_h1 27
 row zb_h2 zb_h2 27
 row chimera chimera 30
 row chimera_doubling chimera_doubling 27
+row '1f1b, 4' 1f1b 21 training.global_batch_size=16
+row 'chimera, 4' chimera 16 training.global_batch_size=16
 row 'interleaved_1f1b x2' interleaved_1f1b 57 "${two[@]}"
 row 'looped_bfs x2' looped_bfs 57 "${two[@]}"
 row 'interleaved_zb x2' interleaved_zb 51 "${two[@]}"
