@@ -36,7 +36,7 @@ typedef struct dml_place {
     X(TANH,          "tanh")                                                                              \
     X(DROPOUT,       "dropout")                                                                           \
     X(FLATTEN,       "flatten")        /* to [features], PyTorch's order (channels first)              */ \
-    X(ADD,           "add")            /* joins the branches of `residual`; not written by users       */ \
+    X(ADD,           "add")            /* joins the branches of `residual`, or by name what came before */ \
     X(CROSS_ENTROPY, "cross_entropy")  /* softmax cross-entropy against the label; from training.loss  */ \
     X(MSE,           "mse")            /* mean squared error against the one-hot label                 */ \
     X(DELAY,         "delay")          /* takes forward, input-gradient, weight-gradient time, computes the identity */
@@ -49,7 +49,7 @@ typedef enum dml_layer_kind {
 
 /* One layer as written (`layers:`) or as a family made it, before shapes are known.  Fields that a kind
  * does not use are zero.  `residual: {body: [...], shortcut: [...]}` becomes its body, its shortcut and an
- * ADD, so layers form a chain but for the inputs of shortcuts and ADDs. */
+ * ADD, so layers form a chain but for the inputs of shortcuts and ADDs; `add: NAME` is an ADD alone. */
 typedef struct dml_layer_spec {
     dml_layer_kind kind;
     const char

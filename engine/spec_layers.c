@@ -4,6 +4,7 @@
  *   - relu                               a kind without options
  *   - linear: 10                         a bare value stands for one option (spec_keys.h)
  *   - residual: {body: [...], shortcut: [...]}      body, shortcut, add
+ *   - add: stem                          what comes before plus what the layer `stem` gave: a named skip
  */
 #include "engine/spec_read.h"
 
@@ -132,12 +133,11 @@ static bool read_kind(dml_layer_maker *m, const dml_yaml *word, dml_layer_kind *
     for (int32_t k = 0; k < DML_LAYER_KINDS; k++) {
         const char *name = dml_layer_kind_name((dml_layer_kind)k);
         const bool same = dml_value_same_word(word->text, name);
-        if (k == DML_LAYER_ADD || k == DML_LAYER_CROSS_ENTROPY || k == DML_LAYER_MSE) {
+        if (k == DML_LAYER_CROSS_ENTROPY || k == DML_LAYER_MSE) {
             if (!same) continue;
             dml_str_free(&names);
             dml_complain_at(&m->r->report, word->place,
-                            "'%s' is not written in layers: it comes %s", name,
-                            k == DML_LAYER_ADD ? "with residual" : "from training.loss");
+                            "'%s' is not written in layers: it comes from training.loss", name);
             return false;
         }
         if (same) {
@@ -319,6 +319,74 @@ static void read_residual(dml_layer_maker *m, dml_layer_scope *scope, const dml_
     dml_layer_join(m, &inner, with, place);
 }
 
+/* Its `with` and `name`; NULL where it has none.  False after a complaint. */
+static bool read_add_options(dml_layer_maker *m, const dml_yaml *value, const dml_yaml **with,
+                             const dml_yaml **name)
+{
+    *with = value;
+    *name = NULL;
+    if (!value || value->kind != DML_YAML_MAP) return true;
+    *with = NULL;
+    for (int32_t i = 0; i < value->n; i++) {
+        const char *key = value->key[i].text;
+        if (strcmp(key, "with") == 0) {
+            *with = &value->item[i];
+        } else if (strcmp(key, "name") == 0) {
+            *name = &value->item[i];
+        } else {
+            dml_complain_at(&m->r->report, value->key[i].place, "unknown option '%s' of add", key);
+            dml_complain_note(&m->r->report, "options: with, name");
+            return false;
+        }
+    }
+    return true;
+}
+
+/* The layer of that name, of this block or by its full name; -1 after a complaint. */
+static int32_t find_layer(dml_layer_maker *m, const dml_layer_scope *scope, const dml_yaml *name)
+{
+    const dml_layer_spec *l =
+        named(m, dml_arena_printf(m->r->arena, "%s%s", scope->prefix, name->text));
+    if (!l) l = named(m, name->text);
+    if (l && l != &m->layer[m->tail]) return (int32_t)(l - m->layer);
+    dml_nearest close = dml_nearest_to(name->text);
+    for (int32_t i = 0; i < m->tail; i++)
+        dml_nearest_offer(&close, m->layer[i].name, m->layer[i].name);
+    if (l)
+        dml_complain_at(&m->r->report, name->place,
+                        "'%s' comes right before: add would read it twice", l->name);
+    else if (close.best)
+        dml_complain_at(&m->r->report, name->place,
+                        "no layer before this one is named '%s'; nearest is '%s'", name->text,
+                        close.best);
+    else
+        dml_complain_at(&m->r->report, name->place, "no layer before this one is named '%s'",
+                        name->text);
+    return -1;
+}
+
+static void read_add(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *value,
+                     dml_place place)
+{
+    const dml_yaml *with, *name;
+    if (!read_add_options(m, value, &with, &name)) return;
+    if (!with || with->kind != DML_YAML_SCALAR || dml_yaml_is_null(with)) {
+        dml_complain_at(&m->r->report, place, "add needs 'with', the name of an earlier layer");
+        dml_complain_note(&m->r->report, "such as  - add: conv1");
+        return;
+    }
+    if (m->tail < 0) {
+        dml_complain_at(&m->r->report, place, "add needs a layer before it");
+        return;
+    }
+    const int32_t other = find_layer(m, scope, with);
+    if (other < 0) return;
+    dml_layer_spec *l = dml_layer_push(m, scope, DML_LAYER_ADD, NULL, place);
+    l->with = other;
+    const char *given = name ? read_name(m, scope->prefix, l, name) : NULL;
+    if (given) l->name = given;
+}
+
 static void read_item(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *item,
                       int32_t depth)
 {
@@ -340,6 +408,8 @@ static void read_item(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml
     if (!read_kind(m, word, &kind, &residual)) return;
     if (residual)
         read_residual(m, scope, value, word->place, depth);
+    else if (kind == DML_LAYER_ADD)
+        read_add(m, scope, value, word->place);
     else
         read_options(m, scope, dml_layer_push(m, scope, kind, NULL, word->place), value);
 }

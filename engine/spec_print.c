@@ -196,7 +196,8 @@ void dml_spec_help(FILE *to)
         help_row(to, 2 * depth, &dml_spec_keys[k]);
     }
     fprintf(to, "\nLayers of model.layers; each takes `name`, and `residual: {body: [...], "
-                "shortcut: [...]}` joins two branches\n\n");
+                "shortcut: [...]}` joins two branches\n\nadd    `add: NAME` is `add: {with: "
+                "NAME}`: what comes before plus what the earlier layer NAME gave\n");
     for (int32_t kind = 0; kind < DML_LAYER_KINDS; kind++) {
         if (kind == DML_LAYER_ADD || kind == DML_LAYER_CROSS_ENTROPY || kind == DML_LAYER_MSE)
             continue;

@@ -1,4 +1,4 @@
-/* engine/layers/add.c - joins the two branches of a residual block; its gradient is that of both. */
+/* engine/layers/add.c - joins two values, the branches of a residual block or by name; its gradient is that of both. */
 #include "engine/layers/layer.h"
 
 #include <string.h>
@@ -6,13 +6,13 @@
 static dml_err infer(dml_shaping *m, dml_layer *l)
 {
     const dml_shape with = l->out;
-    char body[DML_SHAPE_TEXT], shortcut[DML_SHAPE_TEXT];
+    const int32_t other = l->spec->with;
+    char x[DML_SHAPE_TEXT], y[DML_SHAPE_TEXT];
     if (memcmp(&l->in, &with, sizeof with) != 0)
-        return dml_layer_fail(
-            m, l,
-            "(residual) cannot add %s of the body to %s of the shortcut: both branches must "
-            "end in one shape",
-            dml_shape_text(l->in, body), dml_shape_text(with, shortcut));
+        return dml_layer_fail(m, l, "cannot add %s of '%s' to %s of '%s': both must have one shape",
+                              dml_shape_text(with, y),
+                              other < 0 ? "the input" : m->spec->model.layers[other].name,
+                              dml_shape_text(l->in, x), m->spec->model.layers[l->spec->input].name);
     l->out = l->in;
     l->flops[0] = dml_shape_elems(l->in);
     return DML_ERR_OK;

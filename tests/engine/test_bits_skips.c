@@ -4,6 +4,7 @@
 #include "tests/support/layouts.h"
 
 #define U_NET DML_SOURCE_DIR "/tests/specs/u-net.yaml"
+#define NAMED DML_SOURCE_DIR "/tests/specs/named-skips.yaml"
 
 /* Four stages through the arms of the U, and four that each read one value more than the one before; eight. */
 static const char *const arms[] = {"parallelism.split=[4, 4, 6, 10]", NULL},
@@ -123,6 +124,22 @@ static void free_placement_too(void **state)
     check_all(placed, sizeof placed / sizeof *placed, readers);
 }
 
+/* `add: NAME` in a chain of layers: no block says where the skip begins or ends. */
+static void named_skips_too(void **state)
+{
+    (void)state;
+    static const layout some[] = {
+        {"4", "1", "1f1b", "1"},    {"4", "2", "gpipe", "1"},
+        {"4", "1", "zb_h1", "1"},   {"6", "1", "eager_1f1b", "1"},
+        {"4", "1", "chimera", "1"}, {"3", "1", "interleaved_1f1b x2", "1"},
+    };
+    static const char *const full[] = {"parallelism.recompute=full", NULL};
+    expect_all_same(NAMED, some, sizeof some / sizeof *some, NULL);
+    expect_all_same(NAMED, some, sizeof some / sizeof *some, full);
+    const run_result want = run_layout(NAMED, &whole, NULL), got = run_layout(NAMED, some, full);
+    expect_same(&want, &got, some);
+}
+
 static void fast_mode_repeats_on_one_layout(void **state)
 {
     (void)state;
@@ -141,6 +158,7 @@ int main(void)
         cmocka_unit_test(a_short_last_batch_too),
         cmocka_unit_test(recomputed_too),
         cmocka_unit_test(free_placement_too),
+        cmocka_unit_test(named_skips_too),
         cmocka_unit_test(fast_mode_repeats_on_one_layout),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

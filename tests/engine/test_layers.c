@@ -67,8 +67,7 @@ static void a_layer_that_does_not_fit_is_named_with_its_place(void **state)
     image(&h);
     by_hand_conv(&h, "conv", 6, 3, 2, 1);
     by_hand_add(&h, "add", -1);
-    refused(&h, 2,
-            "cannot add 6 channels of 4x5 of the body to 6 channels of 8x10 of the shortcut");
+    refused(&h, 2, "cannot add 6 channels of 8x10 of 'the input' to 6 channels of 4x5 of 'conv'");
 
     image(&h);
     by_hand_layer(&h, DML_LAYER_DELAY, "delay")->ns[2] = -5;

@@ -228,6 +228,31 @@ static void automatic_names_step_around_given_ones(void **state)
                  "3 cross_entropy loss <2\n");
 }
 
+static void a_layer_is_added_by_its_name_in_the_block_or_in_the_model(void **state)
+{
+    (void)state;
+    check_layers("model:\n"
+                 "  input: [4]\n"
+                 "  layers:\n"
+                 "    - linear: {name: stem, out: 4}\n"
+                 "    - residual:\n"
+                 "        name: block\n"
+                 "        body: [linear: {name: stem, out: 4}, relu, add: stem, add: block.relu1]\n"
+                 "    - add: {with: block.stem, name: join}\n"
+                 "    - add: stem\n"
+                 "    - linear: 10\n",
+                 "0 linear stem <-1 4\n"
+                 "1 linear block.stem <0 4\n"
+                 "2 relu block.relu1 <1\n"
+                 "3 add block.add1 <2+1\n"
+                 "4 add block.add2 <3+2\n"
+                 "5 add block.add <4+0\n"
+                 "6 add join <5+1\n"
+                 "7 add add2 <6+0\n"
+                 "8 linear fc2 <7 10\n"
+                 "9 cross_entropy loss <8\n");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -235,6 +260,7 @@ int main(void)
         cmocka_unit_test(vgg8_has_three_pairs_of_convolutions_and_two_linear_layers),
         cmocka_unit_test(resnet_projects_its_shortcut_where_the_shape_changes),
         cmocka_unit_test(residual_blocks_nest_and_may_begin_the_model),
+        cmocka_unit_test(a_layer_is_added_by_its_name_in_the_block_or_in_the_model),
         cmocka_unit_test(options_take_pairs_bare_values_and_names_of_pytorch),
         cmocka_unit_test(automatic_names_step_around_given_ones),
     };
