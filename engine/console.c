@@ -280,6 +280,10 @@ static void layout_line(dml_console_view *v, const dml_run_start_record *r,
 static void updates_line(dml_console_view *v, const dml_plan_record *p)
 {
     if (p->drain_steps == 0) return;
+    if (p->drain_steps == 1) {
+        line(v, ENTRY "a drain after each step: those of 1f1b", "updates");
+        return;
+    }
     line(v, ENTRY "asynchronous, not gradient-equivalent; drains after at most %" PRId64 " steps",
          "updates", p->drain_steps);
     line(v, ENTRY "by stage, updates late %s; versions of the weights %s", "", p->staleness,
@@ -414,7 +418,8 @@ void dml_console_summary(dml_console_view *v, const dml_run_end_record *e,
     if (!isnan(e->test_accuracy_ratio))
         line(v, ENTRY "accuracy %.2f%%, loss %s", "test", e->test_accuracy_ratio * 100,
              real(e->test_loss, 5).text);
-    line(v, ENTRY "%s", "memory peak", bytes(e->memory_peak_bytes).text);
+    if (e->memory_peak_bytes > 0)
+        line(v, ENTRY "%s", "memory peak", bytes(e->memory_peak_bytes).text);
     if (e->weights_hash) line(v, ENTRY "%s", "weights", e->weights_hash);
     if (e->failures > 0) line(v, ENTRY "%" PRId64, "failures", e->failures);
     fflush(v->to);

@@ -1,5 +1,6 @@
 /* engine/dml_plan.c - prints the plan and draws the schedule; no device, no training. */
 #include "engine/plan.h"
+#include "engine/plan_async.h"
 #include "engine/plan_compare.h"
 #include "engine/plan_order.h"
 #include "schedule/csv.h"
@@ -246,7 +247,11 @@ static void print(dml_str *text)
 /* How the updates of an asynchronous plan differ from a synchronous one's. */
 static void print_updates(const dml_plan *p)
 {
-    if (p->updates == 1) return;
+    if (!dml_plan_is_asynchronous(p->spec)) return;
+    if (p->updates == 1) {
+        printf("\na drain after each step: the updates are those of 1f1b\n");
+        return;
+    }
     printf("\nasynchronous, not gradient-equivalent; drains after at most %d steps\n", p->updates);
     printf("%-6s %14s %24s\n", "stage", "updates late", "versions of the weights");
     for (int32_t s = 0; s < p->stages; s++)

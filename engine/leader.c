@@ -1,5 +1,6 @@
 /* engine/leader.c - reports become lines for people and records for programs. */
 #include "engine/leader.h"
+#include "engine/plan_async.h"
 
 #include "comm/transport.h"
 #include "engine/base/clock.h"
@@ -111,7 +112,7 @@ static void describe_stages(const dml_leader *l, dml_stage_figures *out, dml_are
 
 static void describe_updates(const dml_plan *p, dml_plan_record *out, dml_arena *arena)
 {
-    if (p->updates == 1) return;
+    if (!dml_plan_is_asynchronous(p->spec)) return;
     out->drain_steps = p->updates;
     out->versions = out->staleness = "";
     for (int32_t s = 0; s < p->stages; s++) {

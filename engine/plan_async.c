@@ -24,6 +24,12 @@ static bool is_pipedream(const dml_spec *spec)
     return strcmp(spec->parallelism.schedule, dml_schedule_pipedream.name) == 0;
 }
 
+bool dml_plan_is_asynchronous(const dml_spec *spec)
+{
+    const dml_schedule *s = schedule_of(spec);
+    return s && s->version;
+}
+
 bool dml_plan_votes(const dml_spec *spec)
 {
     return is_pipedream(spec) ? spec->parallelism.vertical_sync : spec->training.grad_clip > 0.0f;
@@ -114,10 +120,9 @@ static int32_t steps_of_segment(const dml_plan *plan)
 
 dml_err dml_plan_updates(dml_plan *plan)
 {
-    const dml_schedule *s = schedule_of(plan->spec);
     plan->updates = 1;
     DML_TRY(check_sync(plan->spec));
-    if (!s || !s->version || !dml_plan_is_equal(plan)) return DML_ERR_OK;
+    if (!dml_plan_is_asynchronous(plan->spec) || !dml_plan_is_equal(plan)) return DML_ERR_OK;
     DML_TRY(check(plan));
     plan->updates = steps_of_segment(plan);
     return DML_ERR_OK;

@@ -14,6 +14,9 @@
  *               than ranks */
 dml_err dml_plan_updates(dml_plan *plan);
 
+/* Whether the spec names an asynchronous schedule; with one step between drains it makes the updates of 1f1b. */
+bool dml_plan_is_asynchronous(const dml_spec *spec);
+
 /* Whether the updates of an asynchronous spec wait for a vote of all workers: to clip, or to leave out what is not finite.
  * That must cost no bubble: pipedream_2bw when it clips, pipedream with vertical_sync. */
 bool dml_plan_votes(const dml_spec *spec);

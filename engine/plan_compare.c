@@ -179,14 +179,25 @@ static bool append_any(const dml_spec *spec, const char *schedule, int32_t virtu
     return false;
 }
 
-/* One stage on each rank and two; or as many as the spec asks for, or places itself. */
+/* One stage on each rank and two; or as many as the spec asks for. */
 static bool append_rows(const dml_spec *spec, const dml_schedule *s, dml_str *out)
 {
     const int32_t asked = spec->parallelism.virtual_stages;
     bool any = append_any(spec, s->name, s->many_chunks ? asked : 1, out);
-    if (s->many_chunks && asked == 1 && spec->parallelism.n_stages == 0)
-        any |= append_any(spec, s->name, 2, out);
+    if (s->many_chunks && asked == 1) any |= append_any(spec, s->name, 2, out);
     return any;
+}
+
+/* Where stages name their workers one reason holds for all that place them themselves. */
+static void append_named(const dml_spec *spec, dml_str *out)
+{
+    dml_spec variant = *spec;
+    variant.parallelism.schedule = dml_schedule_one_f_one_b.name;
+    dml_plan plan;
+    dml_str_printf(out, "%-20s", "all but auto");
+    if (dml_plan_make(&variant, &plan) != DML_ERR_OK) append_reason(out);
+    dml_str_printf(out, "\n");
+    dml_plan_free(&plan);
 }
 
 static void append_needs(dml_str *out)
@@ -207,12 +218,14 @@ dml_err dml_plan_compare(const dml_spec *spec, dml_str *out)
     dml_str_printf(out, "%-20s %10s %7s %5s %6s %8s %5s %10s %10s %10s  %s\n", "schedule",
                    "step ms", "bubble", "stash", "copies", "versions", "delay", "sent MiB",
                    "reduce MiB", "most MiB", "on stages");
-    for (int32_t k = 0; k < n; k++)
+    const bool placed = spec->parallelism.n_stages > 0;
+    if (placed) append_named(spec, out);
+    for (int32_t k = 0; k < n && !placed; k++)
         any |= append_rows(spec, all[k], out);
     any |= append_row(spec, DML_ORDER_AUTO, asked, out);
     if (strncmp(spec->parallelism.schedule, DML_ORDER_CSV, strlen(DML_ORDER_CSV)) == 0)
         any |= append_row(spec, spec->parallelism.schedule, asked, out);
-    append_needs(out);
+    if (!placed) append_needs(out);
     if (!any) DML_FAIL(DML_ERR_SPEC, "no schedule fits this model and layout");
     return DML_ERR_OK;
 }

@@ -96,7 +96,7 @@ const dml_schedule dml_schedule_pipedream_2bw = {
     .name = "pipedream_2bw",
     .aliases = "2bw",
     .doc = "1f1b without a flush, an update per batch from gradients one update old; two versions",
-    .needs = "at least as many micro-batches in an update as stages",
+    .needs = "m >= p",
     .version = version_2bw,
     .build = build_2bw,
     .wall_ns = wall_ns,
