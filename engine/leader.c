@@ -1,11 +1,11 @@
 /* engine/leader.c - reports become lines for people and records for programs. */
 #include "engine/leader.h"
-#include "engine/plan_async.h"
 
 #include "comm/transport.h"
 #include "engine/base/clock.h"
 #include "engine/chunk_sum.h"
 #include "engine/data.h"
+#include "engine/plan_async.h"
 #include "engine/trace_draw.h"
 #include "engine/trace_json.h"
 #include "engine/update.h"
