@@ -16,9 +16,8 @@
  */
 #include "schedule/list.h"
 
-#include "engine/base/arena.h"
 #include "engine/base/rng.h"
-#include "schedule/list_rank.h"
+#include "schedule/list_impl.h"
 
 #include <string.h>
 
@@ -26,7 +25,7 @@
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
 enum { KINDS = DML_LIST_KINDS, SEED = 1 };
-typedef enum kind { F, I, W } kind;
+typedef enum kind { F = DML_LIST_F, I = DML_LIST_I, W = DML_LIST_W } kind;
 
 typedef struct priority {
     double class[KINDS], tail_share[KINDS];
@@ -49,176 +48,59 @@ typedef struct lane {
 } lane;
 
 typedef struct player {
-    const dml_list_args *a;
-    const dml_program *p;
-    dml_arena arena;
-    int32_t cells;          /* chunks x mbs; op number = kind * cells + chunk * mbs + mb */
-    int64_t *ns[KINDS];     /* [chunks] */
-    int64_t *tail[KINDS];   /* [chunks] */
-    int64_t *lag;           /* [chunks - 1] of a transfer between chunk c and c + 1 */
-    int64_t *round_trip_ns; /* [chunks] begin of F to begin of the input gradient */
-    double unit_ns, *noise; /* noise: [KINDS][chunks] of the trial */
-    int64_t period_ns;      /* the busiest worker's work per micro-batch of the step */
-    lane *lane;             /* [workers] */
-    int64_t *ready_ns;      /* [KINDS cells] */
-    int32_t *left;          /* [mbs] chunks that it has not left */
-    int32_t oldest;         /* micro-batch with chunks left */
-    int32_t *order;         /* [ops] op numbers as they start, for all workers */
-    int64_t *load;          /* [workers][mbs] bytes that the micro-batch keeps there in all */
+    dml_list_instance in; /* its arena holds the player's tables, too */
+    double *noise;        /* [KINDS][chunks] of the trial */
+    lane *lane;           /* [workers] */
+    int64_t *ready_ns;    /* [KINDS cells] */
+    int32_t *left;        /* [mbs] chunks that it has not left */
+    int32_t oldest;       /* micro-batch with chunks left */
+    int32_t *order;       /* [ops] op numbers as they start, for all workers */
     int64_t *need,
         *kept; /* [workers][mbs] bytes that the micro-batch will still keep there, and keeps now */
-    int32_t *rank; /* [KINDS cells] NULL: no priority given */
     bool *has_run; /* [KINDS cells] */
 } player;
 
-/* ---- the instance ---- */
-
-static int32_t worker_of(const player *pl, int32_t op)
-{
-    const int32_t cell = op % pl->cells;
-    return *dml_program_route(pl->p, cell / pl->p->mbs, cell % pl->p->mbs);
-}
-
-static int64_t held(const dml_list_args *a, int32_t chunk)
-{
-    return a->held_bytes ? a->held_bytes[chunk] : 1;
-}
-
-static int64_t cost_of(const dml_list_args *a, dml_op_kind k, int32_t chunk)
-{
-    const dml_op op = {.kind = (uint8_t)k, .chunk = chunk};
-    return dml_op_ns(a->cost, &op);
-}
-
-static void measure(player *pl)
-{
-    const dml_list_args *a = pl->a;
-    const int32_t n = pl->p->chunks;
-    for (int k = 0; k < KINDS; k++) {
-        pl->ns[k] = DML_NEW_N(&pl->arena, int64_t, n);
-        pl->tail[k] = DML_NEW_N(&pl->arena, int64_t, n);
-    }
-    pl->lag = DML_NEW_N(&pl->arena, int64_t, n);
-    pl->round_trip_ns = DML_NEW_N(&pl->arena, int64_t, n);
-    for (int32_t c = 0; c < n; c++) {
-        pl->ns[F][c] = cost_of(a, DML_OP_FWD, c);
-        pl->ns[I][c] = cost_of(a, a->split ? DML_OP_BWD_INPUT : DML_OP_BWD, c);
-        pl->ns[W][c] = a->split ? cost_of(a, DML_OP_BWD_WEIGHT, c) : 0;
-        if (c + 1 < n) pl->lag[c] = cost_of(a, DML_OP_SEND_ACT, c);
-    }
-    for (int32_t c = 0; c < n; c++) {
-        pl->tail[W][c] = pl->ns[W][c];
-        const int64_t below = c > 0 ? pl->lag[c - 1] + pl->tail[I][c - 1] : 0;
-        pl->tail[I][c] = pl->ns[I][c] + MAX2(pl->ns[W][c], below);
-    }
-    for (int32_t c = n - 1; c >= 0; c--) {
-        const int64_t up =
-            c + 1 < n ? 2 * pl->lag[c] + pl->round_trip_ns[c + 1] + pl->ns[I][c + 1] : 0;
-        pl->round_trip_ns[c] = pl->ns[F][c] + up;
-        pl->tail[F][c] = pl->round_trip_ns[c] + pl->tail[I][c];
-    }
-}
-
-static void measure_load(player *pl)
-{
-    const dml_program *p = pl->p;
-    int64_t *work = DML_NEW_N(&pl->arena, int64_t, p->workers), all = 0;
-    pl->load = DML_NEW_N(&pl->arena, int64_t, (int64_t)p->workers * p->mbs);
-    pl->need = DML_NEW_N(&pl->arena, int64_t, (int64_t)p->workers * p->mbs);
-    pl->kept = DML_NEW_N(&pl->arena, int64_t, (int64_t)p->workers * p->mbs);
-    for (int32_t c = 0; c < p->chunks; c++)
-        for (int32_t mb = 0; mb < p->mbs; mb++) {
-            const int32_t w = *dml_program_route(p, c, mb);
-            const int64_t ns = pl->ns[F][c] + pl->ns[I][c] + pl->ns[W][c];
-            work[w] += ns;
-            all += ns;
-            pl->load[(int64_t)w * p->mbs + mb] += held(pl->a, c);
-        }
-    for (int32_t w = 0; w < p->workers; w++)
-        pl->period_ns = MAX2(pl->period_ns, work[w] / p->mbs);
-    pl->unit_ns = (double)all / (KINDS * (double)pl->cells);
-}
-
-static dml_err check(const dml_list_args *a)
-{
-    const dml_program *p = a->routes;
-    if (a->cost->chunks != p->chunks)
-        DML_FAIL(DML_ERR_SPEC, "costs of %d chunks for routes of %d", a->cost->chunks, p->chunks);
-    if (a->trials < 1)
-        DML_FAIL(DML_ERR_SPEC, "an order takes at least one trial, not %d", a->trials);
-    for (int32_t c = 0; c < p->chunks; c++)
-        for (int32_t mb = 0; mb < p->mbs; mb++) {
-            const int32_t w = *dml_program_route(p, c, mb);
-            if (w < 0 || w >= p->workers)
-                DML_FAIL(DML_ERR_SPEC, "micro-batch %d of chunk %d has no worker", mb, c);
-        }
-    return DML_ERR_OK;
-}
-
-static dml_err check_memory(const player *pl)
-{
-    const dml_list_args *a = pl->a;
-    for (int32_t w = 0; a->limit_bytes && w < pl->p->workers; w++)
-        for (int32_t mb = 0; mb < pl->p->mbs; mb++) {
-            const int64_t need = pl->load[(int64_t)w * pl->p->mbs + mb];
-            if (need > a->limit_bytes[w])
-                DML_FAIL(
-                    DML_ERR_NOMEM,
-                    "micro-batch %d alone keeps %lld bytes on worker %d, which has room for %lld",
-                    mb, (long long)need, w, (long long)a->limit_bytes[w]);
-        }
-    return DML_ERR_OK;
-}
-
-static int32_t ops_of(const player *pl)
-{
-    return (pl->a->split ? KINDS : KINDS - 1) * pl->cells;
-}
-
 /* Each worker's ops by rank. */
-static dml_err open_lines(player *pl)
+static void open_lines(player *pl)
 {
-    if (!pl->a->priority) return DML_ERR_OK;
-    DML_TRY(dml_list_ranks(pl->a, &pl->arena, &pl->rank));
-    const int32_t ops = ops_of(pl);
+    if (!pl->in.rank) return;
+    const int32_t ops = dml_list_ops(&pl->in);
     int32_t last = 0;
     for (int32_t op = 0; op < ops; op++)
-        last = MAX2(last, pl->rank[op]);
-    int32_t *at = DML_NEW_N(&pl->arena, int32_t, last + 1); /* rank -> op + 1 */
+        last = MAX2(last, pl->in.rank[op]);
+    int32_t *at = DML_NEW_N(&pl->in.arena, int32_t, last + 1); /* rank -> op + 1 */
     for (int32_t op = 0; op < ops; op++)
-        at[pl->rank[op]] = op + 1;
+        at[pl->in.rank[op]] = op + 1;
     for (int32_t r = 0; r <= last; r++) {
         if (at[r] == 0) continue;
-        lane *l = &pl->lane[worker_of(pl, at[r] - 1)];
+        lane *l = &pl->lane[dml_list_worker_of(&pl->in, at[r] - 1)];
         l->line[l->n_line++] = at[r] - 1;
     }
-    pl->has_run = DML_NEW_N(&pl->arena, bool, ops);
-    return DML_ERR_OK;
+    pl->has_run = DML_NEW_N(&pl->in.arena, bool, ops);
 }
 
 static dml_err open_player(player *pl, const dml_list_args *a)
 {
-    *pl = (player){.a = a, .p = a->routes};
-    DML_TRY(check(a));
+    *pl = (player){0};
+    DML_TRY(dml_list_open(&pl->in, a));
     const dml_program *p = a->routes;
-    pl->cells = p->chunks * p->mbs;
-    measure(pl);
-    measure_load(pl);
-    DML_TRY(check_memory(pl));
-    const int64_t ops = (int64_t)KINDS * pl->cells;
-    pl->lane = DML_NEW_N(&pl->arena, lane, p->workers);
-    pl->ready_ns = DML_NEW_N(&pl->arena, int64_t, ops);
-    pl->order = DML_NEW_N(&pl->arena, int32_t, ops);
-    pl->noise = DML_NEW_N(&pl->arena, double, KINDS * p->chunks);
-    pl->left = DML_NEW_N(&pl->arena, int32_t, p->mbs);
-    int32_t *of = DML_NEW_N(&pl->arena, int32_t, p->workers);
-    for (int32_t c = 0; c < pl->cells; c++)
-        of[worker_of(pl, c)] += KINDS;
+    const int64_t ops = (int64_t)KINDS * pl->in.cells;
+    pl->lane = DML_NEW_N(&pl->in.arena, lane, p->workers);
+    pl->ready_ns = DML_NEW_N(&pl->in.arena, int64_t, ops);
+    pl->order = DML_NEW_N(&pl->in.arena, int32_t, ops);
+    pl->noise = DML_NEW_N(&pl->in.arena, double, KINDS * p->chunks);
+    pl->left = DML_NEW_N(&pl->in.arena, int32_t, p->mbs);
+    pl->need = DML_NEW_N(&pl->in.arena, int64_t, (int64_t)p->workers * p->mbs);
+    pl->kept = DML_NEW_N(&pl->in.arena, int64_t, (int64_t)p->workers * p->mbs);
+    int32_t *of = DML_NEW_N(&pl->in.arena, int32_t, p->workers);
+    for (int32_t c = 0; c < pl->in.cells; c++)
+        of[dml_list_worker_of(&pl->in, c)] += KINDS;
     for (int32_t w = 0; w < p->workers; w++) {
-        pl->lane[w].open = DML_NEW_N(&pl->arena, int32_t, of[w]);
-        pl->lane[w].line = DML_NEW_N(&pl->arena, int32_t, of[w]);
+        pl->lane[w].open = DML_NEW_N(&pl->in.arena, int32_t, of[w]);
+        pl->lane[w].line = DML_NEW_N(&pl->in.arena, int32_t, of[w]);
     }
-    return open_lines(pl);
+    open_lines(pl);
+    return DML_ERR_OK;
 }
 
 /* ---- one trial ---- */
@@ -227,16 +109,16 @@ static dml_err open_player(player *pl, const dml_list_args *a)
  * before it have left, and what it still needs must fit beside what it and later ones keep. */
 static bool fits(const player *pl, int32_t w, int32_t chunk, int32_t mb)
 {
-    if (!pl->a->limit_bytes) return true;
-    const int64_t *need = &pl->need[(int64_t)w * pl->p->mbs],
-                  *kept = &pl->kept[(int64_t)w * pl->p->mbs];
-    int64_t keeps = held(pl->a, chunk);
-    for (int32_t later = mb + 1; later < pl->p->mbs; later++)
+    if (!pl->in.a->limit_bytes) return true;
+    const int64_t *need = &pl->need[(int64_t)w * pl->in.p->mbs],
+                  *kept = &pl->kept[(int64_t)w * pl->in.p->mbs];
+    int64_t keeps = dml_list_held(pl->in.a, chunk);
+    for (int32_t later = mb + 1; later < pl->in.p->mbs; later++)
         keeps += kept[later];
     for (int32_t at = mb; at >= pl->oldest; at--) {
         keeps += kept[at];
-        const int64_t more = at == mb ? need[at] - held(pl->a, chunk) : need[at];
-        if (keeps + more > pl->a->limit_bytes[w]) return false;
+        const int64_t more = at == mb ? need[at] - dml_list_held(pl->in.a, chunk) : need[at];
+        if (keeps + more > pl->in.a->limit_bytes[w]) return false;
     }
     return true;
 }
@@ -245,20 +127,20 @@ static bool shallow(const player *pl, const priority *pr, int32_t w, int32_t chu
 {
     if (pr->depth <= 0 || mb == pl->oldest) return true;
     const double most =
-        pr->depth * (double)pl->round_trip_ns[chunk] / (double)MAX2(1, pl->period_ns);
+        pr->depth * (double)pl->in.round_trip_ns[chunk] / (double)MAX2(1, pl->in.period_ns);
     return pl->lane[w].in_flight < (int32_t)most + 1;
 }
 
 static double score(const player *pl, const priority *pr, int32_t op, int64_t now_ns)
 {
-    const int32_t k = op / pl->cells, cell = op % pl->cells, c = cell / pl->p->mbs,
-                  mb = cell % pl->p->mbs;
+    const int32_t k = op / pl->in.cells, cell = op % pl->in.cells, c = cell / pl->in.p->mbs,
+                  mb = cell % pl->in.p->mbs;
     const int64_t late_ns = pl->ready_ns[op] - now_ns;
     const double rank =
-        pr->rank_share > 0 ? pr->rank_share * pl->rank[op] / (2.0 * pl->p->workers) : 0.0;
-    return (pr->class[k] - rank - pr->mb_share * mb + pl->noise[k * pl->p->chunks + c]) *
-               pl->unit_ns +
-           pr->tail_share[k] * (double)pl->tail[k][c] -
+        pr->rank_share > 0 ? pr->rank_share * pl->in.rank[op] / (2.0 * pl->in.p->workers) : 0.0;
+    return (pr->class[k] - rank - pr->mb_share * mb + pl->noise[k * pl->in.p->chunks + c]) *
+               pl->in.unit_ns +
+           pr->tail_share[k] * (double)pl->in.tail[k][c] -
            pr->wait_share * (double)(late_ns > 0 ? late_ns : 0);
 }
 
@@ -269,9 +151,10 @@ static int32_t first_in_line(player *pl, int32_t w)
     while (l->next < l->n_line && pl->has_run[l->line[l->next]])
         l->next++;
     for (int32_t i = l->next; i < l->n_line; i++) {
-        const int32_t op = l->line[i], cell = op % pl->cells;
+        const int32_t op = l->line[i], cell = op % pl->in.cells;
         if (pl->has_run[op]) continue;
-        if (op / pl->cells == F && !fits(pl, w, cell / pl->p->mbs, cell % pl->p->mbs)) continue;
+        if (op / pl->in.cells == F && !fits(pl, w, cell / pl->in.p->mbs, cell % pl->in.p->mbs))
+            continue;
         for (int32_t k = 0; k < l->n_open; k++)
             if (l->open[k] == op) return k;
         return -1;
@@ -288,9 +171,9 @@ static void decide(player *pl, const priority *pr, int32_t w)
     for (int pass = 0; pass < 2 && !pr->strict; pass++) {
         double best = 0;
         for (int32_t i = 0; i < l->n_open; i++) {
-            const int32_t op = l->open[i], cell = op % pl->cells, mb = cell % pl->p->mbs,
-                          c = cell / pl->p->mbs;
-            if (op / pl->cells == F && (!fits(pl, w, c, mb) || !shallow(pl, pr, w, c, mb)))
+            const int32_t op = l->open[i], cell = op % pl->in.cells, mb = cell % pl->in.p->mbs,
+                          c = cell / pl->in.p->mbs;
+            if (op / pl->in.cells == F && (!fits(pl, w, c, mb) || !shallow(pl, pr, w, c, mb)))
                 continue;
             if (pass == 0) {
                 now_ns = MIN2(now_ns, MAX2(l->free_ns, pl->ready_ns[op]));
@@ -308,55 +191,51 @@ static void decide(player *pl, const priority *pr, int32_t w)
 /* The op's last input is there at `ns`. */
 static int32_t offer(player *pl, kind k, int32_t chunk, int32_t mb, int64_t ns)
 {
-    const int32_t op = (int32_t)k * pl->cells + chunk * pl->p->mbs + mb, w = worker_of(pl, op);
+    const int32_t op = (int32_t)k * pl->in.cells + chunk * pl->in.p->mbs + mb,
+                  w = dml_list_worker_of(&pl->in, op);
     pl->ready_ns[op] = ns;
     lane *l = &pl->lane[w];
     l->open[l->n_open++] = op;
     return w;
 }
 
-static int64_t travel_ns(const player *pl, int32_t chunk_from, int32_t chunk_to, int32_t mb)
-{
-    const bool near =
-        *dml_program_route(pl->p, chunk_from, mb) == *dml_program_route(pl->p, chunk_to, mb);
-    return near ? 0 : pl->lag[MIN2(chunk_from, chunk_to)];
-}
-
 /* What `op`, which ends at end_ns, makes possible; the other worker that learns of it, or -1. */
 static int32_t release(player *pl, int32_t op, int64_t end_ns)
 {
-    const int32_t k = op / pl->cells, cell = op % pl->cells, c = cell / pl->p->mbs,
-                  mb = cell % pl->p->mbs, last = pl->p->chunks - 1;
+    const int32_t k = op / pl->in.cells, cell = op % pl->in.cells, c = cell / pl->in.p->mbs,
+                  mb = cell % pl->in.p->mbs, last = pl->in.p->chunks - 1;
     if (k == F)
-        return c == last ? offer(pl, I, c, mb, end_ns)
-                         : offer(pl, F, c + 1, mb, end_ns + travel_ns(pl, c, c + 1, mb));
+        return c == last
+                   ? offer(pl, I, c, mb, end_ns)
+                   : offer(pl, F, c + 1, mb, end_ns + dml_list_travel_ns(&pl->in, c, c + 1, mb));
     if (k == W) return -1;
-    if (pl->a->split) offer(pl, W, c, mb, end_ns);
-    return c == 0 ? -1 : offer(pl, I, c - 1, mb, end_ns + travel_ns(pl, c, c - 1, mb));
+    if (pl->in.a->split) offer(pl, W, c, mb, end_ns);
+    return c == 0 ? -1
+                  : offer(pl, I, c - 1, mb, end_ns + dml_list_travel_ns(&pl->in, c, c - 1, mb));
 }
 
 static void account(player *pl, int32_t op, int32_t w)
 {
-    const int32_t k = op / pl->cells, cell = op % pl->cells, c = cell / pl->p->mbs,
-                  mb = cell % pl->p->mbs;
-    const int64_t at = (int64_t)w * pl->p->mbs + mb, bytes = held(pl->a, c);
+    const int32_t k = op / pl->in.cells, cell = op % pl->in.cells, c = cell / pl->in.p->mbs,
+                  mb = cell % pl->in.p->mbs;
+    const int64_t at = (int64_t)w * pl->in.p->mbs + mb, bytes = dml_list_held(pl->in.a, c);
     if (k == F) {
         pl->need[at] -= bytes;
         pl->kept[at] += bytes;
         pl->lane[w].in_flight++;
     }
     if (k == I) pl->lane[w].in_flight--;
-    if (k == W || (k == I && !pl->a->split)) {
+    if (k == W || (k == I && !pl->in.a->split)) {
         pl->kept[at] -= bytes;
         pl->left[mb]--;
-        while (pl->oldest < pl->p->mbs && pl->left[pl->oldest] == 0)
+        while (pl->oldest < pl->in.p->mbs && pl->left[pl->oldest] == 0)
             pl->oldest++;
     }
 }
 
 static void begin_trial(player *pl, const priority *pr)
 {
-    const dml_program *p = pl->p;
+    const dml_program *p = pl->in.p;
     for (int32_t i = 0; i < KINDS * p->chunks; i++) {
         uint32_t word[4];
         dml_rng_block(pr->key, 0, (uint64_t)i, word);
@@ -367,9 +246,9 @@ static void begin_trial(player *pl, const priority *pr)
         pl->lane[w] = (lane){.open = l->open, .line = l->line, .n_line = l->n_line, .best = -1};
     }
     const size_t cells = (size_t)p->workers * (size_t)p->mbs;
-    memcpy(pl->need, pl->load, cells * sizeof *pl->need);
+    memcpy(pl->need, pl->in.load, cells * sizeof *pl->need);
     memset(pl->kept, 0, cells * sizeof *pl->kept);
-    if (pr->strict) memset(pl->has_run, 0, (size_t)ops_of(pl) * sizeof *pl->has_run);
+    if (pr->strict) memset(pl->has_run, 0, (size_t)dml_list_ops(&pl->in) * sizeof *pl->has_run);
     pl->oldest = 0;
     for (int32_t mb = 0; mb < p->mbs; mb++) {
         pl->left[mb] = p->chunks;
@@ -382,12 +261,12 @@ static void begin_trial(player *pl, const priority *pr)
 /* Plays the step; its length, and the ops in pl->order.  INT64_MAX: a strict one that got stuck. */
 static int64_t play(player *pl, const priority *pr)
 {
-    const int32_t ops = ops_of(pl);
+    const int32_t ops = dml_list_ops(&pl->in);
     int64_t wall_ns = 0;
     begin_trial(pl, pr);
     for (int32_t n = 0; n < ops; n++) {
         int32_t w = -1;
-        for (int32_t i = 0; i < pl->p->workers; i++)
+        for (int32_t i = 0; i < pl->in.p->workers; i++)
             if (pl->lane[i].best >= 0 && (w < 0 || pl->lane[i].start_ns < pl->lane[w].start_ns))
                 w = i;
         if (w < 0 && pr->strict) return INT64_MAX;
@@ -395,14 +274,15 @@ static int64_t play(player *pl, const priority *pr)
         lane *l = &pl->lane[w];
         const int32_t op = l->open[l->best], before = pl->oldest;
         if (pr->strict) pl->has_run[op] = true;
-        const int64_t end_ns = l->start_ns + pl->ns[op / pl->cells][op % pl->cells / pl->p->mbs];
+        const int64_t end_ns =
+            l->start_ns + pl->in.ns[op / pl->in.cells][op % pl->in.cells / pl->in.p->mbs];
         l->open[l->best] = l->open[--l->n_open];
         l->free_ns = end_ns;
         wall_ns = MAX2(wall_ns, end_ns);
         pl->order[n] = op;
         account(pl, op, w);
         const int32_t other = release(pl, op, end_ns);
-        for (int32_t i = 0; i < pl->p->workers; i++)
+        for (int32_t i = 0; i < pl->in.p->workers; i++)
             if (i == w || i == other || before != pl->oldest) decide(pl, pr, i);
     }
     return wall_ns;
@@ -462,17 +342,17 @@ static priority change(const priority *best, int32_t trial)
 /* What trial `trial` plays, with the best of those before it. */
 static priority nth_priority(const player *pl, int32_t trial, const priority *best)
 {
-    const int32_t ranked = pl->rank ? RANKED_STARTS : 0;
+    const int32_t ranked = pl->in.rank ? RANKED_STARTS : 0;
     if (trial < ranked) return ranked_start_of(trial);
     return trial - ranked < STARTS ? start_of(trial - ranked) : change(best, trial);
 }
 
 static int64_t search(player *pl, priority *best)
 {
-    const int64_t bound_ns = dml_list_bound_ns(pl->a);
+    const int64_t bound_ns = dml_list_bound_ns(pl->in.a);
     int64_t best_ns = INT64_MAX;
-    for (int32_t trial = 0; best_ns == INT64_MAX || (trial < pl->a->trials && best_ns > bound_ns);
-         trial++) {
+    for (int32_t trial = 0;
+         best_ns == INT64_MAX || (trial < pl->in.a->trials && best_ns > bound_ns); trial++) {
         const priority pr = nth_priority(pl, trial, best);
         const int64_t ns = play(pl, &pr);
         if (ns >= best_ns) continue;
@@ -485,20 +365,20 @@ static int64_t search(player *pl, priority *best)
 static dml_err write_order(const player *pl, dml_program *out)
 {
     static const dml_op_kind split[KINDS] = {DML_OP_FWD, DML_OP_BWD_INPUT, DML_OP_BWD_WEIGHT};
-    const dml_program *p = pl->p;
+    const dml_program *p = pl->in.p;
     DML_TRY(dml_program_init(out, p->workers, p->chunks, p->mbs));
     const dml_err err = dml_program_set_skips(out, p->n_skips, p->skip);
     if (err != DML_ERR_OK) {
         dml_program_free(out);
         return err;
     }
-    memcpy(out->route, p->route, (size_t)pl->cells * sizeof *p->route);
+    memcpy(out->route, p->route, (size_t)pl->in.cells * sizeof *p->route);
     memcpy(out->span, p->span, (size_t)p->chunks * sizeof *p->span);
     memcpy(out->buckets, p->buckets, (size_t)p->chunks * sizeof *p->buckets);
-    for (int32_t n = 0; n < ops_of(pl); n++) {
-        const int32_t op = pl->order[n], k = op / pl->cells, cell = op % pl->cells;
-        const dml_op_kind made = k == I && !pl->a->split ? DML_OP_BWD : split[k];
-        dml_program_push(out, worker_of(pl, op), made, cell / p->mbs, cell % p->mbs);
+    for (int32_t n = 0; n < dml_list_ops(&pl->in); n++) {
+        const int32_t op = pl->order[n], k = op / pl->in.cells, cell = op % pl->in.cells;
+        const dml_op_kind made = k == I && !pl->in.a->split ? DML_OP_BWD : split[k];
+        dml_program_push(out, dml_list_worker_of(&pl->in, op), made, cell / p->mbs, cell % p->mbs);
     }
     return DML_ERR_OK;
 }
@@ -515,77 +395,6 @@ dml_err dml_list_schedule(const dml_list_args *args, dml_program *out, int64_t *
         DML_ASSERT_OP(again_ns, ==, *wall_ns);
         err = write_order(&pl, out);
     }
-    dml_arena_free(&pl.arena);
+    dml_arena_free(&pl.in.arena);
     return err == DML_ERR_OK ? err : dml_err_add(err, __func__, __FILE__, __LINE__);
-}
-
-/* ---- the bound ---- */
-
-/* Of one worker: its work, when its first F and its first input gradient can begin, and what must follow its last
- * input gradient elsewhere. */
-typedef struct load {
-    int64_t work_ns, back_ns, input_ns, forward_ns;
-    int64_t head_ns, first_back_ns, way_out_ns;
-} load;
-
-/* Adds what the micro-batch is to its workers; returns its own way through all of them. */
-static int64_t add_load(const player *pl, int32_t mb, load *of)
-{
-    const dml_program *p = pl->p;
-    int64_t at_ns = 0;
-    for (int32_t c = 0; c < p->chunks; c++) {
-        load *l = &of[*dml_program_route(p, c, mb)];
-        l->head_ns = MIN2(l->head_ns, at_ns);
-        at_ns += pl->ns[F][c];
-        l->forward_ns += pl->ns[F][c];
-        l->input_ns += pl->ns[I][c];
-        l->work_ns += pl->ns[F][c] + pl->ns[I][c] + pl->ns[W][c];
-        l->back_ns += pl->ns[I][c] + pl->ns[W][c];
-        if (c + 1 < p->chunks) at_ns += travel_ns(pl, c, c + 1, mb);
-    }
-    for (int32_t c = p->chunks - 1; c >= 0; c--) {
-        load *l = &of[*dml_program_route(p, c, mb)];
-        l->first_back_ns = MIN2(l->first_back_ns, at_ns);
-        at_ns += pl->ns[I][c] + (c > 0 ? travel_ns(pl, c, c - 1, mb) : pl->ns[W][0]);
-    }
-    int64_t out_ns =
-        0; /* after the input gradient of chunk c: its weight gradient, and the chunks below */
-    for (int32_t c = 0; c < p->chunks; c++) {
-        load *l = &of[*dml_program_route(p, c, mb)];
-        const int64_t below_ns =
-            c > 0 ? travel_ns(pl, c, c - 1, mb) + pl->ns[I][c - 1] + out_ns : 0;
-        out_ns = MAX2(pl->ns[W][c], below_ns);
-        l->way_out_ns = MIN2(l->way_out_ns, out_ns);
-    }
-    return at_ns;
-}
-
-static int64_t bound_of(const load *l)
-{
-    const int64_t any = l->head_ns + l->work_ns,
-                  last_input = l->head_ns + l->forward_ns + l->input_ns + l->way_out_ns,
-                  backs = l->first_back_ns + l->back_ns,
-                  inputs = l->first_back_ns + l->input_ns + l->way_out_ns;
-    return MAX2(MAX2(any, last_input), MAX2(backs, inputs));
-}
-
-int64_t dml_list_bound_ns(const dml_list_args *args)
-{
-    player pl;
-    int64_t bound_ns = 0;
-    if (open_player(&pl, args) == DML_ERR_OK) {
-        const dml_program *p = pl.p;
-        load *of = DML_NEW_N(&pl.arena, load, p->workers);
-        for (int32_t w = 0; w < p->workers; w++)
-            of[w] =
-                (load){.head_ns = INT64_MAX, .first_back_ns = INT64_MAX, .way_out_ns = INT64_MAX};
-        for (int32_t mb = 0; mb < p->mbs; mb++) {
-            int64_t x = add_load(&pl, mb, of);
-            bound_ns = MAX2(bound_ns, x);
-        }
-        for (int32_t w = 0; w < p->workers; w++)
-            if (of[w].work_ns > 0) bound_ns = MAX2(bound_ns, bound_of(&of[w]));
-    }
-    dml_arena_free(&pl.arena);
-    return bound_ns;
 }

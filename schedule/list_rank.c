@@ -10,7 +10,7 @@ enum { NONE = -1 };
 typedef struct begin {
     int64_t ns;
     int32_t depth; /* schedule/play.h: orders what begins at the same time */
-    int32_t op;    /* as list.c numbers it: kind, chunk, micro-batch */
+    int32_t op;    /* as list_impl.h numbers it: kind, chunk, micro-batch */
     bool whole;    /* a backward not cut in two */
 } begin;
 

@@ -1,4 +1,4 @@
-/* schedule/list_rank.h - the ops of an order in one line, as the list scheduler numbers them.  For list.c only. */
+/* schedule/list_rank.h - the ops of an order in one line, as the list scheduler numbers them.  For list*.c only. */
 #ifndef DML_SCHEDULE_LIST_RANK_H
 #define DML_SCHEDULE_LIST_RANK_H
 

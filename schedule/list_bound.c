@@ -1,0 +1,88 @@
+/* schedule/list_bound.c - what no order over these routes can beat.
+ *
+ * A micro-batch passes all chunks one after another; a worker does its work one op after another, from the first
+ * moment anything reaches it, and after its last input gradient what hangs on that must still happen elsewhere:
+ *
+ *   worker w        | head |  F I W ...  its work  ... I | way out |
+ *                   0      first F can begin             last I    end of the step
+ *
+ * The same from the first moment an input gradient can begin, with the backwards alone.  The largest of all these
+ * counts; which worker runs what is the routes', when is left open.
+ */
+#include "schedule/list.h"
+
+#include "schedule/list_impl.h"
+
+#define MIN2(a, b) ((a) < (b) ? (a) : (b))
+#define MAX2(a, b) ((a) > (b) ? (a) : (b))
+
+enum { F = DML_LIST_F, I = DML_LIST_I, W = DML_LIST_W };
+
+/* Of one worker: its work, when its first F and its first input gradient can begin, and what must follow its last
+ * input gradient elsewhere. */
+typedef struct load {
+    int64_t work_ns, back_ns, input_ns, forward_ns;
+    int64_t head_ns, first_back_ns, way_out_ns;
+} load;
+
+/* Adds what the micro-batch is to its workers; returns its own way through all of them. */
+static int64_t add_load(const dml_list_instance *in, int32_t mb, load *of)
+{
+    const dml_program *p = in->p;
+    int64_t at_ns = 0;
+    for (int32_t c = 0; c < p->chunks; c++) {
+        load *l = &of[*dml_program_route(p, c, mb)];
+        l->head_ns = MIN2(l->head_ns, at_ns);
+        at_ns += in->ns[F][c];
+        l->forward_ns += in->ns[F][c];
+        l->input_ns += in->ns[I][c];
+        l->work_ns += in->ns[F][c] + in->ns[I][c] + in->ns[W][c];
+        l->back_ns += in->ns[I][c] + in->ns[W][c];
+        if (c + 1 < p->chunks) at_ns += dml_list_travel_ns(in, c, c + 1, mb);
+    }
+    for (int32_t c = p->chunks - 1; c >= 0; c--) {
+        load *l = &of[*dml_program_route(p, c, mb)];
+        l->first_back_ns = MIN2(l->first_back_ns, at_ns);
+        at_ns += in->ns[I][c] + (c > 0 ? dml_list_travel_ns(in, c, c - 1, mb) : in->ns[W][0]);
+    }
+    int64_t out_ns =
+        0; /* after the input gradient of chunk c: its weight gradient, and the chunks below */
+    for (int32_t c = 0; c < p->chunks; c++) {
+        load *l = &of[*dml_program_route(p, c, mb)];
+        const int64_t below_ns =
+            c > 0 ? dml_list_travel_ns(in, c, c - 1, mb) + in->ns[I][c - 1] + out_ns : 0;
+        out_ns = MAX2(in->ns[W][c], below_ns);
+        l->way_out_ns = MIN2(l->way_out_ns, out_ns);
+    }
+    return at_ns;
+}
+
+static int64_t bound_of(const load *l)
+{
+    const int64_t any = l->head_ns + l->work_ns,
+                  last_input = l->head_ns + l->forward_ns + l->input_ns + l->way_out_ns,
+                  backs = l->first_back_ns + l->back_ns,
+                  inputs = l->first_back_ns + l->input_ns + l->way_out_ns;
+    return MAX2(MAX2(any, last_input), MAX2(backs, inputs));
+}
+
+int64_t dml_list_bound_ns(const dml_list_args *args)
+{
+    dml_list_instance in;
+    int64_t bound_ns = 0;
+    if (dml_list_open(&in, args) == DML_ERR_OK) {
+        const dml_program *p = in.p;
+        load *of = DML_NEW_N(&in.arena, load, p->workers);
+        for (int32_t w = 0; w < p->workers; w++)
+            of[w] =
+                (load){.head_ns = INT64_MAX, .first_back_ns = INT64_MAX, .way_out_ns = INT64_MAX};
+        for (int32_t mb = 0; mb < p->mbs; mb++) {
+            int64_t x = add_load(&in, mb, of);
+            bound_ns = MAX2(bound_ns, x);
+        }
+        for (int32_t w = 0; w < p->workers; w++)
+            if (of[w].work_ns > 0) bound_ns = MAX2(bound_ns, bound_of(&of[w]));
+    }
+    dml_arena_free(&in.arena);
+    return bound_ns;
+}
