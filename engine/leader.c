@@ -1,13 +1,13 @@
-/* engine/leader.c - reports become lines for people and records for programs. */
+/* engine/leader.c - reports become lines for people and records for programs, from the header to the last report.
+ * The figures at the end are made in engine/leader_end.c. */
 #include "engine/leader.h"
 
 #include "comm/transport.h"
 #include "engine/base/clock.h"
 #include "engine/chunk_sum.h"
 #include "engine/data.h"
+#include "engine/leader_impl.h"
 #include "engine/plan_async.h"
-#include "engine/trace_draw.h"
-#include "engine/trace_json.h"
 #include "engine/update.h"
 #include "schedule/versions.h"
 
@@ -18,8 +18,7 @@
 #include <sys/file.h>
 #include <unistd.h>
 
-/* After a record that could not be written none is tried again: the file ends there. */
-static dml_err written(dml_leader *l, dml_err err)
+dml_err dml_leader_written(dml_leader *l, dml_err err)
 {
     if (err != DML_ERR_OK) l->has_metrics = false;
     return err;
@@ -124,8 +123,7 @@ static void describe_updates(const dml_plan *p, dml_plan_record *out, dml_arena 
     }
 }
 
-/* Mean over the workers. */
-static double mean(const double *x, int32_t n)
+double dml_leader_mean(const double *x, int32_t n)
 {
     double sum = 0.0;
     for (int32_t i = 0; i < n; i++)
@@ -190,11 +188,12 @@ static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t t
     describe_updates(p, &plan, &arena);
     dml_err err = plan_ahead(l);
     plan.predicted_step_time_s = l->planned_step_s;
-    plan.predicted_bubble_ratio = mean(l->planned_bubble, p->workers);
+    plan.predicted_bubble_ratio = dml_leader_mean(l->planned_bubble, p->workers);
     dml_console_header(&l->view, &run, &plan, stages, p->stages);
     if (err == DML_ERR_OK && l->has_metrics)
-        err = written(l, dml_metrics_run_start(&l->metrics, &run));
-    if (err == DML_ERR_OK && l->has_metrics) err = written(l, dml_metrics_plan(&l->metrics, &plan));
+        err = dml_leader_written(l, dml_metrics_run_start(&l->metrics, &run));
+    if (err == DML_ERR_OK && l->has_metrics)
+        err = dml_leader_written(l, dml_metrics_plan(&l->metrics, &plan));
     dml_arena_free(&arena);
     return err;
 }
@@ -290,7 +289,7 @@ static dml_err take_step(dml_leader *l, const dml_report_step *r)
         dml_console_note(&l->view,
                          "step %" PRId64 ": loss or gradients are not finite; the step was skipped",
                          r->step);
-    return l->has_metrics ? written(l, dml_metrics_step(&l->metrics, &s)) : DML_ERR_OK;
+    return l->has_metrics ? dml_leader_written(l, dml_metrics_step(&l->metrics, &s)) : DML_ERR_OK;
 }
 
 static dml_err take_eval(dml_leader *l, const dml_report_eval *r)
@@ -304,7 +303,7 @@ static dml_err take_eval(dml_leader *l, const dml_report_eval *r)
     l->test_loss = e.loss;
     l->test_accuracy = e.accuracy_ratio;
     dml_console_eval(&l->view, &e);
-    return l->has_metrics ? written(l, dml_metrics_eval(&l->metrics, &e)) : DML_ERR_OK;
+    return l->has_metrics ? dml_leader_written(l, dml_metrics_eval(&l->metrics, &e)) : DML_ERR_OK;
 }
 
 /* Who holds a stage holds the same weights as the others, or something is badly wrong; stages add up. */
@@ -356,198 +355,7 @@ void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n)
 {
     dml_console_failures(&l->view, failures, n);
     for (int32_t i = 0; i < n && l->has_metrics; i++)
-        (void)!written(l, dml_metrics_failure(&l->metrics, &failures[i]));
-}
-
-/* ---- the end ---- */
-
-/* This run's own op times, of which the simulator makes the prediction: chunk by chunk the mean of its workers'
- * medians.  Freed by the caller, whatever the result. */
-static dml_err measured_cost(const dml_leader *l, dml_cost *cost)
-{
-    const dml_plan *p = l->plan;
-    DML_TRY(dml_cost_copy(&p->cost, cost)); /* links, sizes, and the buckets' shares */
-    for (int32_t s = 0; s < p->stages; s++) {
-        dml_chunk_cost *c = &cost->chunk[s];
-        c->fwd_ns = c->bwd_ns = c->bwd_input_ns = c->bwd_weight_ns = c->recompute_ns = 0;
-        c->reduce_ns = c->step_ns = 0;
-    }
-    for (int32_t w = 0; w < p->workers; w++)
-        for (int32_t i = 0; i < l->end[w].n_chunks; i++) {
-            const dml_report_chunk *m = &l->end[w].chunk[i];
-            dml_chunk_cost *c = &cost->chunk[m->chunk];
-            const int32_t holders = dml_plan_holders(p, m->chunk, NULL);
-            c->fwd_ns += m->fwd_ns / holders;
-            c->bwd_ns += m->bwd_ns / holders;
-            c->bwd_input_ns += m->bwd_input_ns / holders;
-            c->bwd_weight_ns += m->bwd_weight_ns / holders;
-            c->recompute_ns += m->recompute_ns / holders;
-            c->reduce_ns += m->reduce_ns / holders;
-            c->step_ns += m->step_ns / holders;
-        }
-    return DML_ERR_OK;
-}
-
-/* What the simulator says of them. */
-static dml_err predict(const dml_leader *l, int64_t *step_ns, double *bubble, int32_t *stash)
-{
-    dml_cost cost;
-    dml_err err = measured_cost(l, &cost);
-    if (err == DML_ERR_OK) err = dml_plan_predict(l->plan, &cost, step_ns, bubble, stash);
-    dml_cost_free(&cost);
-    return err;
-}
-
-static const char *place_of(const dml_plan *p, int32_t worker, dml_arena *arena)
-{
-    if (dml_plan_is_equal(p))
-        return dml_arena_printf(arena, "%2d.%d", dml_plan_rank(p, worker),
-                                dml_plan_replica(p, worker));
-    dml_str s = {0};
-    dml_plan_print_stages(p, worker, &s);
-    const char *place = dml_arena_printf(arena, " %s", dml_str_text(&s));
-    dml_str_free(&s);
-    return place;
-}
-
-static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
-                               dml_run_end_record *end, dml_arena *arena)
-{
-    const dml_plan *p = l->plan;
-    double bubble[DML_HOST_WORKERS];
-    int32_t stash[DML_HOST_WORKERS];
-    int64_t step_ns;
-    if (l->n_ended < p->workers || l->step_times.count == 0) return 0;
-    if (predict(l, &step_ns, bubble, stash) != DML_ERR_OK) return 0;
-    end->predicted_step_time_s = (double)step_ns * 1e-9;
-    end->predicted_bubble_ratio = mean(bubble, p->workers);
-    for (int32_t w = 0; w < p->workers; w++) {
-        const dml_report_end *e = &l->end[w];
-        out[w] = (dml_worker_figures){
-            .worker = w,
-            .place = place_of(p, w, arena),
-            .planned_step_s = l->planned_step_s,
-            .predicted_step_s = end->predicted_step_time_s,
-            .measured_step_s = end->step_time_median_s,
-            .planned_bubble_ratio = l->planned_bubble[w],
-            .predicted_bubble_ratio = bubble[w],
-            .measured_bubble_ratio =
-                e->wall_ns > 0 ? 1.0 - (double)e->busy_ns / (double)e->wall_ns : NAN,
-            .predicted_stash = stash[w],
-            .measured_stash = e->stash_peak,
-            .stash_bytes = e->stash_bytes,
-        };
-    }
-    return p->workers;
-}
-
-static dml_err record_workers(dml_leader *l, const dml_worker_figures *workers, int32_t n)
-{
-    for (int32_t i = 0; i < n && l->has_metrics; i++) {
-        const dml_worker_figures *f = &workers[i];
-        dml_str stages = {0};
-        dml_plan_print_stages(l->plan, f->worker, &stages);
-        const dml_worker_record r = {.worker = f->worker,
-                                     .stages = dml_str_text(&stages),
-                                     .planned_step_time_s = f->planned_step_s,
-                                     .planned_bubble_ratio = f->planned_bubble_ratio,
-                                     .predicted_step_time_s = f->predicted_step_s,
-                                     .predicted_bubble_ratio = f->predicted_bubble_ratio,
-                                     .step_time_median_s = f->measured_step_s,
-                                     .bubble_ratio = f->measured_bubble_ratio,
-                                     .predicted_stash = f->predicted_stash,
-                                     .stash = f->measured_stash,
-                                     .stash_bytes = f->stash_bytes};
-        const dml_err err = written(l, dml_metrics_worker(&l->metrics, &r));
-        dml_str_free(&stages);
-        DML_TRY(err);
-    }
-    return DML_ERR_OK;
-}
-
-static int64_t memory_peak(const dml_leader *l)
-{
-    int64_t peak = 0;
-    for (int32_t w = 0; w < l->plan->workers; w++)
-        if (l->end[w].memory_bytes > peak) peak = l->end[w].memory_bytes;
-    return peak;
-}
-
-/* Predicted from the run's own op times where every worker came to its end and said them. */
-static dml_err write_events(const dml_leader *l)
-{
-    if (!l->trace_to) return DML_ERR_OK;
-    if (l->n_ended < l->plan->workers)
-        return dml_trace_json(l->trace, &l->plan->cost, "the plan's costs", l->trace_to);
-    dml_cost cost;
-    dml_err err = measured_cost(l, &cost);
-    if (err == DML_ERR_OK)
-        err = dml_trace_json(l->trace, &cost, "medians of this run", l->trace_to);
-    dml_cost_free(&cost);
-    return err;
-}
-
-/* *drawn: the step in the drawing, 0 none. */
-static dml_err write_trace(const dml_leader *l, int64_t *drawn)
-{
-    *drawn = 0;
-    if (!l->trace) return DML_ERR_OK;
-    DML_TRY(write_events(l));
-    return l->draw_to ? dml_trace_draw(l->trace, l->draw_to, drawn) : DML_ERR_OK;
-}
-
-static void note_trace(dml_leader *l, int64_t drawn)
-{
-    const dml_spec *spec = l->plan->spec;
-    const dml_step_range steps = spec->logging.trace_steps;
-    if (l->trace_to)
-        dml_console_note(&l->view, "  trace        steps %" PRId64 "-%" PRId64 " in %s",
-                         steps.first, steps.last, spec->logging.trace);
-    if (l->draw_to && drawn > 0)
-        dml_console_note(&l->view, "  drawing      step %" PRId64 " in %s", drawn,
-                         spec->logging.draw);
-    else if (l->draw_to)
-        dml_console_note(&l->view,
-                         "  drawing      none: no step of %" PRId64 "-%" PRId64 " came to its end",
-                         steps.first, steps.last);
-}
-
-dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures)
-{
-    char hash[17] = "";
-    const bool complete = l->n_ended == l->plan->workers;
-    int64_t drawn;
-    const dml_err traced = write_trace(l, &drawn);
-    if (complete) snprintf(hash, sizeof hash, "%016" PRIx64, l->weights_hash);
-    dml_run_end_record end = {
-        .status = status,
-        .exit_code = exit_code ? exit_code : dml_err_exit_code(traced),
-        .steps = l->steps,
-        .samples = l->samples,
-        .train_time_s = l->train_time_s,
-        .samples_per_second = l->train_time_s > 0.0 ? (double)l->samples / l->train_time_s : NAN,
-        .step_time_median_s = dml_stats_quantile(&l->step_times, 0.5),
-        .step_time_p95_s = dml_stats_quantile(&l->step_times, 0.95),
-        .predicted_step_time_s = NAN,
-        .bubble_ratio = l->step_times.count > 0 ? l->bubble_sum / (double)l->step_times.count : NAN,
-        .predicted_bubble_ratio = NAN,
-        .loss = l->loss,
-        .test_loss = l->test_loss,
-        .test_accuracy_ratio = l->test_accuracy,
-        .weights_hash = complete ? hash : NULL,
-        .memory_peak_bytes = memory_peak(l),
-        .failures = failures,
-    };
-    dml_worker_figures workers[DML_HOST_WORKERS];
-    dml_arena arena = {0};
-    const int32_t n = compare_workers(l, workers, &end, &arena);
-    if (l->steps > 0) dml_console_summary(&l->view, &end, workers, n);
-    dml_arena_free(&arena);
-    dml_err err = record_workers(l, workers, n);
-    if (err == DML_ERR_OK && l->has_metrics) err = dml_metrics_run_end(&l->metrics, &end);
-    if (err != DML_ERR_OK) dml_console_note(&l->view, "%s", dml_err_trail());
-    if (traced == DML_ERR_OK) note_trace(l, drawn);
-    return traced;
+        (void)!dml_leader_written(l, dml_metrics_failure(&l->metrics, &failures[i]));
 }
 
 void dml_leader_close(dml_leader *l)
