@@ -3,8 +3,7 @@
  *   - conv2d: {out: 64, kernel: 3}       one key: the kind, with its options
  *   - relu                               a kind without options
  *   - linear: 10                         a bare value stands for one option (spec_keys.h)
- *   - residual: {body: [...], shortcut: [...]}      body, shortcut, add
- *   - add: stem                          what comes before plus what the layer `stem` gave: a named skip
+ *   - residual, add                      read in spec_blocks.c
  */
 #include "engine/spec_read.h"
 
@@ -72,7 +71,7 @@ static const char *short_name(dml_layer_kind kind)
     return dml_layer_kind_name(kind);
 }
 
-static const dml_layer_spec *named(const dml_layer_maker *m, const char *name)
+const dml_layer_spec *dml_layer_named(const dml_layer_maker *m, const char *name)
 {
     for (int32_t i = 0; i < m->n; i++)
         if (m->layer[i].name && strcmp(m->layer[i].name, name) == 0) return &m->layer[i];
@@ -86,7 +85,7 @@ static const char *numbered(dml_layer_maker *m, dml_layer_scope *scope, dml_laye
     do
         name = dml_arena_printf(m->r->arena, "%s%s%d", scope->prefix, short_name(kind),
                                 ++scope->count[kind]);
-    while (named(m, name));
+    while (dml_layer_named(m, name));
     return name;
 }
 
@@ -113,12 +112,6 @@ dml_layer_spec *dml_layer_push(dml_layer_maker *m, dml_layer_scope *scope, dml_l
     }
     m->tail = m->n++;
     return l;
-}
-
-void dml_layer_join(dml_layer_maker *m, dml_layer_scope *scope, int32_t with, dml_place place)
-{
-    const char *name = dml_arena_printf(m->r->arena, "%sadd", scope->prefix);
-    dml_layer_push(m, scope, DML_LAYER_ADD, name, place)->with = with;
 }
 
 /* The kind a user means; false after a complaint.  *residual: the block, which is no kind. */
@@ -158,9 +151,8 @@ static bool read_kind(dml_layer_maker *m, const dml_yaml *word, dml_layer_kind *
     return false;
 }
 
-/* A name the user gives, which becomes part of parameter and file names.  `self` may have it already. */
-static const char *read_name(dml_layer_maker *m, const char *prefix, const dml_layer_spec *self,
-                             const dml_yaml *node)
+const char *dml_layer_read_name(dml_layer_maker *m, const char *prefix, const dml_layer_spec *self,
+                                const dml_yaml *node)
 {
     dml_complaints *report = &m->r->report;
     if (node->kind != DML_YAML_SCALAR || dml_yaml_is_null(node)) {
@@ -174,7 +166,7 @@ static const char *read_name(dml_layer_maker *m, const char *prefix, const dml_l
             return NULL;
         }
     const char *name = dml_arena_printf(m->r->arena, "%s%s", prefix, node->text);
-    const dml_layer_spec *other = named(m, name);
+    const dml_layer_spec *other = dml_layer_named(m, name);
     if (!other || other == self) return name;
     dml_complain_at(report, node->place, "the name '%s' is taken by the %s on %s", name,
                     dml_layer_kind_name(other->kind), dml_complain_where(report, other->place));
@@ -232,7 +224,7 @@ static void read_options(dml_layer_maker *m, const dml_layer_scope *scope, dml_l
             const dml_yaml *key = &value->key[i];
             const int32_t o = find_option(l->kind, key->text);
             if (strcmp(key->text, "name") == 0) {
-                const char *name = read_name(m, scope->prefix, l, &value->item[i]);
+                const char *name = dml_layer_read_name(m, scope->prefix, l, &value->item[i]);
                 if (name) l->name = name;
             } else if (o < 0) {
                 unknown_option(m, l->kind, key);
@@ -268,125 +260,6 @@ static void read_options(dml_layer_maker *m, const dml_layer_scope *scope, dml_l
         finish_pool(m, l);
 }
 
-static void read_list(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *list,
-                      int32_t depth);
-
-/* body, shortcut, ADD; all three read what the block reads. */
-static void read_residual(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *value,
-                          dml_place place, int32_t depth)
-{
-    dml_complaints *report = &m->r->report;
-    const dml_yaml *body = value, *shortcut = NULL;
-    const char *name = NULL;
-    scope->blocks++;
-    if (value && value->kind == DML_YAML_MAP) {
-        body = NULL;
-        for (int32_t i = 0; i < value->n; i++) {
-            const dml_yaml *key = &value->key[i];
-            if (strcmp(key->text, "body") == 0) {
-                body = &value->item[i];
-            } else if (strcmp(key->text, "shortcut") == 0) {
-                shortcut = &value->item[i];
-            } else if (strcmp(key->text, "name") == 0) {
-                name = read_name(m, scope->prefix, NULL, &value->item[i]);
-            } else {
-                dml_complain_at(report, key->place, "unknown option '%s' of residual", key->text);
-                dml_complain_note(report, "options: body, shortcut, name");
-            }
-        }
-    }
-    if (!body || body->kind != DML_YAML_LIST || body->n == 0) {
-        dml_complain_at(report, place, "residual needs 'body', a list of layers");
-        dml_complain_note(report, "such as  - residual: {body: [relu], shortcut: []}");
-        return;
-    }
-    if (shortcut && shortcut->kind != DML_YAML_LIST && !dml_yaml_is_null(shortcut)) {
-        dml_spec_expected(m->r, shortcut, "a list of layers");
-        return;
-    }
-    const char *block = dml_arena_printf(m->r->arena, "%sblock%d", scope->prefix, scope->blocks);
-    dml_layer_scope inner = {dml_arena_printf(m->r->arena, "%s.", name ? name : block), {0}, 0};
-    const int32_t input = m->tail;
-    read_list(m, &inner, body, depth + 1);
-    const int32_t end_of_body = m->tail;
-    m->tail = input;
-    if (shortcut && shortcut->n > 0) {
-        dml_layer_scope side = {dml_arena_printf(m->r->arena, "%sshortcut.", inner.prefix), {0}, 0};
-        read_list(m, &side, shortcut, depth + 1);
-    }
-    const int32_t with = m->tail;
-    m->tail = end_of_body;
-    dml_layer_join(m, &inner, with, place);
-}
-
-/* Its `with` and `name`; NULL where it has none.  False after a complaint. */
-static bool read_add_options(dml_layer_maker *m, const dml_yaml *value, const dml_yaml **with,
-                             const dml_yaml **name)
-{
-    *with = value;
-    *name = NULL;
-    if (!value || value->kind != DML_YAML_MAP) return true;
-    *with = NULL;
-    for (int32_t i = 0; i < value->n; i++) {
-        const char *key = value->key[i].text;
-        if (strcmp(key, "with") == 0) {
-            *with = &value->item[i];
-        } else if (strcmp(key, "name") == 0) {
-            *name = &value->item[i];
-        } else {
-            dml_complain_at(&m->r->report, value->key[i].place, "unknown option '%s' of add", key);
-            dml_complain_note(&m->r->report, "options: with, name");
-            return false;
-        }
-    }
-    return true;
-}
-
-/* The layer of that name, of this block or by its full name; -1 after a complaint. */
-static int32_t find_layer(dml_layer_maker *m, const dml_layer_scope *scope, const dml_yaml *name)
-{
-    const dml_layer_spec *l =
-        named(m, dml_arena_printf(m->r->arena, "%s%s", scope->prefix, name->text));
-    if (!l) l = named(m, name->text);
-    if (l && l != &m->layer[m->tail]) return (int32_t)(l - m->layer);
-    dml_nearest close = dml_nearest_to(name->text);
-    for (int32_t i = 0; i < m->tail; i++)
-        dml_nearest_offer(&close, m->layer[i].name, m->layer[i].name);
-    if (l)
-        dml_complain_at(&m->r->report, name->place,
-                        "'%s' comes right before: add would read it twice", l->name);
-    else if (close.best)
-        dml_complain_at(&m->r->report, name->place,
-                        "no layer before this one is named '%s'; nearest is '%s'", name->text,
-                        close.best);
-    else
-        dml_complain_at(&m->r->report, name->place, "no layer before this one is named '%s'",
-                        name->text);
-    return -1;
-}
-
-static void read_add(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *value,
-                     dml_place place)
-{
-    const dml_yaml *with, *name;
-    if (!read_add_options(m, value, &with, &name)) return;
-    if (!with || with->kind != DML_YAML_SCALAR || dml_yaml_is_null(with)) {
-        dml_complain_at(&m->r->report, place, "add needs 'with', the name of an earlier layer");
-        dml_complain_note(&m->r->report, "such as  - add: conv1");
-        return;
-    }
-    if (m->tail < 0) {
-        dml_complain_at(&m->r->report, place, "add needs a layer before it");
-        return;
-    }
-    const int32_t other = find_layer(m, scope, with);
-    if (other < 0) return;
-    dml_layer_spec *l = dml_layer_push(m, scope, DML_LAYER_ADD, NULL, place);
-    l->with = other;
-    const char *given = name ? read_name(m, scope->prefix, l, name) : NULL;
-    if (given) l->name = given;
-}
-
 static void read_item(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *item,
                       int32_t depth)
 {
@@ -407,15 +280,15 @@ static void read_item(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml
     bool residual;
     if (!read_kind(m, word, &kind, &residual)) return;
     if (residual)
-        read_residual(m, scope, value, word->place, depth);
+        dml_layer_read_residual(m, scope, value, word->place, depth);
     else if (kind == DML_LAYER_ADD)
-        read_add(m, scope, value, word->place);
+        dml_layer_read_add(m, scope, value, word->place);
     else
         read_options(m, scope, dml_layer_push(m, scope, kind, NULL, word->place), value);
 }
 
-static void read_list(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *list,
-                      int32_t depth)
+void dml_layer_read_list(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *list,
+                         int32_t depth)
 {
     if (depth > NESTED_MAX) {
         dml_complain_at(&m->r->report, list->place, "residual blocks nested more than %d deep",
@@ -438,7 +311,7 @@ void dml_spec_make_layers(dml_spec_reader *r)
     dml_layer_scope top = {.prefix = ""};
     const dml_spec_entry *loss = &r->source->entry[DML_KEY_LOSS];
     if (strcmp(spec->model.type, "layers") == 0)
-        read_list(&m, &top, r->source->entry[DML_KEY_LAYERS].value, 0);
+        dml_layer_read_list(&m, &top, r->source->entry[DML_KEY_LAYERS].value, 0);
     else
         dml_layers_of_family(&m);
     dml_layer_push(&m, &top, losses[spec->training.loss], "loss",

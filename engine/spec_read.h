@@ -3,7 +3,7 @@
  * For engine/spec*.c only.
  *
  *   YAML text -> nodes (spec_yaml) -> entries, one per key (spec_read) -> fields of dml_spec (spec_read)
- *             -> derived values and cross checks (spec_check) -> layers (spec_layers, spec_family)
+ *             -> derived values and cross checks (spec_check) -> layers (spec_layers, spec_blocks, spec_family)
  */
 #ifndef DML_ENGINE_SPEC_READ_H
 #define DML_ENGINE_SPEC_READ_H
@@ -123,6 +123,20 @@ typedef struct dml_layer_scope {
  * numbered.  The result is valid until the next push. */
 dml_layer_spec *dml_layer_push(dml_layer_maker *m, dml_layer_scope *scope, dml_layer_kind kind,
                                const char *name, dml_place place);
+/* The layer of that full name, or NULL. */
+const dml_layer_spec *dml_layer_named(const dml_layer_maker *m, const char *name);
+/* A name the user gives, which becomes part of parameter and file names: "<prefix><name>".  `self` may have it
+ * already.  NULL after a complaint. */
+const char *dml_layer_read_name(dml_layer_maker *m, const char *prefix, const dml_layer_spec *self,
+                                const dml_yaml *node);
+/* Reads what a user wrote: a list of layers, `depth` blocks deep (spec_layers.c); a residual block, and an add
+ * (spec_blocks.c).  `value` NULL: nothing was written after the key. */
+void dml_layer_read_list(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *list,
+                         int32_t depth);
+void dml_layer_read_residual(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *value,
+                             dml_place place, int32_t depth);
+void dml_layer_read_add(dml_layer_maker *m, dml_layer_scope *scope, const dml_yaml *value,
+                        dml_place place);
 /* Joins the tail with layer `with` (-1: the model's input) by an ADD. */
 void dml_layer_join(dml_layer_maker *m, dml_layer_scope *scope, int32_t with, dml_place place);
 
