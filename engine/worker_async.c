@@ -110,12 +110,10 @@ static dml_err read_ballot(dml_loop *l, int64_t step, int32_t k, dml_vote *vote,
     if (out->verdict != DML_COMMIT && !w->plan->train.votes)
         DML_FAIL(DML_ERR_DIVERGED,
                  "loss or gradients of step %lld were not finite, and parallelism.schedule %s has "
-                 "made the steps "
-                 "after it from them; a smaller optimizer.lr or lr_scheduler.warmup_steps may "
-                 "help, or a vote, "
-                 "which leaves such a step out: parallelism.vertical_sync under pipedream, "
-                 "training.grad_clip "
-                 "under pipedream_2bw",
+                 "made the steps after it from them; a smaller optimizer.lr or "
+                 "lr_scheduler.warmup_steps may help, or a vote, which leaves such a step out: "
+                 "parallelism.vertical_sync under pipedream, training.grad_clip under "
+                 "pipedream_2bw",
                  (long long)(step + k) + 1, w->spec->parallelism.schedule);
     out->step = step + k;
     out->vote = vote;
