@@ -13,34 +13,38 @@
 
 #include <string.h>
 
-/* Until there is a profile, a layer is assumed to run at this rate; it decides the order of transfers, never
+/* Where nobody has measured, a layer is assumed to run at this rate; it decides the order of transfers, never
  * whether a program is right. */
 enum { ASSUMED_FLOPS_PER_NS = 50 };
 
-/* Time of pass `pass` (forward, input gradient, weight gradient) of one micro-batch; adds to the share that
- * is only assumed. */
-static int64_t layer_ns(const dml_layer *l, int64_t rows, int pass, int64_t *assumed_ns)
+/* Time of a pass of layer `i` for one micro-batch; adds to the share that is not exactly that. */
+static int64_t layer_ns(const dml_plan *plan, int32_t i, dml_pass pass, int64_t *inexact_ns)
 {
+    const dml_layer *l = &plan->model.layer[i];
     if (l->spec->kind == DML_LAYER_DELAY) return l->spec->ns[pass];
-    const int64_t ns = l->flops[pass] * rows / ASSUMED_FLOPS_PER_NS;
-    *assumed_ns += ns;
+    const int32_t rows = plan->spec->training.micro_batch_size;
+    const dml_costs *costs = plan->spec->costs;
+    const int64_t ns =
+        costs ? dml_costs_ns(costs, i, rows, pass) : l->flops[pass] * rows / ASSUMED_FLOPS_PER_NS;
+    *inexact_ns += ns;
     return ns;
 }
 
 static dml_err make_cost(dml_plan *plan)
 {
+    const dml_costs *costs = plan->spec->costs;
     const int64_t rows = plan->spec->training.micro_batch_size;
     DML_TRY(dml_cost_init(&plan->cost, plan->stages));
     plan->cost.link_latency_ns = plan->spec->parallelism.link_latency_ns;
     plan->cost.link_bytes_per_s = (int64_t)plan->spec->parallelism.link_bytes_per_s;
-    int64_t all_ns = 0, assumed_ns = 0;
+    int64_t all_ns = 0, inexact_ns = 0;
     for (int32_t s = 0; s < plan->stages; s++) {
         dml_chunk_cost *c = &plan->cost.chunk[s];
         for (int32_t i = plan->stage_begin[s]; i < plan->stage_begin[s + 1]; i++) {
-            const dml_layer *l = &plan->model.layer[i];
-            c->fwd_ns += layer_ns(l, rows, 0, &assumed_ns);
-            c->bwd_input_ns += layer_ns(l, rows, 1, &assumed_ns);
-            c->bwd_weight_ns += layer_ns(l, rows, 2, &assumed_ns);
+            c->fwd_ns += layer_ns(plan, i, DML_PASS_FORWARD, &inexact_ns);
+            c->bwd_input_ns += layer_ns(plan, i, DML_PASS_INPUT, &inexact_ns);
+            c->bwd_weight_ns += layer_ns(plan, i, DML_PASS_WEIGHT, &inexact_ns);
+            if (costs) c->step_ns += costs->step_ns[i];
         }
         all_ns += c->fwd_ns + c->bwd_input_ns + c->bwd_weight_ns;
         const dml_layer *last = &plan->model.layer[plan->stage_begin[s + 1] - 1];
@@ -48,7 +52,8 @@ static dml_err make_cost(dml_plan *plan)
             c->out_bytes =
                 dml_shape_elems(last->out) * rows * dml_dtype_bytes(dml_act_type(plan->spec));
     }
-    plan->cost_is_exact = assumed_ns * 100 <= all_ns;
+    plan->cost_is_exact = inexact_ns * 100 <= all_ns;
+    if (costs) plan->cost.vote_ns = costs->vote_ns;
     DML_TRY(dml_cost_skips(&plan->cost, plan->model.cut->n_skips));
     for (int32_t k = 1; k <= plan->model.cut->n_skips; k++)
         plan->cost.skip_bytes[k - 1] = dml_plan_skip_bytes(plan, k);
@@ -107,11 +112,10 @@ static void accumulate(double *amount, int32_t n)
 static int64_t (*layer_times(const dml_plan *plan, const dml_chunk *c, dml_arena *arena))[3]
 {
     int64_t(*ns)[3] = dml_arena_alloc(arena, (int64_t)sizeof *ns * (c->layer_end - c->layer_begin));
-    int64_t assumed_ns = 0;
+    int64_t inexact_ns = 0;
     for (int32_t i = c->layer_begin; i < c->layer_end; i++)
-        for (int pass = 0; pass < 3; pass++)
-            ns[i - c->layer_begin][pass] =
-                layer_ns(&plan->model.layer[i], c->mb_rows, pass, &assumed_ns);
+        for (dml_pass pass = 0; pass < DML_PASSES; pass++)
+            ns[i - c->layer_begin][pass] = layer_ns(plan, i, pass, &inexact_ns);
     return ns;
 }
 

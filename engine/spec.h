@@ -10,6 +10,7 @@
 #include "comm/transport.h"
 #include "engine/base/arena.h"
 #include "engine/base/err.h"
+#include "engine/costs.h"
 #include "kernels/kernels.h"
 #include "schedule/program.h"
 
@@ -226,6 +227,8 @@ typedef struct dml_spec {
         const char *trace, *draw;   /* files, absolute; "": none */
         dml_step_range trace_steps; /* ** when there is either */
     } logging;
+    const dml_costs *
+        costs; /* what layers take, from a profile or the like; NULL: only flops and delays are known */
     dml_arena arena;    /* owns all the above */
     const void *source; /* parsed document, for dml_spec_fail and printing; owned */
 } dml_spec;
