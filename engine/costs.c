@@ -35,6 +35,12 @@ int64_t dml_costs_reduce_ns(const dml_costs *costs, int32_t members, int64_t byt
     return -1;
 }
 
+int64_t dml_costs_begin_ns(const dml_costs *costs, int32_t layer)
+{
+    DML_ASSERT_OP(layer, <, costs->n_layers);
+    return costs->begin_ns ? costs->begin_ns[layer] : 0;
+}
+
 static void *copy(const void *from, int64_t bytes, dml_arena *arena)
 {
     void *to = dml_arena_alloc(arena, bytes);
@@ -50,6 +56,9 @@ const dml_costs *dml_costs_copy(const dml_costs *from, dml_arena *arena)
     to->ns =
         copy(from->ns, (int64_t)from->n_rows * from->n_layers * (int64_t)sizeof *from->ns, arena);
     to->step_ns = copy(from->step_ns, from->n_layers * (int64_t)sizeof *from->step_ns, arena);
+    if (from->begin_ns)
+        to->begin_ns =
+            copy(from->begin_ns, from->n_layers * (int64_t)sizeof *from->begin_ns, arena);
     to->reduce = copy(from->reduce, from->n_reduces * (int64_t)sizeof *from->reduce, arena);
     return to;
 }

@@ -28,8 +28,10 @@ typedef struct dml_costs {
     const int32_t *rows; /* [n_rows] ascending, >= 1 */
     const int64_t (*ns)[DML_PASSES]; /* [n_rows][n_layers] one micro-batch of rows[i] samples */
     const int64_t *step_ns;          /* [n_layers] optimizer, once a step */
-    int64_t link_latency_ns;         /* between two neighbours of a pipeline */
-    int64_t link_bytes_per_s;        /* 0: bytes take no time */
+    const int64_t
+        *begin_ns; /* [n_layers] what a step does before its first forward; NULL: nothing */
+    int64_t link_latency_ns;       /* between two neighbours of a pipeline */
+    int64_t link_bytes_per_s;      /* 0: bytes take no time */
     const dml_reduce_cost *reduce; /* [n_reduces] ascending members; what lacks goes by the links */
     int32_t n_reduces;
     int64_t vote_ns;
@@ -41,6 +43,9 @@ int64_t dml_costs_ns(const dml_costs *costs, int32_t layer, int32_t rows, dml_pa
 
 /* All-reduce of `bytes` among `members` as measured; -1 where that number of members was not. */
 int64_t dml_costs_reduce_ns(const dml_costs *costs, int32_t members, int64_t bytes);
+
+/* What layer `layer` takes at the begin of a step; an asynchronous program begins once for several steps. */
+int64_t dml_costs_begin_ns(const dml_costs *costs, int32_t layer);
 
 /* A deep copy, the arena's. */
 const dml_costs *dml_costs_copy(const dml_costs *from, dml_arena *arena);

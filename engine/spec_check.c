@@ -451,6 +451,7 @@ void dml_spec_check(dml_spec_reader *r)
     derive_stem(r);
     check_model(r);
     if (r->report.n == complaints) dml_spec_make_layers(r);
+    if (r->report.n == complaints) dml_spec_check_costs(r);
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------- */

@@ -447,6 +447,11 @@ bool dml_spec_convert(dml_spec_reader *r, const dml_spec_key *key, const char *l
     case DML_SPEC_SHAPE: ok = read_shape(r, key, label, node, base); break;
     case DML_SPEC_SPLIT: ok = read_split(r, key, label, node, base); break;
     case DML_SPEC_STAGES: ok = dml_spec_read_stages(r, node, base); break;
+    case DML_SPEC_COSTS: ok = dml_spec_read_costs(r, node, base); break;
+    case DML_SPEC_NODE:
+        ok = true;
+        *(const dml_yaml **)field = node;
+        break;
     case DML_SPEC_LAYERS:
         ok = node->kind == DML_YAML_LIST && node->n > 0; /* read by spec_layers.c */
         if (!ok) dml_spec_expected(r, node, type_text[key->type]);

@@ -41,7 +41,9 @@
     X(SHAPE,     "[features] or [channels, height, width]") /* model.input_rank and model.input                       */ \
     X(SPLIT,     "auto, uniform or a list of layers per stage") /* parallelism.split and .split_list                  */ \
     X(STAGES,    "a list of stages")                /* parallelism.stage and .n_stages                                */ \
-    X(LAYERS,    "a list of layers")                /* model.layers                                                   */
+    X(LAYERS,    "a list of layers")                /* model.layers                                                   */ \
+    X(COSTS,     "times of layers and links")       /* costs                                                          */ \
+    X(NODE,      "anything")          /* const dml_yaml *: read by the option's owner                                 */
 
 /*    id                 path                                  type      field                                default                         allowed                              only                aliases                                                      meaning */
 #define DML_SPEC_KEY_LIST(X)                                                                                             \
@@ -124,7 +126,8 @@
     X(CONSOLE,           "logging.console",                    WORD,     logging.console,                     "auto",                         "auto line bar quiet",               "",                 "",                                                          "auto: a bar on a terminal, else lines") \
     X(TRACE,             "logging.trace",                      PATH,     logging.trace,                       DML_SPEC_NONE,                  "",                                  "",                 "",                                                          "writes what ran as trace events, for ui.perfetto.dev, beside what was predicted; relative to the current directory") \
     X(DRAW,              "logging.draw",                       PATH,     logging.draw,                        DML_SPEC_NONE,                  "",                                  "",                 "",                                                          "draws a step as it ran, to a file that ends in .svg or .txt; relative to the current directory") \
-    X(TRACE_STEPS,       "logging.trace_steps",                STEPS,    logging.trace_steps,                 "auto",                         "",                                  "",                 "",                                                          "that trace and draw show: 3-5, or one, 7; auto: 3-5, or the last three of a shorter run")
+    X(TRACE_STEPS,       "logging.trace_steps",                STEPS,    logging.trace_steps,                 "auto",                         "",                                  "",                 "",                                                          "that trace and draw show: 3-5, or one, 7; auto: 3-5, or the last three of a shorter run") \
+    X(COSTS,             "costs",                              COSTS,    costs,                               DML_SPEC_NONE,                  "",                                  "",                 "",                                                          "what layers, links and all-reduces take, as a profile has it; {}: unknown")
 
 /* Which key the words in `only` and in defaults speak of. */
 #define DML_SPEC_SELECTOR_LIST(X)                                                                                        \

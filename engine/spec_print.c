@@ -86,7 +86,9 @@ static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
             dml_str_printf(&s, spec->parallelism.split == DML_SPLIT_AUTO ? "auto" : "uniform");
         break;
     case DML_SPEC_STAGES:
-    case DML_SPEC_LAYERS: break; /* a block of its own */
+    case DML_SPEC_LAYERS:
+    case DML_SPEC_COSTS:       /* a block of its own */
+    case DML_SPEC_NODE: break; /* no key is one */
     }
     fputs(dml_str_text(&s), to);
     dml_str_free(&s);
@@ -133,14 +135,16 @@ dml_err dml_spec_print(const dml_spec *spec, FILE *to)
         const dml_spec_entry *e = &source->entry[k];
         if (!dml_spec_key_applies(spec, key) || !dml_spec_key_is_shown(spec, (dml_spec_key_id)k))
             continue;
-        const bool block = key->type == DML_SPEC_LAYERS || key->type == DML_SPEC_STAGES;
+        const bool list = key->type == DML_SPEC_LAYERS || key->type == DML_SPEC_STAGES,
+                   block = list || key->type == DML_SPEC_COSTS;
         const int32_t depth = open_sections(to, before, key->path);
         fprintf(to, "%*s%s:%s", 2 * depth, "", dml_spec_last_part(key->path), block ? "" : " ");
         before = key->path;
         print_value(spec, key, to);
         print_origin(source, e, to);
         fputc('\n', to);
-        if (block) dml_yaml_print_list(to, e->value, 2 * depth + 2);
+        if (list) dml_yaml_print_list(to, e->value, 2 * depth + 2);
+        if (block && !list) dml_spec_print_costs(spec, to, 2 * depth + 2);
     }
     if (ferror(to)) DML_FAIL(DML_ERR_UNAVAILABLE, "cannot write the spec");
     return DML_ERR_OK;

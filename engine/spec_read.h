@@ -79,6 +79,13 @@ void dml_spec_convert_text(dml_spec_reader *r, const dml_spec_key *key, const ch
 /* "expected a list of layers, got a number" */
 void dml_spec_expected(dml_spec_reader *r, const dml_yaml *node, const char *what);
 
+/* Reads a mapping whose options are `options`, a row each, into the struct at `base`; `what` is "a stage".  false
+ * after a complaint. */
+bool dml_spec_read_options(dml_spec_reader *r, const dml_yaml *node, const char *what,
+                           const dml_spec_key *options, int32_t n, void *base);
+/* What is written for one of them in a mapping that was read, or NULL. */
+const dml_yaml *dml_spec_option(const dml_yaml *map, const dml_spec_key *option);
+
 /* Whether `name` is the last part of the key's path or one of its aliases. */
 bool dml_spec_key_is(const dml_spec_key *key, const char *name);
 /* The last part of a dotted path. */
@@ -99,6 +106,11 @@ bool dml_spec_read_stages(dml_spec_reader *r, const dml_yaml *node, dml_spec *sp
 void dml_spec_settle_layout(dml_spec_reader *r);
 void dml_spec_check_stages(dml_spec_reader *r);
 bool dml_spec_key_is_shown(const dml_spec *spec, dml_spec_key_id id);
+
+/* costs (spec_costs.c): the table, that its layers are those of the model, and the table printed as a block. */
+bool dml_spec_read_costs(dml_spec_reader *r, const dml_yaml *node, dml_spec *spec);
+void dml_spec_check_costs(dml_spec_reader *r);
+void dml_spec_print_costs(const dml_spec *spec, FILE *to, int32_t indent);
 
 /* The names of all schedules, separated by spaces. */
 const char *dml_spec_schedule_names(dml_arena *arena);

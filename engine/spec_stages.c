@@ -58,34 +58,16 @@ bool dml_spec_key_is_shown(const dml_spec *spec, dml_spec_key_id id)
 {
     const bool placed = spec->parallelism.n_stages > 0,
                equal = id == DML_KEY_PIPELINE || id == DML_KEY_VIRTUAL || id == DML_KEY_REPLICAS;
+    if (id == DML_KEY_COSTS) return spec->costs;
     return (!equal || !placed) && (id != DML_KEY_STAGES || placed);
 }
 
 /* ---- reading ----------------------------------------------------------------------------------------- */
 
-static void unknown_option(dml_spec_reader *r, const dml_yaml *key)
-{
-    dml_nearest close = dml_nearest_to(key->text);
-    for (int32_t o = 0; o < OPTIONS; o++)
-        dml_nearest_offer(&close, options[o].path, options[o].path);
-    dml_complain_at(&r->report, key->place, "unknown option '%s' of a stage", key->text);
-    if (close.best) dml_complain_note(&r->report, "did you mean '%s'?", close.best);
-    dml_complain_note(&r->report, "options: workers, shares");
-}
-
-static int32_t find_option(const char *name)
-{
-    for (int32_t o = 0; o < OPTIONS; o++)
-        if (dml_spec_key_is(&options[o], name)) return o;
-    return -1;
-}
-
 /* What is written for the option of a stage that was read, or NULL. */
 static const dml_yaml *given(const dml_yaml *stage, int32_t option)
 {
-    for (int32_t i = 0; i < stage->n; i++)
-        if (find_option(stage->key[i].text) == option) return &stage->item[i];
-    return NULL;
+    return dml_spec_option(stage, &options[option]);
 }
 
 static bool workers_differ(dml_spec_reader *r, const dml_yaml *node, const dml_int_list *workers)
@@ -119,21 +101,11 @@ static bool fill_shares(dml_spec_reader *r, const dml_yaml *node, dml_stage_spec
 
 static bool read_stage(dml_spec_reader *r, const dml_yaml *node, dml_stage_spec *out)
 {
-    bool ok = true;
     if (node->kind != DML_YAML_MAP) {
         dml_spec_expected(r, node, "a stage such as {workers: [0, 1]}");
         return false;
     }
-    for (int32_t i = 0; i < node->n; i++) {
-        const int32_t o = find_option(node->key[i].text);
-        if (o < 0) {
-            unknown_option(r, &node->key[i]);
-            ok = false;
-        } else {
-            ok &= dml_spec_convert(r, &options[o], options[o].path, &node->item[i], out);
-        }
-    }
-    if (!ok) return false;
+    if (!dml_spec_read_options(r, node, "a stage", options, OPTIONS, out)) return false;
     if (out->workers.n == 0) {
         dml_complain_at(&r->report, node->place, "a stage needs 'workers', those that run it");
         return false;
