@@ -70,7 +70,7 @@ static dml_err repeat(const instance *in, const options *o, bench_spread *all, t
     DML_TRY(dml_schedule_find(in->schedule, &schedule));
     DML_TRY(dml_schedule_build(schedule, &args, &order));
     dml_err err = dml_cost_uniform(&cost, order.chunks, 10000, 10000, 10000);
-    cost.link_latency_ns = 1000;
+    cost.links.outer.latency_ns = 1000;
     for (int i = 0; i < o->repeats && err == DML_ERR_OK; i++) {
         err = make(&order, &cost, last);
         total[i] = last->lower_s + last->check_s + last->simulate_s;

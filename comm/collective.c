@@ -16,8 +16,8 @@
  * publish copies of their data and each adds up all of them; two copies in turn, since a member that
  * writes its second next copy knows that all others have begun the next call.
  *
- * An emulated link makes a call last from the first barrier on (ring all-reduce, Patarasuk and Yuan 2009):
- *   all_reduce  2 (n-1)/n bytes / bytes_per_s + 2 (n-1) latency;   the two others half of it
+ * Emulated links make a call last from the first barrier on as a ring of the members takes, at the pace of its slowest
+ * link (engine/base/link.h): 2 (n - 1) steps of bytes / n for all_reduce, n - 1 for the two others.
  */
 #include "comm/group.h"
 #include "comm/reduce.h"
@@ -76,7 +76,7 @@ static dml_err enter(dml_group *g, const dml_call *mine, int64_t *begin_ns)
 {
     g->member[g->me].slot->call[g->calls & 1] = *mine;
     DML_TRY(dml_group_barrier(g, call_text[mine->kind]));
-    *begin_ns = dml_host_emulates(g->t) ? dml_clock_ns() : 0;
+    *begin_ns = g->t->emulates ? dml_clock_ns() : 0;
     for (int32_t m = 0; m < g->n; m++) {
         const dml_call *theirs = call_of(g, m);
         if (same_call(theirs, mine)) continue;
@@ -94,10 +94,9 @@ static dml_err leave(dml_group *g, const dml_call *mine, int64_t begin_ns, int64
                      double bytes)
 {
     const dml_transport *t = g->t;
-    if (!dml_host_emulates(t)) return DML_ERR_OK;
-    const int64_t step_ns =
-        dml_host_busy_ns(t, bytes * (double)steps / g->n) + steps * t->config.link.latency_ns;
-    return dml_host_sleep(t, begin_ns + step_ns, call_text[mine->kind]);
+    if (!t->emulates) return DML_ERR_OK;
+    const int64_t ring_ns = dml_links_ring_ns(&t->config.links, g->ranks, g->n, steps, bytes);
+    return dml_host_sleep(t, begin_ns + ring_ns, call_text[mine->kind]);
 }
 
 /* ---- reducing a range of all members' buffers ---- */

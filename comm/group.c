@@ -123,14 +123,15 @@ dml_err dml_host_group_open(dml_transport *t, const int32_t *ranks, int32_t n, u
     uint32_t slot = 0;
     DML_TRY(check_ranks(t, ranks, n, id, &me));
     DML_TRY(find_slot(t, &slot));
-    dml_group *g = calloc(1, sizeof *g + (size_t)n * sizeof *g->member);
+    dml_group *g = calloc(1, sizeof *g + (size_t)n * (sizeof *g->member + sizeof *g->ranks));
     if (!g) DML_FAIL(DML_ERR_NOMEM, "no memory for group %u of %d", id, n);
     g->t = t;
     g->id = id;
     g->n = n;
     g->me = me;
+    g->ranks = (int32_t *)&g->member[n];
     for (int32_t m = 0; m < n; m++)
-        g->member[m].rank = ranks[m];
+        g->member[m].rank = g->ranks[m] = ranks[m];
     g->member[me].index = slot;
     g->member[me].slot = own_slot(t, slot);
     g->member[me].base = atomic_load(&g->member[me].slot->arrived);

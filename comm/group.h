@@ -19,6 +19,7 @@ struct dml_group {
     uint32_t barriers; /* reached so far */
     uint32_t calls;    /* collectives begun so far */
     bool closed;
+    int32_t *ranks;      /* [n] behind the members */
     dml_member member[]; /* [n] in group order */
 };
 

@@ -44,12 +44,6 @@ dml_err dml_host_wait(const dml_transport *t, _Atomic uint32_t *word, uint32_t t
                             what);
 }
 
-int64_t dml_host_busy_ns(const dml_transport *t, double bytes)
-{
-    const double bytes_per_s = t->config.link.bytes_per_s;
-    return bytes_per_s > 0 ? (int64_t)(bytes / bytes_per_s * (double)DML_NS_PER_S) : 0;
-}
-
 dml_err dml_host_sleep(const dml_transport *t, int64_t until_ns, const char *what)
 {
     const dml_abort *abort = t->config.abort;
@@ -138,6 +132,7 @@ dml_err dml_host_open(const dml_transport_config *config, const dml_mapper *mapp
     t->config.fds = NULL;
     t->config.hub = NULL;
     t->used_bytes = inline_bytes;
+    t->emulates = !dml_links_are_free(&config->links);
     dml_err err;
     t->peer = calloc((size_t)config->world, sizeof *t->peer);
     if (!t->peer) {

@@ -91,6 +91,7 @@ struct dml_transport {
     dml_transport_config config; /* without fds and hub: those are only valid in open */
     dml_peer *peer;              /* [world]; owned; peer[rank] is this rank itself */
     int64_t used_bytes;          /* of own memory */
+    bool emulates;               /* some link takes time */
     dml_group *groups;           /* open ones, and closed ones that a member may still be in */
 };
 
@@ -127,13 +128,8 @@ dml_err dml_host_wait(const dml_transport *t, _Atomic uint32_t *word, uint32_t t
 dml_err dml_host_offset(const dml_transport *t, const void *buffer, int64_t bytes, const char *what,
                         int64_t *out);
 
-/* Emulated links: the time a transfer keeps its lane busy, and sleeping until it is over, which the
- * abort flag ends.  Without emulation there is nothing to sleep. */
-static inline bool dml_host_emulates(const dml_transport *t)
-{
-    return t->config.link.latency_ns > 0 || t->config.link.bytes_per_s > 0;
-}
-int64_t dml_host_busy_ns(const dml_transport *t, double bytes);
+/* Emulated links: sleeping until a transfer is over, which the abort flag ends.  Without emulation there is nothing to
+ * sleep. */
 dml_err dml_host_sleep(const dml_transport *t, int64_t until_ns, const char *what);
 
 extern const dml_transport_api dml_shm_transport;

@@ -4,7 +4,7 @@
  *   post (offset, bytes, tag), posted=k   waits for posted = k
  *   waits for sent = k                    copies src straight into the receiver's buffer, sent=k
  *
- * With an emulated link the transfer begins when both are there, keeps the sender's lane busy for
+ * With emulated links the transfer begins when both are there, keeps the sender's lane busy for
  * bytes / bytes_per_s and arrives latency_ns later, when the receive returns.  One queue at a time
  * sends to a peer and one receives from it, so a pair has one post in flight.
  */
@@ -48,8 +48,9 @@ dml_err dml_host_send(dml_transport *t, dml_queue *queue, int32_t peer, const vo
         DML_FAIL(DML_ERR_PEER, "refused: worker %d posts at epoch %u, worker %d sends at %u", peer,
                  p->post_epoch, t->config.rank, t->config.epoch);
 
-    const int64_t begin_ns = dml_host_emulates(t) ? dml_clock_ns() : 0;
-    const int64_t busy_ns = dml_host_busy_ns(t, (double)bytes);
+    const dml_link *link = dml_links_between(&t->config.links, t->config.rank, peer);
+    const int64_t begin_ns = t->emulates ? dml_clock_ns() : 0;
+    const int64_t busy_ns = dml_link_busy_ns(link, (double)bytes);
     const bool agree = p->post_bytes == bytes && p->post_tag == tag;
     if (agree && bytes > 0) {
         DML_ASSERT_OP(p->post_offset + bytes, <=, to->bytes);
@@ -57,7 +58,7 @@ dml_err dml_host_send(dml_transport *t, dml_queue *queue, int32_t peer, const vo
     }
     p->sent_bytes = bytes;
     p->sent_tag = tag;
-    p->arrival_ns = begin_ns + busy_ns + t->config.link.latency_ns;
+    p->arrival_ns = begin_ns + busy_ns + link->latency_ns;
     if (!agree) mismatch(t->config.rank, peer, k, p); /* while the fields are still ours to read */
     dml_wait_set(&p->sent, k);
     if (!agree) return dml_err_add(DML_ERR_BUG, __func__, __FILE__, __LINE__);
@@ -81,5 +82,5 @@ dml_err dml_host_recv(dml_transport *t, dml_queue *queue, int32_t peer, void *ds
     dml_wait_set(&p->posted, k);
     DML_TRY(dml_host_wait(t, &p->sent, k, "worker %d's send %u", peer, k));
     if (p->sent_bytes != bytes || p->sent_tag != tag) return mismatch(peer, t->config.rank, k, p);
-    return dml_host_emulates(t) ? dml_host_sleep(t, p->arrival_ns, "a receive") : DML_ERR_OK;
+    return t->emulates ? dml_host_sleep(t, p->arrival_ns, "a receive") : DML_ERR_OK;
 }

@@ -19,6 +19,7 @@
 #ifndef DML_COMM_TRANSPORT_H
 #define DML_COMM_TRANSPORT_H
 
+#include "engine/base/link.h"
 #include "kernels/device.h"
 #include "kernels/tensor.h"
 
@@ -34,15 +35,6 @@ typedef struct dml_pair {
     int32_t n_lower, n_upper;
 } dml_pair;
 
-/* Emulated links, so that schedules can be timed on one host: a transfer begins when both sides are there,
- * occupies its lane for bytes / bytes_per_s and arrives latency_ns after that.  A collective of n members
- * lasts as long as a ring would take: all_reduce 2 (n-1)/n bytes / bytes_per_s + 2 (n-1) latency_ns, the
- * two others half of it.  Zeros: as fast as it goes. */
-typedef struct dml_link {
-    int64_t latency_ns;
-    double bytes_per_s;
-} dml_link;
-
 /* NVLink SHARP, sums made by the NVSwitch: several times the all-reduce bandwidth of one node, but its shared
  * memory is not known to survive the abort of a rank, so recovery wants it OFF.  AUTO leaves it to NCCL. */
 typedef enum dml_nvls { DML_NVLS_AUTO, DML_NVLS_ON, DML_NVLS_OFF } dml_nvls;
@@ -53,7 +45,11 @@ typedef struct dml_transport_config {
     int64_t memory_bytes;   /* what this rank will `alloc` in all, alignment included */
     int64_t timeout_ns;     /* for one wait */
     const dml_abort *abort; /* borrowed, may be NULL */
-    dml_link link;
+    /* Emulated, so that schedules can be timed on one host: a transfer begins when both sides are there, occupies
+     * its lane for bytes / bytes_per_s of the link between the two and arrives latency_ns after that.  A collective
+     * lasts as long as a ring at the pace of its slowest link (dml_links_ring_ns).  Zeros: as fast as it goes.
+     * CPU only; levels are borrowed until close. */
+    dml_links links;
     dml_nvls nvls;            /* NCCL only, as the next */
     int32_t ranks_per_device; /* ranks r with the same r / ranks_per_device share a GPU; 0 is 1 */
     /* [world] memfd of each rank; shm, and NCCL for its ids; borrowed until open returns.  A memfd may serve one epoch

@@ -30,13 +30,23 @@ static int64_t layer_ns(const dml_plan *plan, int32_t i, dml_pass pass, int64_t 
     return ns;
 }
 
+/* Links and speeds: as emulated, else as measured. */
+static dml_err price_cluster(dml_plan *plan)
+{
+    const dml_costs *costs = plan->spec->costs;
+    dml_links links = dml_spec_links(plan->spec);
+    if (costs && dml_links_are_free(&links))
+        links = (dml_links){.outer = {costs->link_latency_ns, (double)costs->link_bytes_per_s}};
+    DML_TRY(dml_cost_links(&plan->cost, &links));
+    return dml_cost_speeds(&plan->cost, plan->spec->cluster.speed.n, plan->spec->cluster.speed.v);
+}
+
 static dml_err make_cost(dml_plan *plan)
 {
     const dml_costs *costs = plan->spec->costs;
     const int64_t rows = plan->spec->training.micro_batch_size;
     DML_TRY(dml_cost_init(&plan->cost, plan->stages));
-    plan->cost.link_latency_ns = plan->spec->parallelism.link_latency_ns;
-    plan->cost.link_bytes_per_s = (int64_t)plan->spec->parallelism.link_bytes_per_s;
+    DML_TRY(price_cluster(plan));
     int64_t all_ns = 0, inexact_ns = 0;
     for (int32_t s = 0; s < plan->stages; s++) {
         dml_chunk_cost *c = &plan->cost.chunk[s];
@@ -69,30 +79,36 @@ int64_t dml_plan_skip_bytes(const dml_plan *plan, int32_t skip)
 /* ---- buckets ---- */
 
 typedef struct reduction {
+    const int32_t *members; /* [n] the stage's holders */
+    int32_t n;
     int64_t ns, bytes;
 } reduction;
 
-static void add_all_reduce(const dml_plan *plan, int32_t holders, int64_t bytes, reduction *sum)
+/* By the links where those are given, else as measured for that many members, if it was. */
+static void add_all_reduce(const dml_plan *plan, int64_t bytes, reduction *sum)
 {
-    sum->ns += dml_all_reduce_ns(&plan->cost, holders, bytes);
+    const dml_links given = dml_spec_links(plan->spec);
+    const dml_costs *costs = plan->spec->costs;
+    int64_t ns = -1;
+    if (costs && dml_links_are_free(&given)) ns = dml_costs_reduce_ns(costs, sum->n, bytes);
+    sum->ns += ns >= 0 ? ns : dml_all_reduce_ns(&plan->cost, sum->members, sum->n, bytes);
     sum->bytes += bytes;
 }
 
 /* What reducing bucket `b` of stage s takes: the calls that the executor makes (engine/exec_op.c). */
 static reduction price_bucket(const dml_plan *plan, int32_t stage, const dml_chunk *c,
-                              const dml_bucket *b, bool last)
+                              const dml_bucket *b, bool last, dml_arena *arena)
 {
-    const int32_t holders = dml_plan_holders(plan, stage, NULL);
+    int32_t *holders = DML_NEW_N(arena, int32_t, plan->workers);
     const int32_t words = dml_sum_info_of(plan->spec->training.numerics)->words;
-    reduction sum = {0};
-    if (last) add_all_reduce(plan, holders, c->slot_words * (int64_t)sizeof(int32_t), &sum);
+    reduction sum = {.members = holders, .n = dml_plan_holders(plan, stage, holders)};
+    if (last) add_all_reduce(plan, c->slot_words * (int64_t)sizeof(int32_t), &sum);
     if (b->elems == 0) return sum;
     if (words > 0)
-        add_all_reduce(plan, holders, (b->param_end - b->param_begin) * (int64_t)sizeof(uint32_t),
-                       &sum);
+        add_all_reduce(plan, (b->param_end - b->param_begin) * (int64_t)sizeof(uint32_t), &sum);
     const int32_t calls = words > 0 ? words : 1;
     for (int32_t k = 0; k < calls; k++)
-        add_all_reduce(plan, holders, dml_bucket_bytes(c, b) / calls, &sum);
+        add_all_reduce(plan, dml_bucket_bytes(c, b) / calls, &sum);
     return sum;
 }
 
@@ -134,7 +150,7 @@ static dml_err price_buckets(dml_plan *plan, int32_t s, dml_arena *arena)
     cost->recompute_ns = dml_chunk_recompute_ns(&chunk, ns);
     for (int32_t k = 0; k < n; k++) {
         const dml_part_times t = dml_chunk_part_times(&chunk, k + 1, ns);
-        const reduction sum = price_bucket(plan, s, &chunk, &chunk.bucket[k], k + 1 == n);
+        const reduction sum = price_bucket(plan, s, &chunk, &chunk.bucket[k], k + 1 == n, arena);
         bwd[k] = (double)t.bwd_ns;
         weight[k] = (double)t.weight_ns;
         reduce[k] = (double)sum.ns;
@@ -238,14 +254,15 @@ static dml_err make_programs(dml_plan *plan)
 /* A worker that holds more than the spec allows is a mistake of the spec, known before a device is touched. */
 static dml_err check_memory(const dml_plan *plan)
 {
-    const int64_t most = plan->spec->parallelism.memory_bytes;
-    for (int32_t w = 0; w < plan->workers && most > 0; w++) {
-        const int64_t bytes = dml_plan_worker_bytes(plan, w);
+    const char *key = plan->spec->cluster.memory.n > 0 ? "cluster.memory" : "parallelism.memory";
+    for (int32_t w = 0; w < plan->workers; w++) {
+        const int64_t most = dml_spec_memory(plan->spec, w);
+        const int64_t bytes = most > 0 ? dml_plan_worker_bytes(plan, w) : 0;
         if (bytes <= most) continue;
-        return dml_spec_fail(
-            plan->spec, dml_spec_place(plan->spec, "parallelism.memory"), "parallelism.memory",
-            "worker %d holds %.2f MiB under %s, parallelism.memory is %.2f MiB", w,
-            (double)bytes / 0x1p20, plan->spec->parallelism.schedule, (double)most / 0x1p20);
+        return dml_spec_fail(plan->spec, dml_spec_place(plan->spec, key), key,
+                             "worker %d holds %.2f MiB under %s, %s is %.2f MiB", w,
+                             (double)bytes / 0x1p20, plan->spec->parallelism.schedule, key,
+                             (double)most / 0x1p20);
     }
     return DML_ERR_OK;
 }

@@ -24,9 +24,9 @@ static int64_t most_bytes(const dml_spec *spec)
 
 static bool append_memory(const dml_spec *spec, const char *before, dml_str *out)
 {
-    if (spec->parallelism.memory_bytes == 0) return false;
+    if (spec->parallelism.memory_bytes == 0 || spec->cluster.memory.n > 0) return false;
     dml_spec free_of = *spec;
-    free_of.parallelism.memory_bytes = 0;
+    dml_spec_drop_limits(&free_of);
     const int64_t bytes = most_bytes(&free_of);
     if (bytes == 0) return false;
     const int64_t mib = (bytes + (1 << 20) - 1) >> 20;

@@ -60,15 +60,26 @@ static void measure_stage(const dml_plan *plan, const dml_chunk *c, bool split, 
         *once += policy == DML_RECOMPUTE_EXCEPT_LAST ? 2 * stash : stash;
 }
 
+/* Of a worker of the routes: of equal pipelines the tightest that it stands for. */
+static int64_t limit_of(const dml_plan *plan, int32_t worker)
+{
+    const int32_t each = dml_plan_is_equal(plan) ? plan->replicas : 1;
+    int64_t least = INT64_MAX;
+    for (int32_t k = 0; k < each; k++) {
+        const int64_t bytes = dml_spec_memory(plan->spec, worker * each + k);
+        if (bytes > 0 && bytes < least) least = bytes;
+    }
+    return least;
+}
+
 static dml_err measure_memory(const dml_plan *plan, const dml_program *routes, bool split,
                               dml_arena *arena, memory *out)
 {
-    const int64_t most = plan->spec->parallelism.memory_bytes;
-    const int32_t limited = most > 0 ? routes->workers : 0;
+    const int32_t limited = dml_spec_has_limits(plan->spec) ? routes->workers : 0;
     *out = (memory){.held_bytes = DML_NEW_N(arena, int64_t, plan->stages)};
-    if (most > 0) out->limit_bytes = DML_NEW_N(arena, int64_t, routes->workers);
+    if (limited > 0) out->limit_bytes = DML_NEW_N(arena, int64_t, routes->workers);
     for (int32_t w = 0; w < limited; w++)
-        out->limit_bytes[w] = most;
+        out->limit_bytes[w] = limit_of(plan, w);
     for (int32_t s = 0; s < plan->stages; s++) {
         dml_chunk c;
         int64_t once;
@@ -83,15 +94,15 @@ static dml_err measure_memory(const dml_plan *plan, const dml_program *routes, b
     return DML_ERR_OK;
 }
 
-static dml_err make_one(const dml_plan *plan, const dml_program *routes, bool split,
-                        dml_program *out, int64_t *wall_ns, int64_t *bound_ns)
+static dml_err make_one(const dml_plan *plan, const dml_program *routes, const dml_cost *cost,
+                        bool split, dml_program *out, int64_t *wall_ns, int64_t *bound_ns)
 {
     dml_arena arena = {0};
     memory m;
     dml_err err = measure_memory(plan, routes, split, &arena, &m);
     if (err == DML_ERR_OK) {
         const dml_list_args args = {.routes = routes,
-                                    .cost = &plan->cost,
+                                    .cost = cost,
                                     .split = split,
                                     .held_bytes = m.held_bytes,
                                     .limit_bytes = m.limit_bytes,
@@ -104,14 +115,14 @@ static dml_err make_one(const dml_plan *plan, const dml_program *routes, bool sp
 }
 
 /* Backwards cut in two fill more of the bubble, whole ones keep less: the shorter of the two that fit. */
-static dml_err make_best(const dml_plan *plan, const dml_program *routes, dml_program *out,
-                         int64_t *bound_ns)
+static dml_err make_best(const dml_plan *plan, const dml_program *routes, const dml_cost *cost,
+                         dml_program *out, int64_t *bound_ns)
 {
     int64_t cut_ns = INT64_MAX, whole_ns = INT64_MAX, whole_bound_ns;
     dml_program whole;
-    const dml_err cut = make_one(plan, routes, true, out, &cut_ns, bound_ns);
+    const dml_err cut = make_one(plan, routes, cost, true, out, &cut_ns, bound_ns);
     if (cut != DML_ERR_OK && cut != DML_ERR_NOMEM) return cut;
-    const dml_err err = make_one(plan, routes, false, &whole, &whole_ns, &whole_bound_ns);
+    const dml_err err = make_one(plan, routes, cost, false, &whole, &whole_ns, &whole_bound_ns);
     if (err != DML_ERR_OK) return cut == DML_ERR_OK ? DML_ERR_OK : err;
     if (cut == DML_ERR_OK && cut_ns < whole_ns) {
         dml_program_free(&whole);
@@ -140,11 +151,38 @@ static dml_err make_routes(const dml_plan *plan, dml_program *out)
     return DML_ERR_OK;
 }
 
+/* The costs of the routes' workers: of equal pipelines of the one that takes longest at the best, by its bound.  All
+ * run its order, and no order lets the step end before it. */
+static dml_err slowest_replica(const dml_plan *plan, const dml_program *routes, dml_cost *out)
+{
+    if (!dml_plan_is_equal(plan)) return dml_cost_copy(&plan->cost, out);
+    const bool alike = !plan->cost.speed && plan->cost.links.levels == 0;
+    int64_t longest_ns = -1;
+    *out = (dml_cost){0};
+    for (int32_t k = 0; k < (alike ? 1 : plan->replicas); k++) {
+        dml_cost cost;
+        DML_TRY(dml_cost_of_replica(&plan->cost, plan->replicas, k, &cost));
+        const int64_t ns = dml_list_bound_ns(
+            &(dml_list_args){.routes = routes, .cost = &cost, .split = true, .trials = 1});
+        if (ns > longest_ns) {
+            longest_ns = ns;
+            dml_cost_free(out);
+            *out = cost;
+        } else {
+            dml_cost_free(&cost);
+        }
+    }
+    return DML_ERR_OK;
+}
+
 static dml_err make_auto(const dml_plan *plan, dml_program *out, int64_t *bound_ns)
 {
     dml_program routes;
     DML_TRY(make_routes(plan, &routes));
-    const dml_err err = make_best(plan, &routes, out, bound_ns);
+    dml_cost cost;
+    dml_err err = slowest_replica(plan, &routes, &cost);
+    if (err == DML_ERR_OK) err = make_best(plan, &routes, &cost, out, bound_ns);
+    dml_cost_free(&cost);
     dml_program_free(&routes);
     return err;
 }
@@ -225,8 +263,8 @@ static dml_err at_schedule(const dml_spec *spec, dml_err err)
 
 static dml_err at_memory(const dml_spec *spec, dml_err err)
 {
-    static const char key[] = "parallelism.memory";
-    if (err != DML_ERR_NOMEM || spec->parallelism.memory_bytes == 0) return err;
+    const char *key = spec->cluster.memory.n > 0 ? "cluster.memory" : "parallelism.memory";
+    if (err != DML_ERR_NOMEM || !dml_spec_has_limits(spec)) return err;
     const char *text = strstr(dml_err_trail(), ": "); /* behind the place in our sources */
     text = text ? text + strlen(": ") : dml_err_trail();
     return dml_spec_fail(spec, dml_spec_place(spec, key), key,

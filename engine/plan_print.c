@@ -136,7 +136,7 @@ static dml_err print_recomputed(const dml_plan *p)
     if (p->train.recompute == DML_RECOMPUTE_NONE) return DML_ERR_OK;
     dml_spec plain = *p->spec; /* borrows everything; never freed */
     plain.parallelism.recompute = DML_RECOMPUTE_NONE;
-    plain.parallelism.memory_bytes = 0;
+    dml_spec_drop_limits(&plain);
     dml_plan without;
     DML_TRY(dml_plan_make(&plain, &without));
     printf("\nrecompute %s\n%-8s %18s %16s %14s\n", dml_recompute_text(p->train.recompute), "stage",

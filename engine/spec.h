@@ -123,6 +123,23 @@ typedef struct dml_int_list {
     int32_t n;
 } dml_int_list;
 
+typedef struct dml_number_list {
+    const double *v; /* [n] */
+    int32_t n;
+} dml_number_list;
+
+typedef struct dml_size_list {
+    const int64_t *v; /* [n] bytes */
+    int32_t n;
+} dml_size_list;
+
+/* One of cluster.slow: from step `step` on the worker's delay layers run at this speed, not that of cluster.speed. */
+typedef struct dml_slow_spec {
+    int32_t worker;
+    double speed;
+    int64_t step; /* from 0 */
+} dml_slow_spec;
+
 /* One of parallelism.stages: who runs it. */
 typedef struct dml_stage_spec {
     dml_int_list workers; /* all different */
@@ -216,6 +233,14 @@ typedef struct dml_spec {
         int64_t timeout_ns; /* deadline of one wait between workers */
     } parallelism;
     struct {
+        dml_number_list speed;      /* of each worker, against one of speed 1; none: all 1 */
+        dml_size_list memory;       /* bytes that each may hold; none: parallelism.memory */
+        const dml_link_level *link; /* [n_links] innermost first; none: parallelism.link */
+        int32_t n_links;
+        const dml_slow_spec *slow; /* [n_slow] emulation only, no planner looks */
+        int32_t n_slow;
+    } cluster;
+    struct {
         dml_nvls nvls;
         bool overlap; /* reduce gradients in buckets, under backward */
         int64_t first_bucket_bytes, bucket_bytes;
@@ -252,6 +277,18 @@ void dml_spec_free(dml_spec *spec);
  * DML_ERR_SPEC  not one step in an epoch (last_batch: drop and fewer samples than a step takes)
  */
 dml_err dml_spec_set_samples(dml_spec *spec, int64_t train_samples);
+
+/* The cluster as the planner and the emulation see it: what lies between workers, cluster.links or parallelism.link
+ * (levels borrowed); speed of a worker; bytes that it may hold, 0: no limit. */
+dml_links dml_spec_links(const dml_spec *spec);
+double dml_spec_speed(const dml_spec *spec, int32_t worker);
+int64_t dml_spec_memory(const dml_spec *spec, int32_t worker);
+/* Whether some worker has a limit; a spec, such as a copy that borrows all, without. */
+bool dml_spec_has_limits(const dml_spec *spec);
+void dml_spec_drop_limits(dml_spec *spec);
+/* The speed at which its delay layers run in step `step`, from 0: what the planner believes, or what cluster.slow
+ * says of that step. */
+double dml_spec_pace(const dml_spec *spec, int32_t worker, int64_t step);
 
 /* The layout, whichever way it is written: stages that the model is cut into, workers in all, and replicas of
  * the stage that has most. */

@@ -18,7 +18,7 @@ static dml_err meet_neighbours(dml_worker *w)
 static dml_err open_votes(dml_worker *w, dml_transport_config *t, int64_t ballot_bytes)
 {
     t->memory_bytes = ballot_bytes;
-    t->link = (dml_link){0};
+    t->links = (dml_links){0};
     t->fds = w->config->vote_fds;
     t->hub = w->config->vote_hub;
     DML_TRY(w->vote_comm->open(t, w->device, &w->vote_transport));
@@ -42,7 +42,7 @@ dml_err dml_worker_meet(dml_worker *w, int64_t memory_bytes, int64_t ballot_byte
         .memory_bytes = memory_bytes,
         .timeout_ns = w->spec->parallelism.timeout_ns,
         .abort = &c->control->abort,
-        .link = {w->spec->parallelism.link_latency_ns, w->spec->parallelism.link_bytes_per_s},
+        .links = dml_spec_links(w->spec),
         .nvls = w->spec->comm.nvls,
         .ranks_per_device = w->spec->parallelism.workers_per_device,
         .fds = c->data_fds,

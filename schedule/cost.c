@@ -20,6 +20,8 @@ void dml_cost_free(dml_cost *cost)
         free(cost->chunk[c].bucket);
     free(cost->chunk);
     free(cost->skip_bytes);
+    free(cost->speed);
+    free((void *)cost->links.level);
     *cost = (dml_cost){0};
 }
 
@@ -57,6 +59,38 @@ dml_err dml_cost_skips(dml_cost *cost, int32_t n)
     return DML_ERR_OK;
 }
 
+/* A copy of [n] things of `bytes` each into *out, which is freed before; none for n 0. */
+static dml_err replace(void **out, const void *from, int32_t n, size_t bytes, const char *what)
+{
+    void *copy = NULL;
+    if (n > 0) {
+        copy = malloc((size_t)n * bytes);
+        if (!copy) DML_FAIL(DML_ERR_NOMEM, "no memory for the costs of %d %s", n, what);
+        memcpy(copy, from, (size_t)n * bytes);
+    }
+    free(*out);
+    *out = copy;
+    return DML_ERR_OK;
+}
+
+dml_err dml_cost_speeds(dml_cost *cost, int32_t workers, const double *speed)
+{
+    void *own = cost->speed;
+    DML_TRY(replace(&own, speed, speed ? workers : 0, sizeof *speed, "workers"));
+    cost->speed = own;
+    cost->workers = workers;
+    return DML_ERR_OK;
+}
+
+dml_err dml_cost_links(dml_cost *cost, const dml_links *links)
+{
+    void *own = (void *)cost->links.level;
+    DML_TRY(replace(&own, links->level, links->levels, sizeof *links->level, "levels of links"));
+    cost->links = *links;
+    cost->links.level = own;
+    return DML_ERR_OK;
+}
+
 /* What `from` owns, into `out`, which has as many chunks and owns nothing more. */
 static dml_err copy_tables(const dml_cost *from, dml_cost *out)
 {
@@ -69,6 +103,8 @@ static dml_err copy_tables(const dml_cost *from, dml_cost *out)
         DML_TRY(dml_cost_buckets(out, c, f->buckets));
         memcpy(o->bucket, f->bucket, (size_t)f->buckets * sizeof *f->bucket);
     }
+    DML_TRY(dml_cost_links(out, &from->links));
+    DML_TRY(dml_cost_speeds(out, from->workers, from->speed));
     if (!from->skip_bytes) return DML_ERR_OK;
     DML_TRY(dml_cost_skips(out, from->skips));
     memcpy(out->skip_bytes, from->skip_bytes, (size_t)from->skips * sizeof *from->skip_bytes);
@@ -78,8 +114,6 @@ static dml_err copy_tables(const dml_cost *from, dml_cost *out)
 dml_err dml_cost_copy(const dml_cost *from, dml_cost *out)
 {
     DML_TRY(dml_cost_init(out, from->chunks));
-    out->link_latency_ns = from->link_latency_ns;
-    out->link_bytes_per_s = from->link_bytes_per_s;
     out->vote_ns = from->vote_ns;
     out->skips = from->skips;
     const dml_err err = copy_tables(from, out);
@@ -87,16 +121,26 @@ dml_err dml_cost_copy(const dml_cost *from, dml_cost *out)
     return err;
 }
 
-static int64_t bytes_ns(const dml_cost *cost, double bytes)
+dml_err dml_cost_of_replica(const dml_cost *cost, int32_t replicas, int32_t replica, dml_cost *out)
 {
-    if (cost->link_bytes_per_s == 0) return 0;
-    return (int64_t)(bytes / (double)cost->link_bytes_per_s * 1e9);
+    DML_TRY(dml_cost_copy(cost, out));
+    out->links.first = replica;
+    out->links.stride = replicas;
+    if (!out->speed) return DML_ERR_OK;
+    out->workers = (cost->workers + replicas - 1 - replica) / replicas;
+    for (int32_t r = 0; r < out->workers; r++)
+        out->speed[r] = cost->speed[r * replicas + replica];
+    return DML_ERR_OK;
 }
 
-int64_t dml_all_reduce_ns(const dml_cost *cost, int32_t n, int64_t bytes)
+double dml_speed_of(const dml_cost *cost, int32_t worker)
 {
-    const int64_t steps = 2 * ((int64_t)n - 1);
-    return bytes_ns(cost, (double)bytes * (double)steps / n) + steps * cost->link_latency_ns;
+    return cost->speed && worker >= 0 && worker < cost->workers ? cost->speed[worker] : 1.0;
+}
+
+int64_t dml_all_reduce_ns(const dml_cost *cost, const int32_t *members, int32_t n, int64_t bytes)
+{
+    return dml_links_ring_ns(&cost->links, members, n, 2 * ((int64_t)n - 1), (double)bytes);
 }
 
 int64_t dml_op_bytes(const dml_cost *cost, const dml_op *op)
@@ -108,9 +152,12 @@ int64_t dml_op_bytes(const dml_cost *cost, const dml_op *op)
     return cost->chunk[above ? op->chunk : op->chunk - 1].out_bytes;
 }
 
-static int64_t transfer_ns(const dml_cost *cost, const dml_op *op)
+static int64_t transfer_ns(const dml_cost *cost, int32_t worker, const dml_op *op)
 {
-    return cost->link_latency_ns + bytes_ns(cost, (double)dml_op_bytes(cost, op));
+    const dml_link *link = op->peer == DML_NO_PEER
+                               ? &cost->links.outer
+                               : dml_links_between(&cost->links, worker, op->peer);
+    return dml_link_ns(link, (double)dml_op_bytes(cost, op));
 }
 
 /* What a whole backward takes. */
@@ -135,23 +182,29 @@ static int64_t part_ns(const dml_chunk_cost *c, const dml_op *op, int64_t whole_
     return (int64_t)(ns * end + 0.5) - (int64_t)(ns * begin + 0.5);
 }
 
-int64_t dml_op_ns(const dml_cost *cost, const dml_op *op)
+/* What `ns` at speed 1 are on the worker. */
+static int64_t paced(const dml_cost *cost, int32_t worker, int64_t ns)
+{
+    return cost->speed ? (int64_t)((double)ns / dml_speed_of(cost, worker) + 0.5) : ns;
+}
+
+int64_t dml_op_ns(const dml_cost *cost, int32_t worker, const dml_op *op)
 {
     DML_ASSERT_OP(op->chunk, <, cost->chunks);
     const dml_chunk_cost *c = &cost->chunk[op->chunk];
     switch ((dml_op_kind)op->kind) {
-    case DML_OP_FWD: return c->fwd_ns;
-    case DML_OP_BWD: return part_ns(c, op, backward_ns(c));
-    case DML_OP_BWD_INPUT: return c->bwd_input_ns;
-    case DML_OP_BWD_WEIGHT: return part_ns(c, op, c->bwd_weight_ns);
-    case DML_OP_RECOMPUTE: return c->recompute_ns;
+    case DML_OP_FWD: return paced(cost, worker, c->fwd_ns);
+    case DML_OP_BWD: return part_ns(c, op, paced(cost, worker, backward_ns(c)));
+    case DML_OP_BWD_INPUT: return paced(cost, worker, c->bwd_input_ns);
+    case DML_OP_BWD_WEIGHT: return part_ns(c, op, paced(cost, worker, c->bwd_weight_ns));
+    case DML_OP_RECOMPUTE: return paced(cost, worker, c->recompute_ns);
     case DML_OP_SEND_ACT:
     case DML_OP_RECV_GRAD:
     case DML_OP_RECV_ACT:
-    case DML_OP_SEND_GRAD: return transfer_ns(cost, op);
+    case DML_OP_SEND_GRAD: return transfer_ns(cost, worker, op);
     case DML_OP_REDUCE: return part_ns(c, op, c->reduce_ns);
     case DML_OP_VOTE: return cost->vote_ns;
-    case DML_OP_STEP: return c->step_ns;
+    case DML_OP_STEP: return paced(cost, worker, c->step_ns);
     }
     dml_assert_failed("op kind", op->kind, DML_OP_KINDS, __FILE__, __LINE__);
 }

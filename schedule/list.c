@@ -126,8 +126,8 @@ static bool fits(const player *pl, int32_t w, int32_t chunk, int32_t mb)
 static bool shallow(const player *pl, const priority *pr, int32_t w, int32_t chunk, int32_t mb)
 {
     if (pr->depth <= 0 || mb == pl->oldest) return true;
-    const double most =
-        pr->depth * (double)pl->in.round_trip_ns[chunk] / (double)MAX2(1, pl->in.period_ns);
+    const double most = pr->depth * (double)pl->in.round_trip_ns[chunk * pl->in.p->mbs + mb] /
+                        (double)MAX2(1, pl->in.period_ns);
     return pl->lane[w].in_flight < (int32_t)most + 1;
 }
 
@@ -140,7 +140,7 @@ static double score(const player *pl, const priority *pr, int32_t op, int64_t no
         pr->rank_share > 0 ? pr->rank_share * pl->in.rank[op] / (2.0 * pl->in.p->workers) : 0.0;
     return (pr->class[k] - rank - pr->mb_share * mb + pl->noise[k * pl->in.p->chunks + c]) *
                pl->in.unit_ns +
-           pr->tail_share[k] * (double)pl->in.tail[k][c] -
+           pr->tail_share[k] * (double)pl->in.tail[k][cell] -
            pr->wait_share * (double)(late_ns > 0 ? late_ns : 0);
 }
 
@@ -274,8 +274,7 @@ static int64_t play(player *pl, const priority *pr)
         lane *l = &pl->lane[w];
         const int32_t op = l->open[l->best], before = pl->oldest;
         if (pr->strict) pl->has_run[op] = true;
-        const int64_t end_ns =
-            l->start_ns + pl->in.ns[op / pl->in.cells][op % pl->in.cells / pl->in.p->mbs];
+        const int64_t end_ns = l->start_ns + pl->in.ns[op / pl->in.cells][op % pl->in.cells];
         l->open[l->best] = l->open[--l->n_open];
         l->free_ns = end_ns;
         wall_ns = MAX2(wall_ns, end_ns);

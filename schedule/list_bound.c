@@ -31,27 +31,30 @@ static int64_t add_load(const dml_list_instance *in, int32_t mb, load *of)
     const dml_program *p = in->p;
     int64_t at_ns = 0;
     for (int32_t c = 0; c < p->chunks; c++) {
+        const int32_t x = c * p->mbs + mb;
         load *l = &of[*dml_program_route(p, c, mb)];
         l->head_ns = MIN2(l->head_ns, at_ns);
-        at_ns += in->ns[F][c];
-        l->forward_ns += in->ns[F][c];
-        l->input_ns += in->ns[I][c];
-        l->work_ns += in->ns[F][c] + in->ns[I][c] + in->ns[W][c];
-        l->back_ns += in->ns[I][c] + in->ns[W][c];
+        at_ns += in->ns[F][x];
+        l->forward_ns += in->ns[F][x];
+        l->input_ns += in->ns[I][x];
+        l->work_ns += in->ns[F][x] + in->ns[I][x] + in->ns[W][x];
+        l->back_ns += in->ns[I][x] + in->ns[W][x];
         if (c + 1 < p->chunks) at_ns += dml_list_travel_ns(in, c, c + 1, mb);
     }
     for (int32_t c = p->chunks - 1; c >= 0; c--) {
+        const int32_t x = c * p->mbs + mb;
         load *l = &of[*dml_program_route(p, c, mb)];
         l->first_back_ns = MIN2(l->first_back_ns, at_ns);
-        at_ns += in->ns[I][c] + (c > 0 ? dml_list_travel_ns(in, c, c - 1, mb) : in->ns[W][0]);
+        at_ns += in->ns[I][x] + (c > 0 ? dml_list_travel_ns(in, c, c - 1, mb) : in->ns[W][x]);
     }
     int64_t out_ns =
         0; /* after the input gradient of chunk c: its weight gradient, and the chunks below */
     for (int32_t c = 0; c < p->chunks; c++) {
+        const int32_t x = c * p->mbs + mb;
         load *l = &of[*dml_program_route(p, c, mb)];
         const int64_t below_ns =
-            c > 0 ? dml_list_travel_ns(in, c, c - 1, mb) + in->ns[I][c - 1] + out_ns : 0;
-        out_ns = MAX2(in->ns[W][c], below_ns);
+            c > 0 ? dml_list_travel_ns(in, c, c - 1, mb) + in->ns[I][x - p->mbs] + out_ns : 0;
+        out_ns = MAX2(in->ns[W][x], below_ns);
         l->way_out_ns = MIN2(l->way_out_ns, out_ns);
     }
     return at_ns;

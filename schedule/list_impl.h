@@ -3,7 +3,7 @@
  *   list_instance.c  arguments -> tables        list_bound.c  what no order can beat
  *   list_rank.c      ranks of a given order     list.c        playing a step, trial by trial
  *
- * An op is a number: kind * cells + chunk * mbs + mb.
+ * An op is a number: kind * cells + cell, a cell being chunk * mbs + mb.
  */
 #ifndef DML_SCHEDULE_LIST_IMPL_H
 #define DML_SCHEDULE_LIST_IMPL_H
@@ -20,14 +20,14 @@ typedef struct dml_list_instance {
     const dml_program *p;          /* its routes */
     dml_arena arena;               /* of the tables */
     int32_t cells;                 /* chunks x mbs */
-    int64_t *ns[DML_LIST_KINDS];   /* [chunks] */
-    int64_t *tail[DML_LIST_KINDS]; /* [chunks] begin to the end of the micro-batch, without waits */
-    int64_t *lag;                  /* [chunks - 1] of a transfer between chunk c and c + 1 */
-    int64_t *round_trip_ns;        /* [chunks] begin of F to begin of the input gradient */
-    double unit_ns;                /* mean length of an op */
-    int64_t period_ns;             /* the busiest worker's work per micro-batch of the step */
-    int64_t *load; /* [workers][mbs] bytes that the micro-batch keeps there in all */
-    int32_t *rank; /* [DML_LIST_KINDS cells] NULL: no priority given */
+    int64_t *ns[DML_LIST_KINDS];   /* [cells] on the worker that it is routed to */
+    int64_t *tail[DML_LIST_KINDS]; /* [cells] begin to the end of the micro-batch, without waits */
+    int64_t *lag;           /* [cells] of its transfer between chunk c and c + 1; 0 on one worker */
+    int64_t *round_trip_ns; /* [cells] begin of F to begin of the input gradient */
+    double unit_ns;         /* mean length of an op */
+    int64_t period_ns;      /* the busiest worker's work per micro-batch of the step */
+    int64_t *load;          /* [workers][mbs] bytes that the micro-batch keeps there in all */
+    int32_t *rank;          /* [DML_LIST_KINDS cells] NULL: no priority given */
 } dml_list_instance;
 
 /* Errors are those of dml_list_schedule.  The caller frees in->arena, whatever the result. */

@@ -16,38 +16,49 @@
 
 enum { KINDS = DML_LIST_KINDS, F = DML_LIST_F, I = DML_LIST_I, W = DML_LIST_W };
 
-static int64_t cost_of(const dml_list_args *a, dml_op_kind k, int32_t chunk)
+static int64_t cost_of(const dml_list_args *a, dml_op_kind k, int32_t chunk, int32_t worker,
+                       int32_t peer)
 {
-    const dml_op op = {.kind = (uint8_t)k, .chunk = chunk};
-    return dml_op_ns(a->cost, &op);
+    const dml_op op = {.kind = (uint8_t)k, .chunk = chunk, .peer = (int16_t)peer};
+    return dml_op_ns(a->cost, worker, &op);
+}
+
+/* What micro-batch mb takes of chunk c, on the workers that run it there and on the next. */
+static void measure_cell(dml_list_instance *in, int32_t c, int32_t mb)
+{
+    const dml_list_args *a = in->a;
+    const int32_t cell = c * in->p->mbs + mb, w = *dml_program_route(in->p, c, mb);
+    in->ns[F][cell] = cost_of(a, DML_OP_FWD, c, w, DML_NO_PEER);
+    in->ns[I][cell] = cost_of(a, a->split ? DML_OP_BWD_INPUT : DML_OP_BWD, c, w, DML_NO_PEER);
+    in->ns[W][cell] = a->split ? cost_of(a, DML_OP_BWD_WEIGHT, c, w, DML_NO_PEER) : 0;
+    if (c + 1 == in->p->chunks) return;
+    const int32_t next = *dml_program_route(in->p, c + 1, mb);
+    if (next != w) in->lag[cell] = cost_of(a, DML_OP_SEND_ACT, c, w, next);
 }
 
 static void measure(dml_list_instance *in)
 {
-    const dml_list_args *a = in->a;
-    const int32_t n = in->p->chunks;
+    const int32_t n = in->p->chunks, mbs = in->p->mbs;
     for (int k = 0; k < KINDS; k++) {
-        in->ns[k] = DML_NEW_N(&in->arena, int64_t, n);
-        in->tail[k] = DML_NEW_N(&in->arena, int64_t, n);
+        in->ns[k] = DML_NEW_N(&in->arena, int64_t, in->cells);
+        in->tail[k] = DML_NEW_N(&in->arena, int64_t, in->cells);
     }
-    in->lag = DML_NEW_N(&in->arena, int64_t, n);
-    in->round_trip_ns = DML_NEW_N(&in->arena, int64_t, n);
-    for (int32_t c = 0; c < n; c++) {
-        in->ns[F][c] = cost_of(a, DML_OP_FWD, c);
-        in->ns[I][c] = cost_of(a, a->split ? DML_OP_BWD_INPUT : DML_OP_BWD, c);
-        in->ns[W][c] = a->split ? cost_of(a, DML_OP_BWD_WEIGHT, c) : 0;
-        if (c + 1 < n) in->lag[c] = cost_of(a, DML_OP_SEND_ACT, c);
+    in->lag = DML_NEW_N(&in->arena, int64_t, in->cells);
+    in->round_trip_ns = DML_NEW_N(&in->arena, int64_t, in->cells);
+    for (int32_t c = 0; c < n; c++)
+        for (int32_t mb = 0; mb < mbs; mb++)
+            measure_cell(in, c, mb);
+    for (int32_t x = 0; x < in->cells; x++) {
+        in->tail[W][x] = in->ns[W][x];
+        const int64_t below = x >= mbs ? in->lag[x - mbs] + in->tail[I][x - mbs] : 0;
+        in->tail[I][x] = in->ns[I][x] + MAX2(in->ns[W][x], below);
     }
-    for (int32_t c = 0; c < n; c++) {
-        in->tail[W][c] = in->ns[W][c];
-        const int64_t below = c > 0 ? in->lag[c - 1] + in->tail[I][c - 1] : 0;
-        in->tail[I][c] = in->ns[I][c] + MAX2(in->ns[W][c], below);
-    }
-    for (int32_t c = n - 1; c >= 0; c--) {
-        const int64_t up =
-            c + 1 < n ? 2 * in->lag[c] + in->round_trip_ns[c + 1] + in->ns[I][c + 1] : 0;
-        in->round_trip_ns[c] = in->ns[F][c] + up;
-        in->tail[F][c] = in->round_trip_ns[c] + in->tail[I][c];
+    for (int32_t x = in->cells - 1; x >= 0; x--) {
+        const int32_t up = x + mbs;
+        in->round_trip_ns[x] = in->ns[F][x];
+        if (up < in->cells)
+            in->round_trip_ns[x] += 2 * in->lag[x] + in->round_trip_ns[up] + in->ns[I][up];
+        in->tail[F][x] = in->round_trip_ns[x] + in->tail[I][x];
     }
 }
 
@@ -59,7 +70,8 @@ static void measure_load(dml_list_instance *in)
     for (int32_t c = 0; c < p->chunks; c++)
         for (int32_t mb = 0; mb < p->mbs; mb++) {
             const int32_t w = *dml_program_route(p, c, mb);
-            const int64_t ns = in->ns[F][c] + in->ns[I][c] + in->ns[W][c];
+            const int32_t cell = c * p->mbs + mb;
+            const int64_t ns = in->ns[F][cell] + in->ns[I][cell] + in->ns[W][cell];
             work[w] += ns;
             all += ns;
             in->load[(int64_t)w * p->mbs + mb] += dml_list_held(in->a, c);
@@ -114,7 +126,5 @@ dml_err dml_list_open(dml_list_instance *in, const dml_list_args *args)
 int64_t dml_list_travel_ns(const dml_list_instance *in, int32_t chunk_from, int32_t chunk_to,
                            int32_t mb)
 {
-    const bool near =
-        *dml_program_route(in->p, chunk_from, mb) == *dml_program_route(in->p, chunk_to, mb);
-    return near ? 0 : in->lag[MIN2(chunk_from, chunk_to)];
+    return in->lag[MIN2(chunk_from, chunk_to) * in->p->mbs + mb];
 }

@@ -344,7 +344,7 @@ static dml_err balanced_cost(const dml_program *p, dml_arena *arena, dml_cost *o
             if (seen_by[c] != w + 1) out->chunk[c].fwd_ns += FWD_NS;
             seen_by[c] = w + 1;
         }
-    out->link_latency_ns = LATENCY_NS;
+    out->links.outer.latency_ns = LATENCY_NS;
     return dml_cost_skips(out, p->n_skips);
 }
 

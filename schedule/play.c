@@ -14,6 +14,7 @@ typedef struct edge {
 
 typedef struct node {
     const dml_op *op;
+    int32_t worker;   /* 0 of what an asynchronous order only stands for                */
     int32_t pending;  /* predecessors not done yet                                      */
     int32_t succ;     /* next op of the queue, -1 none                                  */
     int32_t edges;    /* first edge, -1 none                                            */
@@ -75,6 +76,7 @@ static void link_queues_and_waits(graph *g)
             const dml_op *op = &g->p->list[w].op[i];
             node *nd = &g->node[first + i];
             *nd = (node){.op = op,
+                         .worker = w,
                          .succ = -1,
                          .edges = -1,
                          .leader = first + i,
@@ -174,11 +176,12 @@ int32_t dml_play_values(const dml_program *p, const dml_op *op, dml_op out[1 + D
 
 int64_t dml_play_lag_ns(const dml_program *p, const dml_cost *cost, const dml_op *send)
 {
-    const int32_t reader = dml_op_other_end(p, send).chunk;
-    if (!cost ||
-        *dml_program_route(p, send->chunk, send->mb) == *dml_program_route(p, reader, send->mb))
-        return 0;
-    return dml_op_ns(cost, send);
+    const int32_t from = *dml_program_route(p, send->chunk, send->mb),
+                  to = *dml_program_route(p, dml_op_other_end(p, send).chunk, send->mb);
+    if (!cost || from == to) return 0;
+    dml_op routed = *send;
+    routed.peer = (int16_t)to;
+    return dml_op_ns(cost, from, &routed);
 }
 
 /* The number of the first op that reads the value of `send`; -1: there is none. */
@@ -290,7 +293,8 @@ static void arrive(graph *g, int32_t number, int64_t ns, int32_t depth, todo_lis
 static void run_meeting(graph *g, int32_t leader, todo_list *todo)
 {
     const node *l = &g->node[leader];
-    const int64_t ns = g->cost ? dml_op_ns(g->cost, l->op) : 0, end_ns = l->ready_ns + ns;
+    const int64_t ns = g->cost ? dml_op_ns(g->cost, l->worker, l->op) : 0,
+                  end_ns = l->ready_ns + ns;
     const int32_t depth = l->depth, after = ns > 0 ? -1 : depth;
     int32_t m = leader;
     do {

@@ -527,7 +527,8 @@ static void an_emulated_link_costs_what_a_ring_costs(void **state)
     (void)state;
     const dml_link link = {.latency_ns = DML_NS_PER_MS, .bytes_per_s = 1e7};
     run_world_ok(
-        &(world_config){.transport = transport, .world = 3, .memory_bytes = 30016, .link = link},
+        &(world_config){
+            .transport = transport, .world = 3, .memory_bytes = 30016, .links = {.outer = link}},
         timed);
 }
 

@@ -343,7 +343,7 @@ static dml_err exchange_timed(rank *r)
         else
             DML_TRY(r->api->recv(r->transport, NULL, 0, buffer, LINK_BYTES, 0));
         const int64_t took_ns = dml_clock_ns() - begin_ns;
-        if (took_ns < busy_ns + (me == 1 ? r->config.link.latency_ns : 0))
+        if (took_ns < busy_ns + (me == 1 ? r->config.links.outer.latency_ns : 0))
             DML_FAIL(DML_ERR_CHECK, "rank %d, message %d: %lld ns", me, k, (long long)took_ns);
     }
     return DML_ERR_OK;
@@ -353,10 +353,11 @@ static void an_emulated_link_takes_its_time(void **state)
 {
     (void)state;
     const dml_link link = {.latency_ns = 4 * DML_NS_PER_MS, .bytes_per_s = 1e7};
-    run_world_ok(
-        &(world_config){
-            .transport = transport, .world = 2, .memory_bytes = LINK_BYTES + 64, .link = link},
-        exchange_timed);
+    run_world_ok(&(world_config){.transport = transport,
+                                 .world = 2,
+                                 .memory_bytes = LINK_BYTES + 64,
+                                 .links = {.outer = link}},
+                 exchange_timed);
 }
 
 int main(int argc, char **argv)

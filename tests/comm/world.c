@@ -107,7 +107,7 @@ void run_world(const world_config *c, rank_fn fn, outcome *out)
             .memory_bytes = c->memory_bytes,
             .timeout_ns = (c->timeout_ms ? c->timeout_ms : 20000) * DML_NS_PER_MS,
             .abort = &shared->abort,
-            .link = c->link,
+            .links = c->links,
         };
         s[r] = (start){.r = {.api = api,
                              .config = config,

@@ -35,7 +35,7 @@ typedef struct world_config {
     int32_t world;
     int64_t memory_bytes; /* of each rank */
     int64_t timeout_ms;   /* 0: 20 s */
-    dml_link link;
+    dml_links links;
     uint32_t epoch[MAX_WORLD]; /* all zero: epoch 0 */
     bool closed;               /* ranks open the transport themselves */
     const void *arg;

@@ -44,7 +44,7 @@ dml_cost make_cost(int32_t chunks, int64_t f, int64_t i, int64_t w, int64_t late
 {
     dml_cost cost;
     DML_CHECK_OK(dml_cost_uniform(&cost, chunks, f, i, w));
-    cost.link_latency_ns = latency_ns;
+    cost.links.outer.latency_ns = latency_ns;
     return cost;
 }
 
@@ -263,9 +263,24 @@ dml_cost random_cost(rnd *r, const dml_program *p)
     DML_CHECK_OK(dml_cost_skips(&cost, p->n_skips));
     for (int32_t k = 0; k < p->n_skips; k++)
         cost.skip_bytes[k] = rnd_below(r, 100);
-    cost.link_latency_ns = rnd_below(r, 2) ? 0 : rnd_below(r, 30);
-    cost.link_bytes_per_s = rnd_below(r, 2) ? 0 : 10000000000;
+    cost.links.outer.latency_ns = rnd_below(r, 2) ? 0 : rnd_below(r, 30);
+    cost.links.outer.bytes_per_s = rnd_below(r, 2) ? 0 : 10000000000;
     return cost;
+}
+
+void random_cluster(rnd *r, int32_t workers, dml_cost *cost)
+{
+    static const double pace[] = {1.0, 0.5, 0.25, 2.0, 0.7};
+    double speed[64];
+    DML_CHECK(workers <= 64);
+    for (int32_t w = 0; w < workers; w++)
+        speed[w] = pace[rnd_below(r, 5)];
+    DML_CHECK_OK(dml_cost_speeds(cost, workers, rnd_below(r, 3) ? speed : NULL));
+    const dml_link_level level[] = {{1 + rnd_below(r, 2), {rnd_below(r, 10), 2e10}},
+                                    {3, {rnd_below(r, 20), rnd_below(r, 2) ? 1e10 : 0}}};
+    const dml_links links = {
+        .outer = {rnd_below(r, 40), 5e9}, .levels = rnd_below(r, 3), .level = level};
+    DML_CHECK_OK(dml_cost_links(cost, &links));
 }
 
 int32_t count_ops(const dml_program *p, int32_t worker, dml_op_kind kind)

@@ -45,6 +45,7 @@ dml_program random_async_order(rnd *r);
 dml_program random_any_order(rnd *r);
 
 dml_cost random_cost(rnd *r, const dml_program *p); /* for its chunks, buckets and skips */
+void random_cluster(rnd *r, int32_t workers, dml_cost *cost); /* speeds and levels of links, too */
 
 /* How many ops of the kind the worker has. */
 int32_t count_ops(const dml_program *p, int32_t worker, dml_op_kind kind);

@@ -17,7 +17,7 @@ static int32_t runs = 300;
 
 static void draw_times(rnd *r, dml_cost *cost)
 {
-    cost->link_latency_ns = rnd_below(r, 3) ? rnd_below(r, 2000) : 0;
+    cost->links.outer.latency_ns = rnd_below(r, 3) ? rnd_below(r, 2000) : 0;
     for (int32_t c = 0; c < cost->chunks; c++) {
         dml_chunk_cost *k = &cost->chunk[c];
         k->fwd_ns = 1 + rnd_below(r, 1000);

@@ -63,6 +63,7 @@ static void orders_are_legal_within_memory_and_not_below_the_bound(void **state)
         dml_program p = random_routes(&r), order, lowered;
         dml_cost cost = random_cost(&r, &p);
         int64_t held_bytes[8], limit_bytes[8];
+        if (n % 4 > 1) random_cluster(&r, p.workers, &cost);
         fill_held(&r, &p, held_bytes, limit_bytes);
         const dml_list_args args = {.routes = &p,
                                     .cost = &cost,

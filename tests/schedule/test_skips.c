@@ -145,14 +145,18 @@ static void a_skip_takes_the_time_of_its_bytes(void **state)
     (void)state;
     dml_program p = u_program("1f1b");
     dml_cost cost = u_cost();
-    cost.link_bytes_per_s = 1000000000;
+    cost.links.outer.bytes_per_s = 1000000000;
     cost.chunk[0].out_bytes = 5;
     cost.skip_bytes[0] = 70;
-    DML_CHECK_EQ(8, dml_op_ns(&cost, &(dml_op){.kind = DML_OP_SEND_ACT, .chunk = 0}));
-    DML_CHECK_EQ(73, dml_op_ns(&cost, &(dml_op){.kind = DML_OP_SEND_ACT, .edge = 1, .chunk = 0}));
-    DML_CHECK_EQ(73, dml_op_ns(&cost, &(dml_op){.kind = DML_OP_RECV_ACT, .edge = 1, .chunk = 3}));
-    DML_CHECK_EQ(73, dml_op_ns(&cost, &(dml_op){.kind = DML_OP_SEND_GRAD, .edge = 1, .chunk = 3}));
-    DML_CHECK_EQ(73, dml_op_ns(&cost, &(dml_op){.kind = DML_OP_RECV_GRAD, .edge = 1, .chunk = 0}));
+    DML_CHECK_EQ(8, dml_op_ns(&cost, 0, &(dml_op){.kind = DML_OP_SEND_ACT, .chunk = 0}));
+    DML_CHECK_EQ(73,
+                 dml_op_ns(&cost, 0, &(dml_op){.kind = DML_OP_SEND_ACT, .edge = 1, .chunk = 0}));
+    DML_CHECK_EQ(73,
+                 dml_op_ns(&cost, 0, &(dml_op){.kind = DML_OP_RECV_ACT, .edge = 1, .chunk = 3}));
+    DML_CHECK_EQ(73,
+                 dml_op_ns(&cost, 0, &(dml_op){.kind = DML_OP_SEND_GRAD, .edge = 1, .chunk = 3}));
+    DML_CHECK_EQ(73,
+                 dml_op_ns(&cost, 0, &(dml_op){.kind = DML_OP_RECV_GRAD, .edge = 1, .chunk = 0}));
     dml_sim sim;
     DML_CHECK_OK(dml_cost_skips(&cost, 1));
     DML_CHECK_FAILS(DML_ERR_SPEC, "costs of 1 skips for a program of 4",
