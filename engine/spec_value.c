@@ -141,6 +141,9 @@ static const unit rate_units[] = {{"", 1},         {"B", 1},        {"kB", 1e3},
                                   {"MB", 1e6},     {"GB", 1e9},     {"TB", 1e12},   {"KiB", 0x1p10},
                                   {"MiB", 0x1p20}, {"GiB", 0x1p30}, {"TiB", 0x1p40}};
 
+static const unit flops_units[] = {
+    {"FLOP/s", 1}, {"GFLOP/s", 1e9}, {"TFLOP/s", 1e12}, {"PFLOP/s", 1e15}};
+
 #define N_OF(array) ((int32_t)(sizeof(array) / sizeof *(array)))
 
 /* `text` in units of the table's 1; `length` bytes of the unit's name count. */
@@ -174,6 +177,14 @@ bool dml_value_rate(const char *text, double *bytes_per_s)
     size_t length = strlen(name);
     if (length > 2 && strcmp(name + length - 2, "/s") == 0) length -= 2;
     return scaled(v, name, length, rate_units, N_OF(rate_units), bytes_per_s);
+}
+
+bool dml_value_flops(const char *text, double *flops_per_s)
+{
+    double v;
+    const char *name;
+    return quantity(text, &v, &name) &&
+           scaled(v, name, strlen(name), flops_units, N_OF(flops_units), flops_per_s);
 }
 
 bool dml_value_bytes(const char *text, int64_t *bytes)

@@ -17,6 +17,8 @@ bool dml_value_bool(const char *text, bool *out);
 bool dml_value_time(const char *text, int64_t *ns);
 /* 1GB/s, 64MiB/s; a bare number is bytes a second.  Never negative. */
 bool dml_value_rate(const char *text, double *bytes_per_s);
+/* 989.4TFLOP/s, 60 GFLOP/s: with its unit.  Never negative. */
+bool dml_value_flops(const char *text, double *flops_per_s);
 /* 25MiB, 1 MB; a bare number is bytes.  Whole and never negative. */
 bool dml_value_bytes(const char *text, int64_t *bytes);
 /* dynamic, as 0, or a power of two: 1 .. 2^24. */
