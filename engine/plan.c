@@ -270,6 +270,8 @@ static dml_err check_memory(const dml_plan *plan)
 static dml_err make(dml_plan *plan)
 {
     const dml_spec *spec = plan->spec;
+    if (strcmp(spec->planner.plan, DML_PLAN_AUTO) == 0)
+        DML_FAIL(DML_ERR_BUG, "plan: auto is chosen before a plan is made (engine/choose.h)");
     plan->stages = dml_spec_stages(spec);
     plan->workers = dml_spec_workers(spec);
     plan->mbs = spec->training.num_microbatches;

@@ -9,8 +9,7 @@
 
 enum { FILE_BYTES_MAX = 1 << 20 };
 
-/* The whole of a file, or of standard input. */
-static dml_err read_all(const char *path, dml_arena *arena, const char **out)
+dml_err dml_spec_read_text(const char *path, dml_arena *arena, const char **out)
 {
     const bool standard_input = strcmp(path, "-") == 0;
     FILE *in = standard_input ? stdin : fopen(path, "rb");
@@ -42,28 +41,36 @@ static void read_spec(dml_spec_reader *r, const char *text)
     for (int32_t i = 0; i < r->source->text.n_overrides; i++)
         dml_spec_read_override(r, i);
     if (!nothing && root->kind != DML_YAML_MAP) return;
+    dml_spec_read_plan(r);
     dml_spec_fill(r);
     dml_spec_check(r);
 }
 
-dml_err dml_spec_load(const char *path, const char *const *overrides, int32_t n_overrides,
-                      dml_spec *out)
+/* Loads `source`, whose text NULL is read from its file. */
+static dml_err load(const dml_spec_text *source, dml_spec *out)
 {
     dml_spec spec = {0};
     dml_spec_reader *r = DML_NEW(&spec.arena, dml_spec_reader);
     r->spec = &spec;
     r->arena = &spec.arena;
     r->source = DML_NEW(&spec.arena, dml_spec_source);
-    const char **copies = DML_NEW_N(&spec.arena, const char *, n_overrides + 1);
-    for (int32_t i = 0; i < n_overrides; i++)
-        copies[i] = dml_arena_strdup(&spec.arena, overrides[i]);
-    r->source->text = (dml_spec_text){.file = dml_arena_strdup(&spec.arena, path),
-                                      .overrides = copies,
-                                      .n_overrides = n_overrides};
+    const char **copies = DML_NEW_N(&spec.arena, const char *, source->n_overrides + 1);
+    for (int32_t i = 0; i < source->n_overrides; i++)
+        copies[i] = dml_arena_strdup(&spec.arena, source->overrides[i]);
+    dml_spec_text *text = &r->source->text;
+    *text = (dml_spec_text){.file = dml_arena_strdup(&spec.arena, source->file),
+                            .overrides = copies,
+                            .n_overrides = source->n_overrides};
+    if (source->text) text->text = dml_arena_strdup(&spec.arena, source->text);
+    if (source->plan_text) {
+        text->plan_file = dml_arena_strdup(&spec.arena, source->plan_file);
+        text->plan_text = dml_arena_strdup(&spec.arena, source->plan_text);
+    }
     r->report = (dml_complaints){.arena = &spec.arena, .source = &r->source->text};
     spec.source = r->source;
 
-    dml_err err = read_all(path, &spec.arena, &r->source->text.text);
+    dml_err err = DML_ERR_OK;
+    if (!text->text) err = dml_spec_read_text(text->file, &spec.arena, &text->text);
     if (err == DML_ERR_OK) {
         read_spec(r, r->source->text.text);
         err = dml_complain_finish(&r->report);
@@ -75,6 +82,22 @@ dml_err dml_spec_load(const char *path, const char *const *overrides, int32_t n_
     else
         dml_spec_free(&spec);
     return err;
+}
+
+dml_err dml_spec_load(const char *path, const char *const *overrides, int32_t n_overrides,
+                      dml_spec *out)
+{
+    const dml_spec_text text = {.file = path, .overrides = overrides, .n_overrides = n_overrides};
+    return load(&text, out);
+}
+
+dml_err dml_spec_load_planned(const dml_spec *spec, const char *plan, dml_spec *out)
+{
+    const dml_spec_source *source = spec->source;
+    dml_spec_text text = source->text;
+    text.plan_file = DML_PLAN_CHOSEN;
+    text.plan_text = plan;
+    return load(&text, out);
 }
 
 void dml_spec_free(dml_spec *spec)

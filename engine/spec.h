@@ -101,11 +101,22 @@ typedef enum dml_console {
     DML_CONSOLE_QUIET
 } dml_console;
 typedef enum dml_split { DML_SPLIT_AUTO, DML_SPLIT_UNIFORM, DML_SPLIT_LIST } dml_split;
+typedef enum dml_objective {
+    DML_OBJECTIVE_THROUGHPUT,
+    DML_OBJECTIVE_MEMORY,
+    DML_OBJECTIVE_LATENCY
+} dml_objective;
 typedef enum dml_loss { DML_LOSS_CROSS_ENTROPY, DML_LOSS_MSE } dml_loss;
 
 /* Values of parallelism.schedule that are no schedule's name (engine/plan_order.h). */
 #define DML_ORDER_AUTO "auto"
 #define DML_ORDER_CSV  "csv:" /* and a path */
+
+/* Values of plan that are no file's name. */
+#define DML_PLAN_NONE "none"
+#define DML_PLAN_AUTO "auto"
+/* What stands for the file of a plan that was made for this very spec. */
+#define DML_PLAN_CHOSEN "the chosen plan"
 
 /* An amount of training as written: "250" steps or "2 epochs". */
 typedef struct dml_interval {
@@ -155,6 +166,13 @@ typedef struct dml_spec {
         uint64_t seed;
         const char *output_dir; /* expanded, absolute */
     } run;
+    struct {
+        const char
+            *plan; /* "auto" until it is resolved (engine/choose.h); else "none": a file is read */
+        dml_objective objective;
+        float slack;
+        bool fewer; /* than world_size workers will do */
+    } planner;
     struct {
         const char *type; /* "mlp", "vgg", "resnet", "layers" */
         int32_t input_rank,
@@ -213,6 +231,7 @@ typedef struct dml_spec {
     } lr_scheduler;
     struct {
         const char *backend;            /* "auto", "cpu", "cuda", "ref" */
+        int32_t world_size;             /* that plan: auto plans for; 0: not said */
         int32_t pipeline_parallel_size; /* ranks of a pipeline */
         int32_t virtual_stages;         /* stages of each rank */
         int32_t data_parallel_size;     /* replicas of each */
@@ -270,6 +289,13 @@ typedef struct dml_spec {
 dml_err dml_spec_load(const char *path, const char *const *overrides, int32_t n_overrides,
                       dml_spec *out);
 void dml_spec_free(dml_spec *spec);
+
+/* Reads the same text and overrides again, with `plan`, the text of a plan (engine/plan_file.h), in the place of what
+ * the spec says of one.  Its values are printed as chosen.  `out` as in dml_spec_load. */
+dml_err dml_spec_load_planned(const dml_spec *spec, const char *plan, dml_spec *out);
+
+/* Of what the model computes: equal for specs of equal layers, names included, however they are written. */
+uint64_t dml_spec_model_hash(const dml_spec *spec);
 
 /* Turns epochs into steps: fills the fields marked * in dml_spec.  Called with the number of training
  * samples once the data set is open; dml_spec_load does it for synthetic data.

@@ -79,7 +79,7 @@ static bool expand_percent(dml_spec_reader *r, dml_place place, const char **tex
     if ((*text)[1] == '%') {
         dml_str_printf(s, "%%");
         *text += 2;
-    } else if (strncmp(*text, "%name", 5) == 0) {
+    } else if (strncmp(*text, "%name", 5) == 0 && r->spec->run.name) {
         dml_str_printf(s, "%s", r->spec->run.name);
         *text += 5;
     } else if (strncmp(*text, "%date", 5) == 0) {
@@ -121,9 +121,7 @@ static bool expand(dml_spec_reader *r, dml_place place, const char *text, dml_st
     return ok;
 }
 
-/* The key's path, expanded and absolute: from the spec's folder when `from_file`, else from the current
- * one.  "" after a complaint. */
-static const char *path_of(dml_spec_reader *r, dml_spec_key_id id, const char *text, bool from_file)
+const char *dml_spec_path(dml_spec_reader *r, dml_spec_key_id id, const char *text, bool from_file)
 {
     dml_str s = {0};
     if (!expand(r, at(r, id), text, &s)) {
@@ -153,14 +151,14 @@ static void check_schedule_path(dml_spec_reader *r)
     const size_t n = strlen(DML_ORDER_CSV);
     if (bad(r, DML_KEY_SCHEDULE) || strncmp(*schedule, DML_ORDER_CSV, n) != 0) return;
     const bool from_file = at(r, DML_KEY_SCHEDULE).file != dml_spec_command_line;
-    const char *path = path_of(r, DML_KEY_SCHEDULE, *schedule + n, from_file);
+    const char *path = dml_spec_path(r, DML_KEY_SCHEDULE, *schedule + n, from_file);
     *schedule = dml_arena_printf(r->arena, "%s%s", DML_ORDER_CSV, path);
 }
 
 /* A file to write; "" where there is none. */
 static const char *output_path(dml_spec_reader *r, dml_spec_key_id id, const char *text)
 {
-    return bad(r, id) || !text || !text[0] ? "" : path_of(r, id, text, false);
+    return bad(r, id) || !text || !text[0] ? "" : dml_spec_path(r, id, text, false);
 }
 
 static void check_trace_paths(dml_spec_reader *r)
@@ -181,7 +179,7 @@ static void check_paths(dml_spec_reader *r)
     dml_spec *spec = r->spec;
     check_trace_paths(r);
     if (!bad(r, DML_KEY_OUTPUT_DIR))
-        spec->run.output_dir = path_of(r, DML_KEY_OUTPUT_DIR, spec->run.output_dir, false);
+        spec->run.output_dir = dml_spec_path(r, DML_KEY_OUTPUT_DIR, spec->run.output_dir, false);
     check_schedule_path(r);
     if (spec->data.format == DML_DATA_SYNTHETIC || bad(r, DML_KEY_DATA_PATH)) {
         spec->data.path = "";
@@ -192,7 +190,7 @@ static void check_paths(dml_spec_reader *r)
         return;
     }
     const bool from_file = at(r, DML_KEY_DATA_PATH).file != dml_spec_command_line;
-    spec->data.path = path_of(r, DML_KEY_DATA_PATH, spec->data.path, from_file);
+    spec->data.path = dml_spec_path(r, DML_KEY_DATA_PATH, spec->data.path, from_file);
 }
 
 /* ---- the batch --------------------------------------------------------------------------------------- */
@@ -452,6 +450,7 @@ void dml_spec_check(dml_spec_reader *r)
     check_model(r);
     if (r->report.n == complaints) dml_spec_make_layers(r);
     if (r->report.n == complaints) dml_spec_check_costs(r);
+    if (r->report.n == 0) dml_spec_check_plan(r);
 }
 
 /* ---- steps ------------------------------------------------------------------------------------------- */

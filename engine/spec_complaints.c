@@ -90,15 +90,17 @@ void dml_complain_at_va(dml_complaints *r, dml_place place, const char *fmt, va_
     char what[1024];
     vsnprintf(what, sizeof what, fmt, ap);
     dml_str s = {0};
-    const bool overridden = place.file == dml_spec_command_line;
+    const bool overridden = place.file == dml_spec_command_line,
+               plan = place.file && place.file == r->source->plan_file;
+    const char *file = plan ? place.file : r->source->file;
     if (overridden && place.line >= 1 && place.line <= r->source->n_overrides) {
         dml_str_printf(&s, "%s: error: override '%.200s': %s", place.file,
                        r->source->overrides[place.line - 1], what);
     } else if (place.line < 1) {
-        dml_str_printf(&s, "%s: error: %s", r->source->file, what);
+        dml_str_printf(&s, "%s: error: %s", file, what);
     } else {
-        dml_str_printf(&s, "%s:%d:%d: error: %s", r->source->file, place.line, place.column, what);
-        show_line(&s, r->source->text, place);
+        dml_str_printf(&s, "%s:%d:%d: error: %s", file, place.line, place.column, what);
+        show_line(&s, plan ? r->source->plan_text : r->source->text, place);
     }
     r->kept[r->n - 1].place = place;
     r->kept[r->n - 1].text = dml_arena_strdup(r->arena, dml_str_text(&s));
@@ -127,6 +129,8 @@ void dml_complain_note(dml_complaints *r, const char *fmt, ...)
 const char *dml_complain_where(dml_complaints *r, dml_place place)
 {
     if (place.file == dml_spec_command_line) return "the command line";
+    if (place.file && place.file == r->source->plan_file)
+        return dml_arena_printf(r->arena, "line %d of the plan", place.line);
     return dml_arena_printf(r->arena, "line %d", place.line);
 }
 

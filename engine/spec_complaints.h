@@ -14,8 +14,9 @@
 
 /* The text that places point into; all borrowed. */
 typedef struct dml_spec_text {
-    const char *file; /* as the user gave it */
-    const char *text; /* the whole file, NUL-terminated */
+    const char *file;                  /* as the user gave it */
+    const char *text;                  /* the whole file, NUL-terminated */
+    const char *plan_file, *plan_text; /* the plan's that the spec is read with; NULL: none */
     const char *const *overrides;
     int32_t n_overrides;
 } dml_spec_text;

@@ -100,10 +100,20 @@ static const char *comment_safe(const char *file)
     return strpbrk(file, "\r\n") ? "file" : file;
 }
 
+static void print_plan_origin(const dml_spec_source *source, const dml_spec_entry *e, FILE *to)
+{
+    if (strcmp(source->text.plan_file, DML_PLAN_CHOSEN) == 0)
+        fprintf(to, "  # chosen");
+    else
+        fprintf(to, "  # %s:%d", comment_safe(source->text.plan_file), e->value->place.line);
+}
+
 static void print_origin(const dml_spec_source *source, const dml_spec_entry *e, FILE *to)
 {
     if (e->value && e->value->place.file == dml_spec_command_line)
         fprintf(to, "  # command line");
+    else if (e->value && e->value->place.file == source->text.plan_file)
+        print_plan_origin(source, e, to);
     else if (e->value)
         fprintf(to, "  # %s:%d", comment_safe(source->text.file), e->value->place.line);
     else

@@ -53,6 +53,7 @@ typedef struct dml_spec_entry {
 typedef struct dml_spec_source {
     dml_spec_text text;
     dml_spec_entry entry[DML_SPEC_KEYS];
+    const dml_yaml *plan_model, *plan_batch; /* what the plan was made for; NULL: there is none */
 } dml_spec_source;
 
 typedef struct dml_spec_reader {
@@ -99,6 +100,19 @@ bool dml_spec_key_applies(const dml_spec *spec, const dml_spec_key *key);
 
 /* Derived values, paths, and what must hold between keys. */
 void dml_spec_check(dml_spec_reader *r);
+
+/* The path in a key's value, expanded and absolute: from the spec's folder when `from_file`, else from the current
+ * one.  "" after a complaint. */
+const char *dml_spec_path(dml_spec_reader *r, dml_spec_key_id id, const char *text, bool from_file);
+
+/* The whole of a text file, or of standard input for "-". */
+dml_err dml_spec_read_text(const char *path, dml_arena *arena, const char **out);
+
+/* plan (spec_plan.c): files a plan's settings among the entries, before they are filled in; checks that the plan is
+ * for this spec; whether a key is one that plans set. */
+void dml_spec_read_plan(dml_spec_reader *r);
+void dml_spec_check_plan(dml_spec_reader *r);
+bool dml_spec_key_is_planned(dml_spec_key_id id);
 
 /* parallelism.stages (spec_stages.c): the list, which of it and the sizes of equal pipelines counts, what must hold
  * for it, and whether a key is to be printed. */
