@@ -15,6 +15,7 @@
     X(conform,   "each kernel of a backend against the reference, on one device")                            \
     X(ceilings,  "copy bandwidth, matrix products, and what the kernels reach of them, on one device")       \
     X(kernels,   "each kernel of a CPU backend at the shapes of VGG-8 and ResNet-20, 1 and 2 threads")       \
+    X(train,     "layouts of a spec: samples a second, speed-up, bubble, memory, spread; floors")             \
     X(comm,      "collectives and transfers between processes, in the columns of nccl-tests")                 \
     X(schedules, "what lowering, checking and simulating schedules costs, up to 1,024 stages")                 \
     X(environment, "this machine, as the JSON that every result carries")
@@ -41,6 +42,10 @@ void bench_beside(const char *name, char *path, size_t bytes);
  * DML_ERR_UNAVAILABLE  it cannot be started */
 dml_err bench_run(const char *const argv[], const char *log, double limit_s, int *code);
 
+/* The same, but SIGTERM is sent once when `enough`, asked every 10 ms, says so.  NULL: never. */
+dml_err bench_run_until(const char *const argv[], const char *log, double limit_s,
+                        bool (*enough)(void *context), void *context, int *code);
+
 /* The newest record of each type in the metrics.jsonl of `folder`, as {"run_start": {...}, ...}; empty when there
  * is no such file. */
 json_t *bench_records(const char *folder);
@@ -51,7 +56,7 @@ void bench_tail(const char *file, char *text, size_t bytes);
 /* Writes `root` to `file`; DML_ERR_DATA names it when it cannot. */
 dml_err bench_write(const json_t *root, const char *file);
 
-/* ---- statistics ---- */
+/* ---- stats.c ---- */
 
 typedef struct bench_spread {
     double median, low, high; /* quartiles, by nearest rank */
@@ -59,5 +64,13 @@ typedef struct bench_spread {
 
 /* Of v[n], n >= 1, which it sorts. */
 bench_spread bench_spread_of(double *v, int n);
+
+typedef struct bench_stats {
+    int n;
+    double median, low, high, p95; /* quantiles by nearest rank */
+    double mean, cv;               /* cv: standard deviation over mean */
+} bench_stats;
+
+bench_stats bench_stats_of(double *v, int n);
 
 #endif

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <limits.h>
-#include <math.h>
 #include <signal.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -38,6 +37,12 @@ static void become(const char *const argv[], const char *log)
 
 dml_err bench_run(const char *const argv[], const char *log, double limit_s, int *code)
 {
+    return bench_run_until(argv, log, limit_s, NULL, NULL, code);
+}
+
+dml_err bench_run_until(const char *const argv[], const char *log, double limit_s,
+                        bool (*enough)(void *context), void *context, int *code)
+{
     const int64_t end_ns = dml_clock_ns() + (int64_t)(limit_s * 1e9);
     fflush(NULL);
     const pid_t pid = fork();
@@ -49,6 +54,10 @@ dml_err bench_run(const char *const argv[], const char *log, double limit_s, int
             kill(pid, SIGKILL);
             waitpid(pid, &status, 0);
             break;
+        }
+        if (enough && enough(context)) {
+            kill(pid, SIGTERM);
+            enough = NULL;
         }
         dml_sleep_until_ns(dml_clock_ns() + 10 * DML_NS_PER_MS);
     }
@@ -95,22 +104,4 @@ dml_err bench_write(const json_t *root, const char *file)
     if (json_dump_file(root, file, JSON_INDENT(1) | JSON_REAL_PRECISION(12)) != 0)
         DML_FAIL(DML_ERR_DATA, "cannot write '%s'", file);
     return DML_ERR_OK;
-}
-
-static int by_size(const void *a, const void *b)
-{
-    const double x = *(const double *)a, y = *(const double *)b;
-    return (x > y) - (x < y);
-}
-
-static double ranked(const double *v, int n, double share)
-{
-    const int rank = (int)ceil(share * n);
-    return v[rank > 0 ? rank - 1 : 0];
-}
-
-bench_spread bench_spread_of(double *v, int n)
-{
-    qsort(v, (size_t)n, sizeof *v, by_size);
-    return (bench_spread){ranked(v, n, 0.5), ranked(v, n, 0.25), ranked(v, n, 0.75)};
 }

@@ -25,6 +25,21 @@ grep -q '"kernel": "relu_bwd"' "$work/ceilings.json" || { failed=$((failed + 1))
 expect 0 '# all_reduce' comm -r 2 -e 4K -n 2 -o all_reduce
 expect 0 'relu_fwd' kernels -n 1 -k relu_fwd
 
+spec=$(dirname "$0")/tiny.yaml
+few=(-r 2 -n 4 --warmup 3 --loss-step 3)
+expect 0 '^2x1 .*1f1b .*strong' train "$spec" --layouts 1x1,2x1,1x2:gpipe "${few[@]}" --json "$work/train.json"
+[ "$(grep -c '"loss_agrees": true' "$work/train.json")" = 3 ] ||
+  { failed=$((failed + 1)); echo "FAIL: not three rows of one loss"; }
+expect 0 'least ratio to the baseline of 3 rows' train "$spec" --layouts 1x1,2x1,1x2:gpipe "${few[@]}" \
+  --baseline "$work/train.json" --floor 0.01
+expect 7 'is below the floor, 100' train "$spec" --layouts 1x1,2x1 "${few[@]}" --floor 100
+expect 7 'there is no efficiency to judge' train "$spec" --layouts 2x1 "${few[@]}" --floor 0.1
+expect 4 'another spec' train "$spec" run.seed=2 --layouts 1x1 "${few[@]}" --baseline "$work/train.json"
+expect 0 '^1x3 .*1f1b' train "$spec" --layouts all --devices 3 "${few[@]}" --weak # a pipeline of 3 it cannot be
+expect 7 'exit code 2' train "$spec" --layouts 8x1 "${few[@]}"
+expect 2 'unknown key' train "$spec" nonsense=1
+expect 2 'add --devices' train "$spec" --layouts all
+
 expect 0 '^passed in' node -b cpu -q -J "$work/node.json"
 for want in '"passed": true' '"same": true' '"weights_hash"' '"busbw_gb_s"' '"samples_per_second"'; do
   grep -q "$want" "$work/node.json" || { failed=$((failed + 1)); echo "FAIL: no $want in node's report"; }

@@ -90,13 +90,21 @@ static void records_are_the_newest_of_each_type(void **state)
     json_decref(records);
 }
 
-static void spread_is_median_and_quartiles(void **state)
+static bool at_once(void *context)
+{
+    ++*(int *)context;
+    return true;
+}
+
+static void a_child_that_did_enough_gets_one_term(void **state)
 {
     (void)state;
-    double v[] = {5, 1, 4, 2, 3, 8, 7, 6}, one[] = {3};
-    const bench_spread s = bench_spread_of(v, 8), alone = bench_spread_of(one, 1);
-    DML_CHECK(s.low == 2 && s.median == 4 && s.high == 6);
-    DML_CHECK(alone.low == 3 && alone.median == 3 && alone.high == 3);
+    int asked = 0, code;
+    const char *const argv[] = {"/bin/sh", "-c", "trap 'exit 5' TERM; while :; do sleep 0.01; done",
+                                NULL};
+    DML_CHECK_OK(bench_run_until(argv, log_file, 60, at_once, &asked, &code));
+    DML_CHECK(code == 5 || code == 128 + 15); /* the shell may not have come to its trap */
+    DML_CHECK_EQ(1, asked);
 }
 
 int main(void)
@@ -107,7 +115,7 @@ int main(void)
         cmocka_unit_test(a_program_that_is_not_there_is_named),
         cmocka_unit_test(the_tail_of_a_log_is_whole_lines),
         cmocka_unit_test(records_are_the_newest_of_each_type),
-        cmocka_unit_test(spread_is_median_and_quartiles),
+        cmocka_unit_test(a_child_that_did_enough_gets_one_term),
     };
     return cmocka_run_group_tests(tests, set_up, tear_down);
 }
