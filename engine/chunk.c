@@ -31,14 +31,14 @@ static const dml_sum_info *sum_info(const dml_chunk *c)
     return dml_sum_info_of(c->spec->training.numerics);
 }
 
-static bool has_m(const dml_chunk *c)
+bool dml_optimizer_has_m(const dml_spec *spec)
 {
-    return c->spec->optimizer.name == DML_OPT_ADAMW || c->spec->optimizer.momentum != 0.0f;
+    return spec->optimizer.name == DML_OPT_ADAMW || spec->optimizer.momentum != 0.0f;
 }
 
-static bool has_v(const dml_chunk *c)
+bool dml_optimizer_has_v(const dml_spec *spec)
 {
-    return c->spec->optimizer.name == DML_OPT_ADAMW;
+    return spec->optimizer.name == DML_OPT_ADAMW;
 }
 
 static bool has_loss(const dml_chunk *c)
@@ -98,8 +98,8 @@ static int64_t lay_out_private(dml_chunk *c, void *memory)
     dml_chunk_impl *impl = c->impl;
     cursor p = {.base = memory};
     c->w = take(&p, c->versions * c->arena_elems, sizeof(float));
-    if (has_m(c)) c->m = take(&p, c->arena_elems, sizeof(float));
-    if (has_v(c)) c->v = take(&p, c->arena_elems, sizeof(float));
+    if (dml_optimizer_has_m(c->spec)) c->m = take(&p, c->arena_elems, sizeof(float));
+    if (dml_optimizer_has_v(c->spec)) c->v = take(&p, c->arena_elems, sizeof(float));
     if (sum_info(c)->words > 0) c->g = take(&p, c->sums * c->arena_elems, sizeof(float));
     impl->w_act = NULL;
     if (c->act != DML_F32) impl->w_act = take(&p, c->versions, dml_w_act_bytes(c));

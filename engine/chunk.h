@@ -117,6 +117,10 @@ typedef struct dml_chunk {
     void *impl; /* dml_chunk_impl (engine/chunk_impl.h), the arena's */
 } dml_chunk;
 
+/* Moments that the optimizer keeps of each parameter: the first, the second. */
+bool dml_optimizer_has_m(const dml_spec *spec);
+bool dml_optimizer_has_v(const dml_spec *spec);
+
 /* Plans the memory of layers [layer_begin, layer_end); touches no device.  Skips are those of model->cut, where the range
  * is one of its stages.  Exact scales start at E = 16
  * (exact-sums).  Everything *out points to is the arena's.

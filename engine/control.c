@@ -36,7 +36,8 @@ void dml_control_unmap(dml_control *control)
 
 const char *dml_phase_name(dml_phase phase)
 {
-    static const char *const name[] = {"starting", "training", "evaluating", "ending"};
+    static const char *const name[] = {"starting", "training", "evaluating", "changing plan",
+                                       "ending"};
     return name[phase];
 }
 

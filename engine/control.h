@@ -15,6 +15,7 @@ typedef enum dml_phase {
     DML_PHASE_START,
     DML_PHASE_TRAIN,
     DML_PHASE_EVAL,
+    DML_PHASE_CHANGE,
     DML_PHASE_END,
 } dml_phase;
 
@@ -30,6 +31,8 @@ typedef struct dml_worker_page {
 typedef struct dml_control {
     dml_abort abort;       /* raised by the agent: every wait ends */
     _Atomic uint32_t stop; /* raised by the agent: stop after the current step */
+    _Atomic uint32_t
+        plan; /* generation of the newest plan there is; go on with it after the current step */
     dml_worker_page worker[DML_HOST_WORKERS];
 } dml_control;
 
@@ -41,12 +44,17 @@ void dml_control_unmap(dml_control *control); /* NULL is fine */
 const char *dml_phase_name(dml_phase phase);
 
 typedef enum dml_report_kind {
-    DML_REPORT_READY, /* transports are open, memory is there, shapes are prepared */
-    DML_REPORT_STEP,  /* rank 0, after each committed, skipped or redone step */
-    DML_REPORT_EVAL,  /* rank 0 */
-    DML_REPORT_END,   /* every worker, after the last step */
-    DML_REPORT_FAIL,  /* every worker that gives up */
+    DML_REPORT_READY, /* transports are open, memory is there, shapes are prepared; again after a change of plan */
+    DML_REPORT_STEP, /* rank 0, after each committed, skipped or redone step */
+    DML_REPORT_LOAD, /* under balance: dynamic every worker, after every balance_interval steps */
+    DML_REPORT_EVAL, /* rank 0 */
+    DML_REPORT_END,  /* every worker, after the last step */
+    DML_REPORT_FAIL, /* every worker that gives up */
 } dml_report_kind;
+
+typedef struct dml_report_ready {
+    uint32_t generation; /* of the plan that is run from here on; 0: the first */
+} dml_report_ready;
 
 typedef struct dml_report_step {
     int64_t step; /* from 1 */
@@ -73,6 +81,14 @@ typedef struct dml_report_chunk {
     int64_t fwd_ns, bwd_ns, bwd_input_ns, bwd_weight_ns, recompute_ns, reduce_ns, step_ns;
 } dml_report_chunk;
 
+/* What its chunks cost a worker: medians over the steps since its last such report. */
+typedef struct dml_report_load {
+    int64_t step; /* from 1 */
+    uint32_t generation;
+    int32_t n_chunks;
+    dml_report_chunk chunk[DML_MAX_HELD]; /* no hashes */
+} dml_report_load;
+
 typedef struct dml_report_end {
     int64_t memory_bytes; /* what was allocated before step 0 */
     int64_t stash_bytes;  /* of all STASH and KEPT slots */
@@ -91,7 +107,9 @@ typedef struct dml_report_fail {
 typedef struct dml_report {
     int32_t kind, rank;
     union {
+        dml_report_ready ready;
         dml_report_step step;
+        dml_report_load load;
         dml_report_eval eval;
         dml_report_end end;
         dml_report_fail fail;

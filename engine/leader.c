@@ -346,6 +346,7 @@ dml_err dml_leader_take(dml_leader *l, const dml_report *r)
         return l->n_ended == l->plan->workers ? dml_leader_hash(l->plan, l->end, &l->weights_hash)
                                               : DML_ERR_OK;
     case DML_REPORT_READY:
+    case DML_REPORT_LOAD:
     case DML_REPORT_FAIL: return DML_ERR_OK;
     }
     DML_FAIL(DML_ERR_BUG, "a report of kind %d", r->kind);

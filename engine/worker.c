@@ -50,22 +50,41 @@ static void seek(const dml_feed *f, int64_t step)
 
 /* ---- a step ---- */
 
+/* Only rank 0's look counts: the others may have looked earlier, or later. */
+static int64_t newer_plan(const dml_worker *w)
+{
+    if (w->config->rank != 0 || !w->config->depot) return 0;
+    const uint32_t newest = atomic_load_explicit(&w->config->control->plan, memory_order_acquire);
+    return newest == w->tenure.generation ? 0 : newest;
+}
+
+static dml_exec_times take_times(dml_exec *x)
+{
+    return x ? dml_exec_take_times(x) : (dml_exec_times){0};
+}
+
 static dml_err hold_vote(dml_loop *l, bool is_redo, dml_vote *vote, dml_verdict *verdict)
 {
     dml_worker *w = l->w;
     memset(vote, 0, sizeof *vote);
-    l->step_busy_ns += dml_exec_take_times(w->train_exec).busy_ns;
+    l->step_busy_ns += take_times(w->train_exec).busy_ns;
     vote->busy_ns = l->step_busy_ns + l->commit_busy_ns; /* the step before's: ours is to come */
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) dml_update_judge(w->held[c].update, 0, w->rows, vote);
     vote->stop = atomic_load_explicit(&w->config->control->stop, memory_order_relaxed);
+    vote->plan = newer_plan(w);
     memcpy(w->ballot, vote, sizeof *vote);
     const int64_t begin_ns = dml_clock_ns();
-    dml_exec_voted(w->train_exec, begin_ns, 0);
+    if (!w->idle) dml_exec_voted(w->train_exec, begin_ns, 0);
     DML_TRY(dml_worker_sum_ballot(w, DML_VOTE_WORDS));
-    dml_exec_voted(w->train_exec, begin_ns, dml_clock_ns());
+    if (!w->idle) dml_exec_voted(w->train_exec, begin_ns, dml_clock_ns());
     memcpy(vote, w->ballot, sizeof *vote);
     return dml_vote_verdict(vote, is_redo, verdict);
+}
+
+static dml_err run(const dml_worker *w, dml_exec *x, const dml_step_words *words)
+{
+    return w->idle ? DML_ERR_OK : dml_exec_run(x, words, w->rows);
 }
 
 /* Runs the step until it has a verdict that stands: in exact mode scales may have to grow once. */
@@ -74,13 +93,13 @@ static dml_err attempt(dml_loop *l, int64_t step, dml_vote *vote, dml_verdict *v
     dml_worker *w = l->w;
     const dml_step_words words = {.step = step, .loss_scale = l->loss_scale.scale};
     l->step_busy_ns = 0;
-    DML_TRY(dml_exec_run(w->train_exec, &words, w->rows));
+    DML_TRY(run(w, w->train_exec, &words));
     DML_TRY(hold_vote(l, false, vote, verdict));
     if (*verdict != DML_REDO) return DML_ERR_OK;
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) dml_update_rescale(w->held[c].update);
     seek(&w->train, step);
-    DML_TRY(dml_exec_run(w->train_exec, &words, w->rows));
+    DML_TRY(run(w, w->train_exec, &words));
     return hold_vote(l, true, vote, verdict);
 }
 
@@ -144,13 +163,16 @@ static dml_err train_step(dml_loop *l, int64_t step)
     const double norm =
         sqrt(dml_superacc_round(&vote.norm)) / (double)samples / (double)l->loss_scale.scale;
     const double lr = dml_lr_at(w->spec, l->total_steps, step);
-    if (verdict == DML_COMMIT) DML_TRY(dml_exec_commit(w->train_exec, norm, samples, lr));
-    l->commit_busy_ns = dml_exec_take_times(w->train_exec).busy_ns;
+    if (verdict == DML_COMMIT && !w->idle)
+        DML_TRY(dml_exec_commit(w->train_exec, norm, samples, lr));
+    l->commit_busy_ns = take_times(w->train_exec).busy_ns;
     dml_recorder_end(&w->recorder, step + 1, 1, verdict);
     l->stop = vote.stop > 0;
+    l->change = (uint32_t)vote.plan;
     const int64_t wall_ns = dml_loop_lap(l);
     l->commit_ns = l->committed_at_ns - voted_at_ns;
-    if (step == 1) l->busy_ns = l->wall_ns = 0; /* the first counts only where it is the only one */
+    /* the first under a plan counts only where it is the only one */
+    if (step == w->tenure.first_step + 1) l->busy_ns = l->wall_ns = 0;
     l->busy_ns += l->step_busy_ns + l->commit_busy_ns;
     l->wall_ns += wall_ns;
     const dml_loop_step done = {.step = step,
@@ -195,7 +217,7 @@ static dml_err evaluate(dml_loop *l, int64_t step)
     for (int64_t round = 0; round < dml_data_epoch_steps(w->test.data); round++) {
         r.eval.samples += fill_rows(w, w->test.data, round);
         const dml_step_words words = {.step = round, .loss_scale = 1.0f};
-        DML_TRY(dml_exec_run(w->eval_exec, &words, w->rows));
+        DML_TRY(run(w, w->eval_exec, &words));
         DML_TRY(gather_round(w));
         for (int32_t mb = 0; mb < w->plan->mbs; mb++) {
             double mb_loss;
@@ -219,7 +241,7 @@ static dml_err report_end(dml_loop *l)
                     .end = {.memory_bytes = w->memory_bytes,
                             .busy_ns = l->busy_ns,
                             .wall_ns = l->wall_ns,
-                            .stash_peak = dml_exec_take_times(w->train_exec).stash_peak}};
+                            .stash_peak = take_times(w->train_exec).stash_peak}};
     for (int32_t c = 0; c < w->plan->train.chunks && r.end.n_chunks < DML_MAX_HELD; c++) {
         if (!w->held[c].chunk) continue;
         const dml_exec *x = w->train_exec;
@@ -251,32 +273,62 @@ static void inspect(const dml_worker *w, bool after)
         if (w->held[i].chunk) c->inspect(c->inspect_context, w->held[i].chunk, after);
 }
 
-static dml_err train(dml_worker *w)
+/* The state of the run, as the workers of the next plan will find it. */
+static dml_err leave(dml_loop *l)
 {
-    dml_loop l = {.w = w,
-                  .total_steps = dml_data_total_steps(w->train.data),
-                  .loss_scale = dml_loss_scale_of(w->spec)};
-    const int64_t every = w->spec->training.eval_interval_steps;
-    inspect(w, false);
-    DML_TRY(report(w, &(dml_report){.kind = DML_REPORT_READY}));
+    dml_loop_set_phase(l->w, DML_PHASE_CHANGE, l->step);
+    const dml_depot_run now = {.step = l->step,
+                               .skipped = l->skipped,
+                               .good_steps = l->loss_scale.good_steps,
+                               .loss_scale = l->loss_scale.scale};
+    return dml_worker_put_state(l->w, l->change, &now);
+}
+
+/* Everyone is here, and the first step's time starts together.  That of a change counts as the next step's. */
+static dml_err begin(dml_loop *l)
+{
+    dml_worker *w = l->w;
+    const uint32_t generation = w->tenure.generation;
+    l->busy_ns = l->wall_ns = 0;
+    l->change = 0;
+    if (generation == 0) inspect(w, false);
+    DML_TRY(report(w, &(dml_report){.kind = DML_REPORT_READY, .ready = {generation}}));
     memset(w->ballot, 0, sizeof *w->ballot);
-    DML_TRY(
-        dml_worker_sum_ballot(w, 1)); /* everyone is ready: the first step's time starts together */
-    l.committed_at_ns = dml_clock_ns();
-    int64_t step = 0, evaluated_at = -1;
-    while (step < l.total_steps && !l.stop) {
-        const int32_t n = dml_segment_steps(&w->segments, step, l.total_steps);
-        DML_TRY(w->segments.steps > 1 ? dml_loop_train_segment(&l, step, n) : train_step(&l, step));
-        step += n;
-        if (every > 0 && step % every == 0 && !l.stop) {
-            DML_TRY(evaluate(&l, step));
-            evaluated_at = step;
-        }
+    DML_TRY(dml_worker_sum_ballot(w, 1));
+    if (generation == 0) l->committed_at_ns = dml_clock_ns();
+    return DML_ERR_OK;
+}
+
+static bool is_over(const dml_loop *l)
+{
+    return l->stop || l->step >= l->total_steps;
+}
+
+static dml_err evaluate_at(dml_loop *l)
+{
+    l->evaluated_at = l->step;
+    return evaluate(l, l->step);
+}
+
+/* To the end of the run, or to the step after which the plan changes. */
+static dml_err train(dml_loop *l)
+{
+    dml_worker *w = l->w;
+    const int64_t every = w->spec->training.eval_interval_steps;
+    DML_TRY(begin(l));
+    while (!is_over(l) && l->change == 0) {
+        const int32_t n = dml_segment_steps(&w->segments, l->step, l->total_steps);
+        DML_TRY(w->segments.steps > 1 ? dml_loop_train_segment(l, l->step, n)
+                                      : train_step(l, l->step));
+        l->step += n;
+        if (every > 0 && l->step % every == 0 && !l->stop) DML_TRY(evaluate_at(l));
     }
-    if (evaluated_at != step && !l.stop) DML_TRY(evaluate(&l, step));
-    dml_loop_set_phase(w, DML_PHASE_END, step);
+    if (!is_over(l)) return leave(l);
+    l->change = 0; /* too late */
+    if (l->evaluated_at != l->step && !l->stop) DML_TRY(evaluate_at(l));
+    dml_loop_set_phase(w, DML_PHASE_END, l->step);
     inspect(w, true);
-    return report_end(&l);
+    return report_end(l);
 }
 
 /* "in worker 3, cuda device 1": libraries that know no device leave that to us. */
@@ -289,11 +341,25 @@ static dml_err name_device(const dml_worker_config *c, dml_err err)
     return dml_err_add(err, text, __FILE__, __LINE__);
 }
 
-dml_err dml_worker_run(const dml_worker_config *config)
+/* What the run has come to, from the depot: nothing that a new process would not know. */
+static void resume(dml_loop *l, const dml_depot_run *now)
+{
+    l->step = now->step;
+    l->skipped = now->skipped;
+    l->loss_scale.good_steps = now->good_steps;
+    l->loss_scale.scale = now->loss_scale;
+}
+
+static dml_err run_tenure(const dml_worker_config *config, dml_loop *l, const dml_tenure *tenure)
 {
     dml_worker w;
-    dml_err err = dml_worker_open(&w, config);
-    if (err == DML_ERR_OK) err = train(&w);
+    dml_err err = dml_worker_open(&w, config, tenure);
+    if (err == DML_ERR_OK) {
+        l->w = &w;
+        l->total_steps = dml_data_total_steps(w.train.data);
+        if (tenure->generation > 0) resume(l, config->depot->run);
+        err = train(l);
+    }
     name_device(config, err);
     /* Before closing: that may wait for jobs that only the agent's abort ends, and say something of its own. */
     if (err != DML_ERR_OK) dml_report_failure(&config->reporter, config->rank, err);
@@ -301,4 +367,20 @@ dml_err dml_worker_run(const dml_worker_config *config)
     if (err != DML_ERR_OK || closed == DML_ERR_OK) return err;
     dml_report_failure(&config->reporter, config->rank, closed);
     return closed;
+}
+
+dml_err dml_worker_run(const dml_worker_config *config)
+{
+    dml_loop l = {.loss_scale = dml_loss_scale_of(config->plan->spec), .evaluated_at = -1};
+    dml_tenure tenure = {.plan = config->plan};
+    DML_TRY(run_tenure(config, &l, &tenure));
+    while (l.change > 0) {
+        tenure.generation = l.change;
+        tenure.first_step = l.step;
+        const dml_err err = config->next(config->next_context, l.change, &tenure.plan);
+        if (err != DML_ERR_OK) dml_report_failure(&config->reporter, config->rank, err);
+        DML_TRY(err);
+        DML_TRY(run_tenure(config, &l, &tenure));
+    }
+    return DML_ERR_OK;
 }

@@ -2,6 +2,12 @@
  *
  * Workers hold their stage, meet each other through transports, and need nobody to tell them what comes
  * next: the program says it.  They agree on each step's outcome by the vote.
+ *
+ * The plan may change at a step's end (engine/change.h makes the new one): the vote tells everyone at once, so all leave
+ * after the same step.
+ *
+ *   step k | put state | close | make plan g | open at epoch g | get state | step k + 1
+ *                              everyone has closed ^ before anyone has opened
  */
 #ifndef DML_ENGINE_WORKER_H
 #define DML_ENGINE_WORKER_H
@@ -9,12 +15,13 @@
 #include "comm/transport.h"
 #include "engine/chunk.h"
 #include "engine/control.h"
+#include "engine/depot.h"
 #include "engine/plan.h"
 #include "engine/trace.h"
 #include "kernels/backend.h"
 
 typedef struct dml_worker_config {
-    const dml_plan *plan; /* borrowed, as everything here, until run returns */
+    const dml_plan *plan; /* the first; borrowed, as everything here, until run returns */
     int32_t rank;
     const dml_backend *backend;
     int32_t threads; /* host threads for kernels, >= 1 */
@@ -23,7 +30,14 @@ typedef struct dml_worker_config {
     /* what transports meet through: descriptors when workers are processes, hubs when they are threads */
     const int *data_fds, *vote_fds;
     void *data_hub, *vote_hub;
-    const dml_trace *trace; /* where this worker records its part; NULL: nothing is traced */
+    const dml_trace
+        *trace; /* of the first plan: where this worker records its part; NULL: nothing is traced */
+    /* What changes of plan need; all workers of the run take part in each plan, and those whose number a plan does not
+     * know hold nothing and vote.  NULL, NULL: the plan never changes. */
+    dml_depot *depot;
+    /* Plan `generation`, which control->plan has announced; borrowed until the next call. */
+    dml_err (*next)(void *context, uint32_t generation, const dml_plan **out);
+    void *next_context;
     /* Looks at a chunk held, on this worker's thread and with its queues idle, before the first step and
      * after the last: for tests and tools.  NULL: nobody looks. */
     void (*inspect)(void *context, const dml_chunk *chunk, bool after);

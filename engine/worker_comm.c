@@ -25,10 +25,10 @@ static dml_err open_votes(dml_worker *w, dml_transport_config *t, int64_t ballot
     void *ballot;
     DML_TRY(w->vote_comm->alloc(w->vote_transport, ballot_bytes, &ballot));
     w->ballot = ballot;
-    int32_t *all = DML_NEW_N(&w->arena, int32_t, w->plan->workers);
-    for (int32_t r = 0; r < w->plan->workers; r++)
+    int32_t *all = DML_NEW_N(&w->arena, int32_t, w->processes);
+    for (int32_t r = 0; r < w->processes; r++)
         all[r] = r;
-    return w->vote_comm->group_open(w->vote_transport, all, w->plan->workers, 0, &w->world);
+    return w->vote_comm->group_open(w->vote_transport, all, w->processes, 0, &w->world);
 }
 
 dml_err dml_worker_meet(dml_worker *w, int64_t memory_bytes, int64_t ballot_bytes)
@@ -38,7 +38,8 @@ dml_err dml_worker_meet(dml_worker *w, int64_t memory_bytes, int64_t ballot_byte
     DML_TRY(dml_transport_find(c->vote_hub ? "local" : "shm", &w->vote_comm));
     dml_transport_config t = {
         .rank = c->rank,
-        .world = w->plan->workers,
+        .world = w->processes,
+        .epoch = w->tenure.generation,
         .memory_bytes = memory_bytes,
         .timeout_ns = w->spec->parallelism.timeout_ns,
         .abort = &c->control->abort,

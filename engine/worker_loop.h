@@ -14,7 +14,10 @@ typedef struct dml_loop {
     int64_t commit_ns;      /* from the newest step's vote to its end */
     int32_t skipped;        /* in a row, but for those that the loss scale explains */
     dml_loss_scale loss_scale;
+    int64_t step,
+        evaluated_at; /* steps made; how many were when it was last evaluated, -1: never */
     bool stop;
+    uint32_t change; /* generation of the plan to go on with after this step; 0: this one */
 } dml_loop;
 
 /* A step that is over. */

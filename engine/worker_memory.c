@@ -24,6 +24,7 @@ static void *take(dml_slab *s, int64_t bytes)
 
 static int64_t pool_bytes(const dml_worker *w, int32_t port, dml_pool pool)
 {
+    if (w->idle) return 0;
     return w->held[port].bytes[pool] * dml_plan_slots(w->plan, w->config->rank, port, pool);
 }
 
@@ -130,7 +131,8 @@ dml_err dml_worker_take_memory(dml_worker *w)
     void *on_host = NULL;
     DML_TRY(take_slab(w, &w->state_slab));
     DML_TRY(take_slab(w, &w->activation_slab));
-    DML_TRY(w->backend->device->host_alloc(w->device, w->host_slab.bytes, &on_host));
+    if (w->host_slab.bytes > 0)
+        DML_TRY(w->backend->device->host_alloc(w->device, w->host_slab.bytes, &on_host));
     w->host_slab.base = on_host;
     walk(w);
     for (int32_t c = 0; c < w->plan->train.chunks; c++)

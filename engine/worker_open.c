@@ -5,6 +5,8 @@
 
 #include <sched.h>
 
+enum { IDLE_QUEUE = 16 }; /* jobs and copies, of a worker that only votes */
+
 static int64_t aligned(int64_t bytes)
 {
     return (bytes + DML_WORKER_ALIGN - 1) / DML_WORKER_ALIGN * DML_WORKER_ALIGN;
@@ -57,14 +59,20 @@ static dml_err open_near(dml_worker *w, const dml_device_config *config)
     return DML_ERR_OK;
 }
 
+static int32_t queue_capacity(const dml_worker *w)
+{
+    if (w->idle) return IDLE_QUEUE;
+    const int32_t train = dml_exec_queue_capacity(&w->plan->train, w->config->rank);
+    const int32_t eval = dml_exec_queue_capacity(&w->plan->eval, w->config->rank);
+    return train > eval ? train : eval;
+}
+
 static dml_err open_device(dml_worker *w)
 {
     const int32_t rank = w->config->rank;
-    const int32_t train = dml_exec_queue_capacity(&w->plan->train, rank);
-    const int32_t eval = dml_exec_queue_capacity(&w->plan->eval, rank);
     const dml_device_config config = {.index = rank / w->spec->parallelism.workers_per_device,
                                       .threads = w->config->threads,
-                                      .queue_capacity = train > eval ? train : eval,
+                                      .queue_capacity = queue_capacity(w),
                                       .abort = &w->config->control->abort};
     DML_TRY(open_near(w, &config));
     DML_TRY(open_queues(w));
@@ -103,12 +111,15 @@ static dml_err bind_chunk(dml_worker *w, int32_t c)
 {
     dml_chunk *chunk = &w->chunk[c];
     const dml_chunk_memory *m = &w->chunk_memory[c];
-    DML_TRY(dml_chunk_bind(chunk, w->backend->device, w->lane[DML_LANE_COMPUTE], m->shared,
-                           m->private_));
-    w->held[c].update = &w->update[c];
     const bool counts = *dml_program_route(&w->plan->train, c, 0) == w->config->rank;
+    w->held[c].update = &w->update[c];
+    if (w->tenure.generation == 0)
+        DML_TRY(dml_chunk_bind(chunk, w->backend->device, w->lane[DML_LANE_COMPUTE], m->shared,
+                               m->private_));
+    else
+        dml_chunk_place(chunk, m->shared, m->private_);
     dml_update_init(w->held[c].update, chunk, counts, m->partial, m->readback, &w->arena);
-    return DML_ERR_OK;
+    return w->tenure.generation == 0 ? DML_ERR_OK : dml_worker_get_state(w, c);
 }
 
 /* ---- data ---- */
@@ -134,6 +145,7 @@ static dml_err open_loader(dml_worker *w, const dml_program *p, int32_t chunk, d
                                  .mbs = mbs,
                                  .n_mbs = n,
                                  .segments = trains ? w->segments : (dml_segments){0},
+                                 .first_step = trains ? w->tenure.first_step : 0,
                                  .end_step = end_step,
                                  .depth = w->spec->data.prefetch,
                                  .memory = ring,
@@ -158,6 +170,7 @@ static dml_err open_loaders(dml_worker *w, bool test, dml_feed *f)
 static dml_err open_execs(dml_worker *w)
 {
     const dml_device_api *device = w->backend->device;
+    if (w->idle) return DML_ERR_OK;
     if (device->capture) DML_TRY(dml_graphs_open(device, w->lane[DML_LANE_COMPUTE], &w->graphs));
     dml_exec_config c = {.program = &w->plan->train,
                          .worker = w->config->rank,
@@ -208,7 +221,8 @@ static dml_err open_all(dml_worker *w)
     DML_TRY(open_data(w, false, &w->train));
     DML_TRY(open_data(w, true, &w->test));
     dml_worker_plan_memory(w);
-    DML_TRY(meet(w));
+    DML_TRY(meet(w)); /* everyone has closed the plan before: its state lies in the depot */
+    if (w->tenure.generation > 0) DML_TRY(dml_depot_check(w->config->depot, w->tenure.generation));
     DML_TRY(dml_worker_choose(w));
     DML_TRY(dml_worker_take_memory(w));
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
@@ -221,14 +235,18 @@ static dml_err open_all(dml_worker *w)
     return open_execs(w);
 }
 
-dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config)
+dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config, const dml_tenure *tenure)
 {
     *w = (dml_worker){.config = config,
-                      .plan = config->plan,
-                      .spec = config->plan->spec,
+                      .tenure = *tenure,
+                      .plan = tenure->plan,
+                      .processes = config->plan->workers,
+                      .idle = config->rank >= tenure->plan->workers,
+                      .spec = tenure->plan->spec,
                       .backend = config->backend,
                       .page = &config->control->worker[config->rank]};
-    if (config->trace) w->recorder = dml_trace_recorder(config->trace, config->rank);
+    if (config->trace && tenure->generation == 0)
+        w->recorder = dml_trace_recorder(config->trace, config->rank);
     return open_all(w);
 }
 

@@ -25,9 +25,20 @@ typedef struct dml_chunk_memory {
     void *readback;           /* of the host slab */
 } dml_chunk_memory;
 
+/* What a worker runs between two changes of plan. */
+typedef struct dml_tenure {
+    const dml_plan *plan; /* borrowed */
+    uint32_t
+        generation; /* of the plan; 0: the first, with which state begins, other states lie in the depot */
+    int64_t first_step; /* from 0 */
+} dml_tenure;
+
 typedef struct dml_worker {
     const dml_worker_config *config; /* borrowed */
-    const dml_plan *plan;
+    dml_tenure tenure;
+    const dml_plan *plan; /* the tenure's */
+    int32_t processes;    /* workers of the run, whatever the plan */
+    bool idle; /* the plan does not know this worker: it holds nothing and has no executors */
     const dml_spec *spec;
     const dml_backend *backend;
     dml_worker_page *page;
@@ -85,6 +96,14 @@ void dml_worker_free_memory(dml_worker *w);
 dml_err dml_worker_meet(dml_worker *w, int64_t memory_bytes, int64_t ballot_bytes);
 dml_err dml_worker_meet_replicas(dml_worker *w, int32_t chunk);
 
+/* ---- worker_change.c ---- */
+
+/* Leaves what the chunks of which this worker is the first holder have come to in the depot, for the plan of
+ * `generation`; `run` too where it holds the first chunk. */
+dml_err dml_worker_put_state(dml_worker *w, uint32_t generation, const dml_depot_run *run);
+/* Fills a chunk held, and counts its updates on, from there.  Its memory is placed. */
+dml_err dml_worker_get_state(dml_worker *w, int32_t chunk);
+
 /* ---- worker_rehearse.c ---- */
 
 /* Collective.  The leader, rank 0, chooses kernel algorithms for the whole model; everyone's compute context gets
@@ -109,8 +128,9 @@ dml_err dml_worker_vote(void *context, int32_t update, dml_exec_update *out);
 dml_kctx_config dml_worker_kernels(const dml_worker *w);
 bool dml_worker_splits_backward(const dml_worker *w); /* the program has W ops */
 
-/* Opens everything, prepares every shape, and meets the other workers.  Close `w` whatever the result. */
-dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config);
+/* Opens everything, prepares every shape, and meets the other workers.  Close `w` whatever the result.
+ * DML_ERR_BUG  state that the tenure begins with is not in the depot */
+dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config, const dml_tenure *tenure);
 /* DML_ERR_PEER  as the transport's close: the process must end without another call to its device */
 dml_err dml_worker_close(dml_worker *w);
 

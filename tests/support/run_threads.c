@@ -13,6 +13,12 @@
 #include <sys/mman.h>
 #include <unistd.h>
 
+/* A plan that the run changed to. */
+typedef struct later_plan {
+    dml_spec spec;
+    dml_plan plan;
+} later_plan;
+
 typedef struct run {
     dml_spec spec;
     dml_plan plan;
@@ -21,6 +27,10 @@ typedef struct run {
     dml_local_hub *data_hub, *vote_hub; /* data_hub NULL: the backend has a transport of its own */
     int data_fds[DML_HOST_WORKERS];
     dml_trace trace; /* {0}: the spec asks for none */
+    const char *spec_path;
+    dml_depot depot; /* {0}: the plan never changes */
+    later_plan *later[RUN_PLANS];
+    uint32_t generation; /* newest that rank 0 runs */
     pthread_mutex_t mu;
     run_result result;
     run_hooks hooks;
@@ -37,7 +47,10 @@ static dml_err take(void *context, const dml_report *report)
     pthread_mutex_lock(&r->mu);
     run_result *res = &r->result;
     switch ((dml_report_kind)report->kind) {
-    case DML_REPORT_READY: break;
+    case DML_REPORT_READY:
+        if (report->ready.generation > r->generation) r->generation = report->ready.generation;
+        break;
+    case DML_REPORT_LOAD: break;
     case DML_REPORT_STEP:
         if (res->steps < RUN_STEPS) res->step[res->steps] = report->step;
         res->steps++;
@@ -69,6 +82,34 @@ static void inspect(void *context, const dml_chunk *chunk, bool after)
     pthread_mutex_unlock(&r->mu);
 }
 
+static int32_t count(const char *const *overrides)
+{
+    int32_t n = 0;
+    while (overrides && overrides[n])
+        n++;
+    return n;
+}
+
+/* Made by the first worker that asks, for all of them. */
+static dml_err next(void *context, uint32_t generation, const dml_plan **out)
+{
+    run *r = context;
+    pthread_mutex_lock(&r->mu);
+    DML_CHECK(generation <= RUN_PLANS);
+    later_plan **p = &r->later[generation - 1];
+    if (!*p) {
+        const char *const *overrides = r->hooks.change(r->hooks.context, generation);
+        *p = calloc(1, sizeof **p);
+        DML_CHECK(*p);
+        DML_CHECK_OK(dml_spec_load(r->spec_path, overrides, count(overrides), &(*p)->spec));
+        DML_CHECK_OK(dml_data_resolve_steps(&(*p)->spec));
+        DML_CHECK_OK(dml_plan_make(&(*p)->spec, &(*p)->plan));
+    }
+    *out = &(*p)->plan;
+    pthread_mutex_unlock(&r->mu);
+    return DML_ERR_OK;
+}
+
 static void *worker(void *arg)
 {
     const thread_arg *t = arg;
@@ -82,6 +123,9 @@ static void *worker(void *arg)
                                  .data_fds = t->r->data_fds,
                                  .vote_hub = t->r->vote_hub,
                                  .trace = t->r->trace.memory ? &t->r->trace : NULL,
+                                 .depot = t->r->depot.memory ? &t->r->depot : NULL,
+                                 .next = next,
+                                 .next_context = t->r,
                                  .inspect = inspect,
                                  .inspect_context = t->r};
     (void)!dml_worker_run(&c);
@@ -116,15 +160,33 @@ static void open_trace(run *r)
     close(fd);
 }
 
+static void open_depot(run *r)
+{
+    int fd;
+    if (!r->hooks.change) return;
+    DML_CHECK_OK(dml_depot_create(&r->spec, &r->plan.model, &r->depot, &fd));
+    close(fd);
+}
+
+static void close_later(run *r)
+{
+    for (int32_t i = 0; i < RUN_PLANS; i++) {
+        if (!r->later[i]) continue;
+        dml_plan_free(&r->later[i]->plan);
+        dml_spec_free(&r->later[i]->spec);
+        free(r->later[i]);
+    }
+    dml_depot_close(&r->depot);
+}
+
 run_result run_threads_hooked(const char *spec_path, const char *const *overrides, run_hooks hooks)
 {
-    int32_t n = 0;
-    while (overrides && overrides[n])
-        n++;
+    const int32_t n = count(overrides);
     run *r = calloc(1, sizeof *r);
     DML_CHECK(r);
     char why[256];
     r->hooks = hooks;
+    r->spec_path = spec_path;
     DML_CHECK_OK(dml_spec_load(spec_path, overrides, n, &r->spec));
     DML_CHECK_OK(dml_data_resolve_steps(&r->spec));
     DML_CHECK_OK(dml_plan_make(&r->spec, &r->plan));
@@ -133,6 +195,7 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     if (hooks.backend) r->backend = hooks.backend(hooks.context, r->backend);
     open_data(r);
     open_trace(r);
+    open_depot(r);
     DML_CHECK_OK(dml_local_hub_new(r->plan.workers, &r->vote_hub));
     r->control = calloc(1, sizeof *r->control);
     pthread_mutex_init(&r->mu, NULL);
@@ -147,7 +210,9 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     for (int32_t w = 0; w < r->plan.workers; w++)
         pthread_join(thread[w], NULL);
     if (r->result.err == DML_ERR_OK)
-        DML_CHECK_OK(dml_leader_hash(&r->plan, r->result.end, &r->result.weights_hash));
+        DML_CHECK_OK(dml_leader_hash(r->generation ? &r->later[r->generation - 1]->plan : &r->plan,
+                                     r->result.end, &r->result.weights_hash));
+    r->result.changes = (int32_t)r->generation;
 
     if (hooks.trace && r->trace.memory) hooks.trace(hooks.context, &r->trace, &r->result);
     const run_result result = r->result;
@@ -156,6 +221,7 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     dml_local_hub_free(r->vote_hub);
     pthread_mutex_destroy(&r->mu);
     free(r->control);
+    close_later(r);
     dml_plan_free(&r->plan);
     dml_spec_free(&r->spec);
     free(r);

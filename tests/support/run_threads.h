@@ -11,12 +11,13 @@
 #include "engine/plan.h"
 #include "engine/trace.h"
 
-enum { RUN_STEPS = 256 };
+enum { RUN_STEPS = 256, RUN_PLANS = 64 };
 
 typedef struct run_result {
     dml_err err;
     char trail[DML_TRAIL_BYTES]; /* of the first worker that failed */
     int32_t workers;
+    int32_t changes; /* of plan */
     int64_t steps;
     dml_report_step step[RUN_STEPS]; /* the first RUN_STEPS, redone and skipped ones included */
     bool has_eval;
@@ -39,6 +40,9 @@ typedef struct run_hooks {
     void (*failed)(void *context, int32_t rank, const char *trail); /* each worker that does */
     void (*inspect)(void *context, const dml_chunk *chunk,
                     bool after); /* engine/worker.h; serialised */
+    /* The plan of `generation` (from 1), that control->plan has announced: overrides of the first one's spec, NULL-terminated;
+     * NULL entry: the plan never changes. */
+    const char *const *(*change)(void *context, uint32_t generation);
     /* what was traced, where the spec asks for it; when all workers have ended */
     void (*trace)(void *context, const dml_trace *trace, const run_result *result);
     void *context;
