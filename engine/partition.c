@@ -16,8 +16,7 @@
 
 /* ---- segments ---- */
 
-/* at[0..n]: the legal borders, both ends included. */
-static int32_t find_segments(const dml_partition_problem *p, int32_t *at, dml_arena *arena)
+int32_t dml_partition_segments(const dml_partition_problem *p, int32_t *at, dml_arena *arena)
 {
     bool *torn =
         DML_NEW_N(arena, bool, p->n_layers); /* the border behind layer i parts tied layers */
@@ -203,6 +202,15 @@ static dml_err fail_memory(const dml_partition_grid *g, int32_t *cut)
              p->layer[g->at[cut[worst + 1]] - 1].name, most);
 }
 
+dml_err dml_partition_check_skips(const dml_partition_problem *p)
+{
+    for (int32_t k = 0; k < p->n_skips; k++)
+        if (p->skip[k].from < 0 || p->skip[k].from >= p->skip[k].to || p->skip[k].to >= p->n_layers)
+            DML_FAIL(DML_ERR_SPEC, "skip %d leads from layer %d to layer %d of %d", k,
+                     p->skip[k].from, p->skip[k].to, p->n_layers);
+    return DML_ERR_OK;
+}
+
 static dml_err check(const dml_partition_problem *p)
 {
     if (p->n_layers < 1 || p->n_stages < 1)
@@ -210,11 +218,7 @@ static dml_err check(const dml_partition_problem *p)
     for (int32_t s = 0; s < p->n_stages; s++)
         if (!(p->stage[s].speed > 0.0))
             DML_FAIL(DML_ERR_SPEC, "stage %d: a speed of %g", s, p->stage[s].speed);
-    for (int32_t k = 0; k < p->n_skips; k++)
-        if (p->skip[k].from < 0 || p->skip[k].from >= p->skip[k].to || p->skip[k].to >= p->n_layers)
-            DML_FAIL(DML_ERR_SPEC, "skip %d leads from layer %d to layer %d of %d", k,
-                     p->skip[k].from, p->skip[k].to, p->n_layers);
-    return DML_ERR_OK;
+    return dml_partition_check_skips(p);
 }
 
 dml_err dml_partition(const dml_partition_problem *p, int32_t *begin)
@@ -224,7 +228,7 @@ dml_err dml_partition(const dml_partition_problem *p, int32_t *begin)
     dml_err err = DML_ERR_OK;
     int32_t *at = DML_NEW_N(&arena, int32_t, p->n_layers + 1);
     int32_t *cut = DML_NEW_N(&arena, int32_t, p->n_stages + 1);
-    const int32_t n = find_segments(p, at, &arena);
+    const int32_t n = dml_partition_segments(p, at, &arena);
     if (p->n_stages > n) {
         err = dml_err_set(DML_ERR_SPEC, __FILE__, __LINE__,
                           "%d stages, but the layers can be cut into %d at most", p->n_stages, n);

@@ -91,6 +91,16 @@ dml_partition_grid dml_partition_grid_of(const dml_partition_problem *p, const i
     return g;
 }
 
+int64_t dml_partition_in_bytes(const dml_partition_grid *g, int32_t a, int32_t b)
+{
+    return g->main[a] + (g->skips_in ? g->skips_in[(int64_t)a * (g->n + 1) + b] : 0);
+}
+
+int64_t dml_partition_out_bytes(const dml_partition_grid *g, int32_t a, int32_t b)
+{
+    return g->main[b] + (g->skips_out ? g->skips_out[(int64_t)a * (g->n + 1) + b] : 0);
+}
+
 /* There and back across the link before stage s. */
 static int64_t transfer_ns(const dml_partition_stage *s, int64_t bytes)
 {
@@ -103,9 +113,7 @@ dml_partition_price dml_partition_price_at(const dml_partition_grid *g, int32_t 
                                            int32_t b)
 {
     const dml_partition_stage *stage = &g->p->stage[s];
-    const int64_t cell = (int64_t)a * (g->n + 1) + b;
-    const int64_t in = g->main[a] + (g->skips_in ? g->skips_in[cell] : 0);
-    const int64_t out = g->main[b] + (g->skips_out ? g->skips_out[cell] : 0);
+    const int64_t in = dml_partition_in_bytes(g, a, b), out = dml_partition_out_bytes(g, a, b);
     const int64_t state = g->state[b] - g->state[a], stash = g->stash[b] - g->stash[a];
     dml_partition_price price = {
         .compute_ns = llround((double)(g->ns[b] - g->ns[a]) / stage->speed),

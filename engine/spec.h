@@ -11,6 +11,7 @@
 #include "engine/base/arena.h"
 #include "engine/base/err.h"
 #include "engine/costs.h"
+#include "engine/placement.h"
 #include "kernels/kernels.h"
 #include "schedule/program.h"
 
@@ -101,11 +102,6 @@ typedef enum dml_console {
     DML_CONSOLE_QUIET
 } dml_console;
 typedef enum dml_split { DML_SPLIT_AUTO, DML_SPLIT_UNIFORM, DML_SPLIT_LIST } dml_split;
-typedef enum dml_objective {
-    DML_OBJECTIVE_THROUGHPUT,
-    DML_OBJECTIVE_MEMORY,
-    DML_OBJECTIVE_LATENCY
-} dml_objective;
 typedef enum dml_loss { DML_LOSS_CROSS_ENTROPY, DML_LOSS_MSE } dml_loss;
 
 /* Values of parallelism.schedule that are no schedule's name (engine/plan_order.h). */
