@@ -68,6 +68,12 @@ typedef struct dml_hardware {
 dml_err dml_hardware_load(const char *path, dml_hardware *out);
 void dml_hardware_free(dml_hardware *hardware); /* back to {0} */
 
+/* The host, as one worker with `threads` threads sees it: products, convolutions and copies measured for some 0.2 s
+ * through the cpu backend's kernels; no links.  The peak is the best product seen, so share.matmul is 1.
+ *
+ * DML_ERR_UNAVAILABLE, DML_ERR_NOMEM  the backend's */
+dml_err dml_hardware_here(int32_t threads, dml_hardware *out);
+
 /* Dense FLOP/s of products in that precision (tf32: fp32's where the file has no tf32), and where it is from; value 0:
  * none. */
 dml_figure dml_hardware_peak(const dml_hardware *hardware, dml_precision precision);

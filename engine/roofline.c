@@ -9,7 +9,7 @@
 
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
-enum { NARROW_TILE = 32, SHORT_DEPTH = 256 };
+enum { NARROW_TILE = 32, SHORT_DEPTH = 256, OUTERMOST = 1 << 16 };
 
 typedef struct roofline {
     const dml_hardware *hw;
@@ -327,4 +327,45 @@ int64_t dml_model_flops(const dml_model *model)
         for (int pass = 0; pass < DML_PASSES && is_product(&model->layer[i]); pass++)
             flops += model->layer[i].flops[pass];
     return flops;
+}
+
+/* ---- cluster.hardware ---- */
+
+static dml_err apply_costs(dml_spec *spec, const dml_hardware *hw)
+{
+    dml_arena scratch = {0};
+    dml_model model;
+    dml_err err = dml_model_make(spec, &scratch, &model);
+    if (err == DML_ERR_OK) err = dml_roofline(spec, &model, hw, &spec->arena, &spec->costs);
+    dml_arena_free(&scratch);
+    return err;
+}
+
+/* The last level of a spec's list joins as many as there are, however many it says. */
+static void apply_links(dml_spec *spec, const dml_hardware *hw)
+{
+    dml_link_level *level = DML_NEW_N(&spec->arena, dml_link_level, hw->n_links);
+    for (int32_t i = 0; i < hw->n_links; i++) {
+        const dml_hardware_link *l = &hw->link[i];
+        level[i] =
+            (dml_link_level){l->workers, {llround(l->latency_ns.value), l->bytes_per_s.value}};
+        if (l->workers == 0)
+            level[i].workers = MAX2(OUTERMOST, i > 0 ? 2 * level[i - 1].workers : 0);
+    }
+    spec->cluster.link = level;
+    spec->cluster.n_links = hw->n_links;
+}
+
+dml_err dml_roofline_apply(dml_spec *spec)
+{
+    if (!spec->cluster.hardware[0]) return DML_ERR_OK;
+    dml_hardware hw;
+    DML_TRY(dml_hardware_load(spec->cluster.hardware, &hw));
+    const dml_err err = spec->costs ? DML_ERR_OK : apply_costs(spec, &hw);
+    if (!dml_spec_has_limits(spec))
+        spec->parallelism.memory_bytes = (int64_t)hw.figure[DML_HW_MEMORY].value;
+    const dml_links links = dml_spec_links(spec);
+    if (dml_links_are_free(&links)) apply_links(spec, &hw);
+    dml_hardware_free(&hw);
+    return err;
 }

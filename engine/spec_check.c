@@ -174,10 +174,19 @@ static void check_trace_paths(dml_spec_reader *r)
         dml_complain_at(&r->report, at(r, DML_KEY_DRAW), "'draw' and 'trace' are the same file");
 }
 
+static void check_hardware_path(dml_spec_reader *r)
+{
+    const char **path = &r->spec->cluster.hardware;
+    const bool from_file = at(r, DML_KEY_HARDWARE).file != dml_spec_command_line,
+               none = bad(r, DML_KEY_HARDWARE) || !*path || !**path;
+    *path = none ? "" : dml_spec_path(r, DML_KEY_HARDWARE, *path, from_file);
+}
+
 static void check_paths(dml_spec_reader *r)
 {
     dml_spec *spec = r->spec;
     check_trace_paths(r);
+    check_hardware_path(r);
     if (!bad(r, DML_KEY_OUTPUT_DIR))
         spec->run.output_dir = dml_spec_path(r, DML_KEY_OUTPUT_DIR, spec->run.output_dir, false);
     check_schedule_path(r);

@@ -278,6 +278,65 @@ static void resnet50_is_predicted_within_a_quarter_of_public_results(void **stat
     }
 }
 
+/* ---- cluster.hardware ---- */
+
+#define H100 "cluster.hardware=" DML_SOURCE_DIR "/examples/hardware/h100-sxm.yaml"
+
+static void a_spec_that_names_hardware_has_its_costs_memory_and_links(void **state)
+{
+    (void)state;
+    dml_spec spec, again;
+    DML_CHECK_OK(spec_of(ONE_LINEAR(""), (const char *const[]){H100}, 1, &spec));
+    DML_CHECK(spec.costs);
+    assert_string_equal("roofline of H100 SXM5 80GB", spec.costs->source);
+    DML_CHECK_EQ(80000000000, spec.parallelism.memory_bytes);
+    const dml_links links = dml_spec_links(&spec);
+    DML_CHECK(dml_links_between(&links, 0, 7)->bytes_per_s == 370e9);
+    DML_CHECK(dml_links_between(&links, 0, 8)->bytes_per_s == 47e9);
+    DML_CHECK(dml_links_between(&links, 0, 4095)->latency_ns == 9600);
+    /* what workers get has no file in it, and the same plan */
+    char *text = printed(&spec);
+    DML_CHECK(!strstr(text, "h100-sxm.yaml"));
+    DML_CHECK_OK(spec_of(text, NULL, 0, &again));
+    DML_CHECK_EQ(dml_costs_ns(spec.costs, 0, 7, DML_PASS_FORWARD),
+                 dml_costs_ns(again.costs, 0, 7, DML_PASS_FORWARD));
+    DML_CHECK_EQ(80000000000, again.parallelism.memory_bytes);
+    free(text);
+    dml_spec_free(&again);
+    dml_spec_free(&spec);
+}
+
+static void what_the_spec_says_itself_goes_before(void **state)
+{
+    (void)state;
+    dml_spec spec;
+    DML_CHECK_OK(spec_of(ONE_LINEAR(""),
+                         (const char *const[]){H100, "parallelism.memory=1GB",
+                                               "parallelism.link={latency: 1ms, bandwidth: 1GB/s}"},
+                         3, &spec));
+    DML_CHECK_EQ(1000000000, spec.parallelism.memory_bytes);
+    DML_CHECK_EQ(0, spec.cluster.n_links);
+    dml_spec_free(&spec);
+    DML_CHECK_FAILS(DML_ERR_SPEC, "missing.yaml: error: cannot open",
+                    spec_of(ONE_LINEAR(""),
+                            (const char *const[]){"cluster.hardware=/tmp/no/missing.yaml"}, 1,
+                            &spec));
+}
+
+/* Prints what it finds: nothing here depends on how fast this machine is. */
+static void the_host_calibrates_itself(void **state)
+{
+    (void)state;
+    dml_hardware hw;
+    DML_CHECK_OK(dml_hardware_here(1, &hw));
+    dml_hardware_print(&hw, stdout);
+    for (int32_t k = 0; k < DML_HARDWARE_FIGURES; k++)
+        DML_CHECK(hw.figure[k].source && isfinite(hw.figure[k].value));
+    DML_CHECK(hw.figure[DML_HW_CONV].value <= 1.0 && hw.figure[DML_HW_CONV].value > 0.0);
+    DML_CHECK_EQ(1, hw.figure[DML_HW_UNITS].value);
+    dml_hardware_free(&hw);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -291,6 +350,9 @@ int main(void)
         cmocka_unit_test(flops_are_those_of_products_without_the_first_input_gradient),
         cmocka_unit_test(resnet50_has_its_known_flops),
         cmocka_unit_test(resnet50_is_predicted_within_a_quarter_of_public_results),
+        cmocka_unit_test(a_spec_that_names_hardware_has_its_costs_memory_and_links),
+        cmocka_unit_test(what_the_spec_says_itself_goes_before),
+        cmocka_unit_test(the_host_calibrates_itself),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
