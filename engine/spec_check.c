@@ -448,6 +448,7 @@ void dml_spec_check(dml_spec_reader *r)
     check_batch(r);
     check_training(r);
     dml_spec_check_stages(r);
+    dml_spec_check_cluster(r);
     check_split(r);
     spread_channels(r, DML_KEY_MEAN, r->spec->data.mean);
     spread_channels(r, DML_KEY_STD, r->spec->data.std);

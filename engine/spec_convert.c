@@ -448,6 +448,15 @@ bool dml_spec_convert(dml_spec_reader *r, const dml_spec_key *key, const char *l
     case DML_SPEC_SPLIT: ok = read_split(r, key, label, node, base); break;
     case DML_SPEC_STAGES: ok = dml_spec_read_stages(r, node, base); break;
     case DML_SPEC_COSTS: ok = dml_spec_read_costs(r, node, base); break;
+    case DML_SPEC_NUMBER: ok = read_number(r, key, label, node, "a number", field); break;
+    case DML_SPEC_NUMBERS:
+        ok = dml_spec_read_list(r, key, label, node, DML_SPEC_NUMBER, sizeof(double), field);
+        break;
+    case DML_SPEC_SIZES:
+        ok = dml_spec_read_list(r, key, label, node, DML_SPEC_BYTES, sizeof(int64_t), field);
+        break;
+    case DML_SPEC_LINKS: ok = dml_spec_read_links(r, node, base); break;
+    case DML_SPEC_SLOW: ok = dml_spec_read_slow(r, node, base); break;
     case DML_SPEC_NODE:
         ok = true;
         *(const dml_yaml **)field = node;

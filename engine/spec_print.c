@@ -40,6 +40,24 @@ static void print_ints(dml_str *s, const int32_t *v, int32_t n)
     dml_str_printf(s, "]");
 }
 
+static void print_numbers(dml_str *s, const dml_number_list *list)
+{
+    for (int32_t i = 0; i < list->n; i++) {
+        dml_str_printf(s, i ? ", " : "[");
+        dml_value_print_double(s, list->v[i]);
+    }
+    dml_str_printf(s, "]");
+}
+
+static void print_sizes(dml_str *s, const dml_size_list *list)
+{
+    for (int32_t i = 0; i < list->n; i++) {
+        dml_str_printf(s, i ? ", " : "[");
+        dml_value_print_bytes(s, list->v[i]);
+    }
+    dml_str_printf(s, "]");
+}
+
 static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
 {
     const void *field = (const char *)spec + key->offset;
@@ -85,6 +103,11 @@ static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
         else
             dml_str_printf(&s, spec->parallelism.split == DML_SPLIT_AUTO ? "auto" : "uniform");
         break;
+    case DML_SPEC_NUMBER: dml_value_print_double(&s, *(const double *)field); break;
+    case DML_SPEC_NUMBERS: print_numbers(&s, field); break;
+    case DML_SPEC_SIZES: print_sizes(&s, field); break;
+    case DML_SPEC_LINKS: dml_spec_print_links(&s, spec); break;
+    case DML_SPEC_SLOW: dml_spec_print_slow(&s, spec); break;
     case DML_SPEC_STAGES:
     case DML_SPEC_LAYERS:
     case DML_SPEC_COSTS:       /* a block of its own */

@@ -8,6 +8,7 @@
 #ifndef DML_ENGINE_SPEC_READ_H
 #define DML_ENGINE_SPEC_READ_H
 
+#include "engine/base/str.h"
 #include "engine/spec.h"
 #include "engine/spec_complaints.h"
 #include "engine/spec_keys.h"
@@ -41,6 +42,12 @@ typedef struct dml_spec_key {
 } dml_spec_key;
 
 extern const dml_spec_key dml_spec_keys[DML_SPEC_KEYS];
+
+/* dml_number_list and dml_size_list while they are read. */
+typedef struct dml_any_list {
+    const void *v;
+    int32_t n;
+} dml_any_list;
 
 /* What was written for a key. */
 typedef struct dml_spec_entry {
@@ -120,6 +127,17 @@ bool dml_spec_read_stages(dml_spec_reader *r, const dml_yaml *node, dml_spec *sp
 void dml_spec_settle_layout(dml_spec_reader *r);
 void dml_spec_check_stages(dml_spec_reader *r);
 bool dml_spec_key_is_shown(const dml_spec *spec, dml_spec_key_id id);
+
+/* cluster (spec_cluster.c): its lists, what must hold for them, whether a key is to be printed, and how.  A list for each
+ * worker is read by elements of type `of`, `bytes` each. */
+bool dml_spec_read_list(dml_spec_reader *r, const dml_spec_key *key, const char *label,
+                        const dml_yaml *node, dml_spec_type of, size_t bytes, dml_any_list *out);
+bool dml_spec_read_links(dml_spec_reader *r, const dml_yaml *node, dml_spec *spec);
+bool dml_spec_read_slow(dml_spec_reader *r, const dml_yaml *node, dml_spec *spec);
+void dml_spec_check_cluster(dml_spec_reader *r);
+void dml_spec_print_links(dml_str *s, const dml_spec *spec);
+void dml_spec_print_slow(dml_str *s, const dml_spec *spec);
+bool dml_spec_cluster_is_shown(const dml_spec *spec, dml_spec_key_id id);
 
 /* costs (spec_costs.c): the table, that its layers are those of the model, and the table printed as a block. */
 bool dml_spec_read_costs(dml_spec_reader *r, const dml_yaml *node, dml_spec *spec);
