@@ -14,6 +14,8 @@
     X(node,      "proof for this machine, in 10 minutes: kernels, links, bits, speed; one JSON to send back") \
     X(conform,   "each kernel of a backend against the reference, on one device")                            \
     X(ceilings,  "copy bandwidth, matrix products, and what the kernels reach of them, on one device")       \
+    X(gemm,      "matrix products at the shapes of a spec's layers, or given: GFLOP/s and share of the peak")  \
+    X(conv,      "convolutions, likewise")                                                                    \
     X(kernels,   "each kernel of a CPU backend at the shapes of VGG-8 and ResNet-20, 1 and 2 threads")       \
     X(train,     "layouts of a spec: samples a second, speed-up, bubble, memory, spread; floors")             \
     X(comm,      "collectives and transfers between processes, in the columns of nccl-tests")                 \

@@ -48,9 +48,6 @@ CALL(accumulate_exact, accumulate_exact, &r->w, &r->max_bits, &r->x, 20, false)
 CALL(finish_exact, finish_exact, &r->y, &r->w, 20)
 CALL(sum_squares, sum_squares, &r->w, &r->x)
 CALL(fill, fill, &r->y, 1.0f)
-CALL(linear_fwd, linear_fwd, &r->y, &r->x, &r->z, NULL)
-CALL(linear_bwd_input, linear_bwd_input, &r->y, &r->x, &r->z)
-CALL(linear_bwd_weight, linear_bwd_weight, &r->w, NULL, &r->x, &r->z)
 
 static dml_err sgd(const bench_device *b, const bench_row *r)
 {
@@ -171,20 +168,7 @@ static void add_flat(bench_device *b)
 
 static void add_products(bench_device *b, int64_t side, dml_dtype t, bool tf32)
 {
-    const int64_t dim[] = {side, side};
-    const double flops = 2.0 * (double)side * (double)side * (double)side;
-    const int first = b->n_rows;
-    PUSH(b, linear_fwd, linear_fwd, t, flops);
-    PUSH(b, linear_bwd_input, linear_bwd_input, t, flops);
-    PUSH(b, linear_bwd_weight, linear_bwd_weight, t, flops);
-    for (int i = first; i < b->n_rows; i++) {
-        bench_row *r = &b->rows[i];
-        shape(b, r, 2, dim);
-        r->w.dtype = DML_F32;
-        r->product = true;
-        r->tf32 = tf32;
-        r->ceiling = first;
-    }
+    bench_gemm_rows(b, (const int64_t[]){side, side, side}, t, tf32, -1);
 }
 
 /* Row 0 is the copy, which all but products are compared with. */

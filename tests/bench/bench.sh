@@ -23,6 +23,15 @@ expect 2 "no backend is called 'none'" conform -b none
 expect 0 'relu_bwd .*BF16 .* %' ceilings -b cpu -m 1 -g 64 -n 1 -k relu -J "$work/ceilings.json"
 grep -q '"kernel": "relu_bwd"' "$work/ceilings.json" || { failed=$((failed + 1)); echo "FAIL: no relu_bwd in the JSON"; }
 expect 0 '# all_reduce' comm -r 2 -e 4K -n 2 -o all_reduce
+expect 0 'linear_bwd_weight *2 x 4 x 4 *1 *fp32 *1' gemm "$(dirname "$0")/tiny.yaml" -n 1 -g 8
+expect 0 'linear_fwd *8 x 4 x 2 *0 *bf16 *2' gemm -x 8,4,2 -p fp32,bf16 -t 1,2 -n 1 -g 8 -J "$work/gemm.json"
+[ "$(grep -c '"kernel": "linear_fwd"' "$work/gemm.json")" = 8 ] ||
+  { failed=$((failed + 1)); echo "FAIL: not a peak and a shape, in two types, on one thread and two"; }
+expect 0 'conv2d_bwd_input *2 x 8x8 4 -> 4, 3x3 /2' conv -x 2,8,8,4,4,3,2 -n 1 -g 8
+expect 2 "'2,8,8,4' is no shape" conv -x 2,8,8,4
+expect 2 'of fp32,tf32,bf16,fp16' gemm -x 8,4,2 -p fp64
+expect 2 'has no conv2d layer' conv "$(dirname "$0")/tiny.yaml"
+expect 2 'SPEC or --shape is missing' gemm
 expect 0 'relu_fwd' kernels -n 1 -k relu_fwd
 
 spec=$(dirname "$0")/tiny.yaml
