@@ -204,11 +204,6 @@ static dml_err take_spec(options *o)
 
 /* ---- measuring ---- */
 
-static dml_dtype type_of(dml_precision p)
-{
-    return p == DML_PRECISION_BF16 ? DML_BF16 : p == DML_PRECISION_FP16 ? DML_F16 : DML_F32;
-}
-
 static int64_t most(int64_t a, int64_t b)
 {
     return a > b ? a : b;
@@ -262,39 +257,19 @@ static dml_err measure(const options *o, dml_precision p, int32_t threads, json_
     const bool tf32 = p == DML_PRECISION_TF32;
     dml_err err = bench_device_open(&config, &b);
     if (err == DML_ERR_OK) {
-        bench_gemm_rows(&b, (const int64_t[]){side, side, side}, type_of(p), tf32, -1);
+        bench_gemm_rows(&b, (const int64_t[]){side, side, side}, bench_type_of(p), tf32, -1);
         b.n_rows = 1; /* its forward is the peak */
         for (int32_t s = 0; s < o->n_shapes; s++) {
             first_row[s] = b.n_rows;
             if (o->conv)
-                bench_conv_rows(&b, &o->shape[s].conv, type_of(p), tf32, 0);
+                bench_conv_rows(&b, &o->shape[s].conv, bench_type_of(p), tf32, 0);
             else
-                bench_gemm_rows(&b, o->shape[s].mnk, type_of(p), tf32, 0);
+                bench_gemm_rows(&b, o->shape[s].mnk, bench_type_of(p), tf32, 0);
             first_row[s + 1] = b.n_rows;
         }
         err = bench_rows_measure(&b, o->rounds, NULL);
     }
     if (err == DML_ERR_OK) report(o, &b, p, threads, first_row, results);
-    bench_device_close(&b);
-    return err;
-}
-
-dml_err bench_gemm_peak(const char *backend, int32_t threads, dml_precision p, double *flop_s)
-{
-    options o = {.backend = backend, .rounds = 11};
-    static bench_device b;
-    const bench_device_config config = {
-        .backend = backend, .threads = threads, .elems = elems_of(&o, 1024)};
-    *flop_s = 0;
-    dml_err err = bench_device_open(&config, &b);
-    if (err == DML_ERR_OK) {
-        bench_gemm_rows(&b, (const int64_t[]){1024, 1024, 1024}, type_of(p),
-                        p == DML_PRECISION_TF32, -1);
-        b.n_rows = 1;
-        err = bench_rows_measure(&b, o.rounds, NULL);
-    }
-    if (err == DML_ERR_OK && bench_row_here(&b, &b.rows[0]))
-        *flop_s = bench_spread_of(b.rows[0].rate, o.rounds).median * 1e12;
     bench_device_close(&b);
     return err;
 }

@@ -1,4 +1,4 @@
-/* bench/products.h - what dml-bench train needs of gemm: a peak where no file says one. */
+/* bench/products.h - products by precision, and a peak where no file says one. */
 #ifndef DML_BENCH_PRODUCTS_H
 #define DML_BENCH_PRODUCTS_H
 
@@ -10,5 +10,8 @@
  * DML_ERR_UNAVAILABLE  no such backend here */
 dml_err bench_gemm_peak(const char *backend, int32_t threads, dml_precision precision,
                         double *flop_s);
+
+/* Of the factors in that precision. */
+dml_dtype bench_type_of(dml_precision precision);
 
 #endif

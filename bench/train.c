@@ -5,6 +5,7 @@
  */
 #include "bench/train.h"
 #include "bench/bench.h"
+#include "engine/model.h"
 
 #include <argp.h>
 #include <ftw.h>
@@ -234,11 +235,14 @@ static dml_err write_result(const work *w)
     for (int32_t i = 0; i < o->n_overrides; i++)
         json_array_append_new(overrides, json_string(o->overrides[i]));
     json_t *root = json_pack(
-        "{s:s, s:i, s:o, s:s, s:o, s:s, s:s, s:s, s:b, s:{s:i, s:i, s:i, s:f, s:f}, s:O, s:O}",
+        "{s:s, s:i, s:o, s:s, s:o, s:s, s:s, s:s, s:b, s:{s:f, s:f, s:b, s:s}, s:{s:i, s:i, s:i, "
+        "s:f, s:f}, s:O, s:O}",
         "program", "dml-bench train", "version", 1, "environment", bench_environment(), "spec",
-        o->spec, "overrides", overrides, "spec_hash", w->spec.hash, "precision", w->spec.precision,
-        "numerics", w->spec.exact ? "exact" : "fast", "emulated", w->spec.emulated, "rule",
-        "repeat", o->repeat, "steps", o->rule.steps, "most_warmup", o->rule.most_warmup,
+        o->spec, "overrides", overrides, "spec_hash", w->spec.hash, "precision",
+        dml_precision_name(w->spec.precision), "numerics", w->spec.exact ? "exact" : "fast",
+        "emulated", w->spec.emulated, "mfu", "flops_per_sample", w->spec.flops, "peak_flop_s",
+        w->spec.peak_flop_s, "peak_of_a_core", w->spec.on_host, "peak_source", w->spec.peak_source,
+        "rule", "repeat", o->repeat, "steps", o->rule.steps, "most_warmup", o->rule.most_warmup,
         "tolerance", o->rule.tolerance, "seconds", o->rule.seconds, "rows", w->rows, "impossible",
         w->impossible);
     const dml_err err = bench_write(root, o->json);
@@ -268,9 +272,15 @@ static dml_err conclude(work *w)
     train_compare(w->rows);
     const int32_t different = train_check_losses(w->rows, w->spec.exact);
     if (o->baseline) DML_TRY(train_add_baseline(w->rows, w->spec.hash, o->baseline));
-    printf("# dml-bench train: %s, %s %s, %d runs of %d steps%s\n", o->spec, w->spec.precision,
-           w->spec.exact ? "exact" : "fast", o->repeat, o->rule.steps,
-           w->spec.emulated ? "; emulated: delay layers sleep" : "");
+    printf("# dml-bench train: %s, %s %s, %d runs of %d steps%s\n", o->spec,
+           dml_precision_name(w->spec.precision), w->spec.exact ? "exact" : "fast", o->repeat,
+           o->rule.steps, w->spec.emulated ? "; emulated: delay layers sleep" : "");
+    if (w->spec.peak_flop_s > 0)
+        printf("# MFU: samples/s x %.6g FLOPs of a sample (products of linear and conv2d, forward "
+               "and both "
+               "gradients) / peak; peak %.1f GFLOP/s a %s: %s\n",
+               w->spec.flops, w->spec.peak_flop_s * 1e-9, w->spec.on_host ? "core" : "device",
+               w->spec.peak_source);
     train_print(w->rows);
     if (o->json) DML_TRY(write_result(w));
     return judge(w, different);
@@ -288,6 +298,7 @@ static dml_err bench(const options *o)
     w = (work){.o = o, .folder = "/tmp/dml-bench-XXXXXX"};
     DML_TRY(train_spec_load(o->spec, o->overrides, o->n_overrides, &w.spec));
     DML_TRY(plan_cells(&w));
+    DML_TRY(train_spec_measure_peak(&w.spec));
     if (!mkdtemp(w.folder)) DML_FAIL(DML_ERR_UNAVAILABLE, "no folder in /tmp");
     bench_beside("dml-train", w.train, sizeof w.train);
     w.rows = json_array();

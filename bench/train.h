@@ -10,6 +10,7 @@
 
 #include "engine/base/arena.h"
 #include "engine/base/err.h"
+#include "engine/spec.h"
 
 #include <jansson.h>
 #include <stdbool.h>
@@ -58,16 +59,27 @@ void train_layout_overrides(const train_layout *layout, dml_arena *arena, const 
 /* ---- train_spec.c: what the layouts have in common ---- */
 
 typedef struct train_spec {
-    int32_t global_batch, micro_batch;
+    int32_t global_batch;
     bool exact;    /* numerics */
-    bool emulated; /* has delay layers: its flops mean nothing */
+    bool emulated; /* has delay layers: MFU would mean nothing */
     char hash[17]; /* of the resolved spec, but for where it writes */
-    char precision[8];
-    char backend[16]; /* as written: may be "auto" */
+    dml_precision precision;
+    char backend[16]; /* that runs it: "auto" is resolved */
+    bool on_host;
+    int32_t threads, cores; /* of a worker, 0: cores / workers; of the host */
+    double flops;           /* of a sample's training step: dml_model_flops */
+    double peak_flop_s;     /* of a device, or of one core of a host; 0: unknown */
+    char peak_source[192];
 } train_spec;
 
 /* Loads the spec with overrides[n].  DML_ERR_SPEC as dml_spec_load */
 dml_err train_spec_load(const char *path, const char *const *overrides, int32_t n, train_spec *out);
+
+/* Where no hardware file has said the peak of a host's core, measures what products reach on one. */
+dml_err train_spec_measure_peak(train_spec *spec);
+
+/* Of so many devices, or workers on the host's cores; nan: unknown. */
+double train_peak_flop_s(const train_spec *spec, int32_t devices);
 
 /* ---- train_follow.c: one run ---- */
 

@@ -134,7 +134,9 @@ json_t *train_row_of(const char *layout, const char *scaling, const train_spec *
     copy(row, "memory_peak_bytes", records, "run_end", "memory_peak_bytes");
     set(row, "overhead_ratio",
         train_number(row, "devices") == 1 ? train_number(row, "bubble_ratio") : (double)NAN);
-    (void)spec;
+    set(row, "mfu_ratio",
+        train_number(row, "samples_per_second") * spec->flops /
+            train_peak_flop_s(spec, (int32_t)train_number(row, "devices")));
     add_loss(row, runs, n, loss_step);
     return row;
 }

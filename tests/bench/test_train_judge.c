@@ -31,7 +31,7 @@ static void a_row_is_the_timed_steps_of_all_runs_and_the_records_of_the_last(voi
         run[0].step_s[i] = i < 30 ? 9.0 : i < 40 ? 0.5 : 7.0; /* only 30 .. 39 count */
         run[1].step_s[i] = i < 30 ? 9.0 : i < 40 ? 0.4 : 7.0;
     }
-    const train_spec spec = {0};
+    const train_spec spec = {.flops = 1e9, .peak_flop_s = 1e11, .on_host = true, .cores = 2};
     json_t *row = train_row_of("1x2", "weak", &spec, run, 2, 20);
     DML_CHECK_EQ(20, train_number(row, "step_s.n"));
     DML_CHECK(train_number(row, "step_s.median") == 0.4 && train_number(row, "step_s.p95") == 0.5);
@@ -41,6 +41,7 @@ static void a_row_is_the_timed_steps_of_all_runs_and_the_records_of_the_last(voi
     DML_CHECK(train_number(row, "samples_per_second_per_device") == 16 / 0.4);
     DML_CHECK(train_number(row, "planned_step_s") == 0.288000232);
     DML_CHECK(train_number(row, "predicted_step_s") == 0.29785670000000003);
+    DML_CHECK(fabs(train_number(row, "mfu_ratio") - 32 / 0.4 * 1e9 / 2e11) < 1e-12); /* two cores */
     DML_CHECK(isnan(train_number(row, "overhead_ratio"))); /* two workers wait for each other */
     DML_CHECK(train_number(row, "loss") == run[0].loss[19]);
     DML_CHECK(json_is_true(json_object_get(row, "loss_repeats")));
@@ -55,6 +56,21 @@ static void a_row_is_the_timed_steps_of_all_runs_and_the_records_of_the_last(voi
     json_decref(row);
     for (int i = 0; i < 2; i++)
         train_run_free(&run[i]);
+}
+
+static void the_peak_is_of_the_cores_that_work_or_of_the_devices(void **state)
+{
+    (void)state;
+    train_spec spec = {.peak_flop_s = 100, .on_host = true, .cores = 8};
+    DML_CHECK(train_peak_flop_s(&spec, 1) == 800 && train_peak_flop_s(&spec, 3) == 600);
+    DML_CHECK(train_peak_flop_s(&spec, 16) == 800); /* workers share cores */
+    spec.threads = 2;
+    DML_CHECK(train_peak_flop_s(&spec, 1) == 200 && train_peak_flop_s(&spec, 3) == 600);
+    spec.on_host = false;
+    DML_CHECK(train_peak_flop_s(&spec, 16) == 1600);
+    spec.emulated = true;
+    DML_CHECK(isnan(train_peak_flop_s(&spec, 1))); /* sleep is no work */
+    DML_CHECK(isnan(train_peak_flop_s(&(train_spec){0}, 1)));
 }
 
 /* ---- rows ---- */
@@ -164,6 +180,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_row_is_the_timed_steps_of_all_runs_and_the_records_of_the_last),
+        cmocka_unit_test(the_peak_is_of_the_cores_that_work_or_of_the_devices),
         cmocka_unit_test(speed_up_and_efficiency_are_against_one_device_of_the_same_scaling),
         cmocka_unit_test(losses_of_equal_batch_agree_to_a_thousandth_or_to_the_bit),
         cmocka_unit_test(rows_are_compared_with_the_same_rows_of_an_earlier_result),
