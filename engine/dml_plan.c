@@ -1,6 +1,7 @@
 /* engine/dml_plan.c - prints the plan and draws the schedule; no device, no training. */
 #include "engine/plan_compare.h"
 #include "engine/plan_print.h"
+#include "engine/strategies.h"
 
 #include <argp.h>
 #include <stdio.h>
@@ -14,19 +15,26 @@ enum {
     MIN_COLUMNS = 10,
     MAX_COLUMNS = 10000,
     DEFAULT_COLUMNS = 120,
+    MOST_DEVICES = 65536,
     OPT_TEXT = 256,
     OPT_EVAL,
     OPT_WIDTH,
     OPT_COMPARE,
     OPT_DRAW,
-    OPT_EXPORT
+    OPT_EXPORT,
+    OPT_WORLD_SIZE,
+    OPT_HARDWARE,
+    OPT_ORACLE,
+    OPT_ALL
 };
 
 typedef struct command_line {
     const char *spec;
     const char *override[MAX_ARGS];
     int n;
-    bool compare;
+    bool compare, oracle, all;
+    int32_t world_size; /* 0: the spec's */
+    dml_arena arena;    /* owns overrides that options make */
     dml_plan_view view;
 } command_line;
 
@@ -41,6 +49,12 @@ static const struct argp_option options[] = {
     {"export", OPT_EXPORT, "csv", 0,
      "the schedule as PyTorch's CSV: a row for each rank of a pipeline", 0},
     {"eval", OPT_EVAL, NULL, 0, "the evaluation program instead of the training one", 0},
+    {"world-size", OPT_WORLD_SIZE, "N", 0,
+     "plan for N workers: plan=auto parallelism.world_size=N; none of them has to be here", 0},
+    {"hardware", OPT_HARDWARE, "FILE", 0, "what they are: cluster.hardware=FILE", 0},
+    {"oracle", OPT_ORACLE, NULL, 0,
+     "a ranked table of parallel strategies on --world-size devices, by formula and simulation", 0},
+    {"all", OPT_ALL, NULL, 0, "with --oracle: every schedule of every layout", 0},
     {"width", OPT_WIDTH, "COLUMNS", 0, "of the drawing (default: the terminal's, or 120)", 0},
     {0},
 };
@@ -63,6 +77,21 @@ static dml_form picture_of(const char *text, struct argp_state *state)
     return DML_FORM_PICTURE;
 }
 
+static int32_t devices_of(const char *text, struct argp_state *state)
+{
+    char *end;
+    const long n = strtol(text, &end, 10);
+    if (*end || n < 1 || n > MOST_DEVICES)
+        argp_error(state, "--world-size %s: a number from 1 to %d", text, MOST_DEVICES);
+    return (int32_t)n;
+}
+
+static void add_override(command_line *c, const char *text, struct argp_state *state)
+{
+    if (c->n == MAX_ARGS) argp_error(state, "more than %d overrides", MAX_ARGS);
+    c->override[c->n++] = text;
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     command_line *c = state->input;
@@ -75,17 +104,25 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         c->view.form = DML_FORM_CSV;
         return 0;
     case OPT_EVAL: c->view.eval = true; return 0;
+    case OPT_WORLD_SIZE:
+        c->world_size = devices_of(arg, state);
+        add_override(c, dml_arena_printf(&c->arena, "parallelism.world_size=%s", arg), state);
+        return 0;
+    case OPT_HARDWARE:
+        add_override(c, dml_arena_printf(&c->arena, "cluster.hardware=%s", arg), state);
+        return 0;
+    case OPT_ORACLE: c->oracle = true; return 0;
+    case OPT_ALL: c->all = true; return 0;
     case OPT_WIDTH: c->view.width = width_of(arg, state); return 0;
     case ARGP_KEY_ARG:
         if (!c->spec)
             c->spec = arg;
-        else if (c->n == MAX_ARGS)
-            argp_error(state, "more than %d overrides", MAX_ARGS);
         else
-            c->override[c->n++] = arg;
+            add_override(c, arg, state);
         return 0;
     case ARGP_KEY_END:
         if (!c->spec) argp_error(state, "SPEC is missing");
+        if (c->world_size > 0 && !c->oracle) add_override(c, "plan=auto", state);
         return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -98,6 +135,23 @@ static dml_err print_comparison(const dml_spec *spec)
     fputs(dml_str_text(&out), stdout);
     dml_str_free(&out);
     return err;
+}
+
+static dml_err print_strategies(const dml_spec *spec, bool all)
+{
+    dml_str out = {0};
+    const int32_t asked = spec->parallelism.world_size;
+    const dml_err err =
+        dml_strategies_print(spec, asked > 0 ? asked : dml_spec_workers(spec), all, &out);
+    fputs(dml_str_text(&out), stdout);
+    dml_str_free(&out);
+    return err;
+}
+
+static dml_err print_plan(const command_line *c, const dml_spec *spec)
+{
+    if (c->oracle) return print_strategies(spec, c->all);
+    return c->compare ? print_comparison(spec) : dml_plan_print(spec, &c->view);
 }
 
 static int columns(void)
@@ -115,13 +169,13 @@ int main(int argc, char **argv)
     if (argp_parse(&argp, argc, argv, 0, NULL, &c) != 0) return argp_err_exit_status;
     dml_spec spec = {0};
     dml_err err = dml_spec_load(c.spec, c.override, c.n, &spec);
-    if (err == DML_ERR_OK)
-        err = c.compare ? print_comparison(&spec) : dml_plan_print(&spec, &c.view);
+    if (err == DML_ERR_OK) err = print_plan(&c, &spec);
     if (err == DML_ERR_OK && (fflush(stdout) != 0 || ferror(stdout)))
         err =
             dml_err_set(DML_ERR_UNAVAILABLE, __FILE__, __LINE__, "cannot write to standard output");
     if (err != DML_ERR_OK)
         fprintf(stderr, "%s%s\n", err == DML_ERR_SPEC ? "" : "dml-plan: ", dml_err_trail());
     dml_spec_free(&spec);
+    dml_arena_free(&c.arena);
     return dml_err_exit_code(err);
 }

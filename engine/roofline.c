@@ -9,7 +9,7 @@
 
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
-enum { NARROW_TILE = 32, SHORT_DEPTH = 256, OUTERMOST = 1 << 16 };
+enum { NARROW_TILE = 32, SHORT_DEPTH = 256 };
 
 typedef struct roofline {
     const dml_hardware *hw;
@@ -341,7 +341,7 @@ static dml_err apply_costs(dml_spec *spec, const dml_hardware *hw)
     return err;
 }
 
-/* The last level of a spec's list joins as many as there are, however many it says. */
+/* The last level says 0 in both: it joins all. */
 static void apply_links(dml_spec *spec, const dml_hardware *hw)
 {
     dml_link_level *level = DML_NEW_N(&spec->arena, dml_link_level, hw->n_links);
@@ -349,8 +349,6 @@ static void apply_links(dml_spec *spec, const dml_hardware *hw)
         const dml_hardware_link *l = &hw->link[i];
         level[i] =
             (dml_link_level){l->workers, {llround(l->latency_ns.value), l->bytes_per_s.value}};
-        if (l->workers == 0)
-            level[i].workers = MAX2(OUTERMOST, i > 0 ? 2 * level[i - 1].workers : 0);
     }
     spec->cluster.link = level;
     spec->cluster.n_links = hw->n_links;
