@@ -3,6 +3,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
+#include "engine/change.h"
 #include "engine/data_steps.h"
 #include "engine/launch.h"
 #include "engine/leader.h"
@@ -48,6 +49,9 @@ typedef struct agent {
     int data_fd[DML_HOST_WORKERS], vote_fd[DML_HOST_WORKERS];
     dml_trace trace; /* {0}: none is wanted */
     int trace_fd;
+    dml_depot depot;     /* {0}: the plan never changes */
+    dml_changes changes; /* likewise */
+    int depot_fd;
     followed worker[DML_HOST_WORKERS];
     dml_leader leader;
     dml_err leader_err; /* the leader's own failure: output folder gone, replicas differ */
@@ -79,6 +83,20 @@ static void worker_failed(agent *a, followed *w)
     begin_end(a);
 }
 
+/* What a report means for the plan, after the leader has taken it. */
+static dml_err follow_plan(agent *a, const dml_report *r)
+{
+    dml_arena arena = {0};
+    dml_changes_event e = {0};
+    if (!a->depot.memory) return DML_ERR_OK;
+    dml_err err = dml_changes_take(&a->changes, r, &arena, &e);
+    if (err == DML_ERR_OK && e.changed)
+        err = dml_leader_change(&a->leader, dml_changes_plan(&a->changes));
+    if (err == DML_ERR_OK && e.decided) err = dml_leader_balance(&a->leader, &e.balance);
+    dml_arena_free(&arena);
+    return err;
+}
+
 static void take_report(agent *a, int32_t rank)
 {
     followed *w = &a->worker[rank];
@@ -101,6 +119,7 @@ static void take_report(agent *a, int32_t rank)
         if (a->give_up_ns == INT64_MAX) a->give_up_ns = dml_clock_ns() + PATIENCE_S * DML_NS_PER_S;
     }
     if (a->leader_err == DML_ERR_OK) a->leader_err = dml_leader_take(&a->leader, &r);
+    if (a->leader_err == DML_ERR_OK) a->leader_err = follow_plan(a, &r);
     if (a->leader_err != DML_ERR_OK && a->leader_trail[0] == '\0') {
         snprintf(a->leader_trail, sizeof a->leader_trail, "%s", dml_err_trail());
         begin_end(a);
@@ -213,6 +232,10 @@ static dml_err start_worker(agent *a, int32_t rank)
     fds[n++] = pair[1];
     fds[n++] = a->control_fd;
     fds[n++] = a->spec_fd;
+    if (a->depot.memory) {
+        fds[n++] = a->depot_fd;
+        fds[n++] = a->changes.fd;
+    }
     for (int32_t r = 0; r < workers; r++)
         fds[n++] = a->data_fd[r];
     for (int32_t r = 0; r < workers; r++)
@@ -231,6 +254,10 @@ static dml_err start_workers(agent *a)
 {
     DML_TRY(dml_control_create(&a->control, &a->control_fd));
     DML_TRY(publish_spec(a));
+    if (a->spec.parallelism.balance == DML_BALANCE_DYNAMIC) {
+        DML_TRY(dml_depot_create(&a->spec, &a->plan.model, &a->depot, &a->depot_fd));
+        DML_TRY(dml_changes_open(&a->changes, &a->plan, a->spec_fd, a->control));
+    }
     for (int32_t r = 0; r < a->plan.workers; r++) {
         DML_TRY(segment("dml-data", &a->data_fd[r]));
         DML_TRY(segment("dml-vote", &a->vote_fd[r]));
@@ -397,6 +424,7 @@ static const char *noticed_by(const agent *a, const followed *w)
 static dml_failure_record failure_of(const agent *a, int32_t rank, char *action, size_t bytes)
 {
     const followed *w = &a->worker[rank];
+    const dml_plan *plan = a->depot.memory ? dml_changes_plan(&a->changes) : &a->plan;
     const bool silent = w->silent, by_signal = WIFSIGNALED(w->status) && !silent;
     const int64_t at_ns = silent ? a->ending_ns : w->failed_at_ns;
     const double at_s = (double)(at_ns - a->leader.begin_ns) * 1e-9;
@@ -406,8 +434,8 @@ static dml_failure_record failure_of(const agent *a, int32_t rank, char *action,
         .detected_by = noticed_by(a, w),
         .cause = cause_of(a, w),
         .rank = rank,
-        .stage = dml_plan_rank(&a->plan, rank),
-        .replica = dml_plan_replica(&a->plan, rank),
+        .stage = dml_plan_rank(plan, rank),
+        .replica = dml_plan_replica(plan, rank),
         .pid = w->pid,
         .host = a->host,
         .signal = by_signal ? WTERMSIG(w->status) : 0,
@@ -505,6 +533,8 @@ int dml_agent_main(const dml_agent_options *options)
     if (err == DML_ERR_OK) err = follow(&a);
     const int code = err == DML_ERR_OK ? conclude(&a) : give_up(&a, err);
     dml_leader_close(&a.leader);
+    dml_changes_close(&a.changes);
+    dml_depot_close(&a.depot);
     dml_control_unmap(a.control);
     dml_trace_close(&a.trace);
     dml_plan_free(&a.plan);

@@ -105,6 +105,10 @@ dml_exec_times dml_exec_take_times(dml_exec *x);
  * one, and so do the reductions of a step. */
 int64_t dml_exec_median_ns(const dml_exec *x, dml_op_kind kind, int32_t chunk);
 
+/* The same over what ran since the window began: when the executor was made, or the newest call of begin_window. */
+int64_t dml_exec_window_ns(const dml_exec *x, dml_op_kind kind, int32_t chunk);
+void dml_exec_begin_window(dml_exec *x);
+
 /* Jobs, waits and copies a queue must hold for one step of the program. */
 int32_t dml_exec_queue_capacity(const dml_program *program, int32_t worker);
 

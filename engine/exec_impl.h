@@ -47,7 +47,7 @@ typedef struct dml_resolved {
 
 typedef struct dml_durations {
     int64_t ns[DML_EXEC_SAMPLES];
-    int64_t count;
+    int64_t count, window; /* so far; when the window began */
     int64_t parts_ns; /* of the op under way that is in parts: they count as one */
 } dml_durations;
 

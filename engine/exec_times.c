@@ -112,13 +112,32 @@ static int by_value(const void *a, const void *b)
     return (x > y) - (x < y);
 }
 
+/* Of the newest `most` durations, or of all that are kept. */
+static int64_t median(const dml_durations *d, int64_t most)
+{
+    const int64_t n = most < DML_EXEC_SAMPLES ? most : DML_EXEC_SAMPLES;
+    int64_t sorted[DML_EXEC_SAMPLES];
+    if (n == 0) return 0;
+    for (int64_t i = 0; i < n; i++)
+        sorted[i] = d->ns[(d->count - n + i) % DML_EXEC_SAMPLES];
+    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
+    return sorted[n / 2];
+}
+
 int64_t dml_exec_median_ns(const dml_exec *x, dml_op_kind kind, int32_t chunk)
 {
     const dml_durations *d = durations_of(x, kind, chunk);
-    const int64_t n = d->count < DML_EXEC_SAMPLES ? d->count : DML_EXEC_SAMPLES;
-    if (n == 0) return 0;
-    int64_t sorted[DML_EXEC_SAMPLES];
-    memcpy(sorted, d->ns, (size_t)n * sizeof *sorted);
-    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
-    return sorted[n / 2];
+    return median(d, d->count);
+}
+
+int64_t dml_exec_window_ns(const dml_exec *x, dml_op_kind kind, int32_t chunk)
+{
+    const dml_durations *d = durations_of(x, kind, chunk);
+    return median(d, d->count - d->window);
+}
+
+void dml_exec_begin_window(dml_exec *x)
+{
+    for (int64_t i = 0; i < (int64_t)DML_OP_KINDS * x->c.program->chunks; i++)
+        x->took[i].window = x->took[i].count;
 }

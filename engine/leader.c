@@ -154,6 +154,35 @@ static const char *library_of(const dml_backend *backend)
     return found && transport->library ? transport->library() : "";
 }
 
+/* The plan of now, and its stages [p->stages]; texts are the arena's. */
+static dml_err describe_plan(dml_leader *l, dml_arena *arena, dml_stage_figures *stages,
+                             dml_plan_record *out)
+{
+    const dml_plan *p = l->plan;
+    describe_stages(l, stages, arena);
+    const char *split = "", *workers = "";
+    int64_t peak = 0;
+    for (int32_t s = 0; s < p->stages; s++) {
+        workers = dml_arena_printf(arena, "%s%s%s", workers, s ? " " : "", stages[s].workers);
+        split = dml_arena_printf(arena, "%s%s%d-%d", split, s ? " " : "", stages[s].first_layer,
+                                 stages[s].last_layer);
+        peak = stages[s].memory_bytes > peak ? stages[s].memory_bytes : peak;
+    }
+    *out = (dml_plan_record){.schedule = p->spec->parallelism.schedule,
+                             .world_size = p->workers,
+                             .pipeline_parallel_size = p->ranks,
+                             .data_parallel_size = p->replicas,
+                             .stages = p->stages,
+                             .workers = workers,
+                             .split = split,
+                             .memory_peak_bytes = peak};
+    describe_updates(p, out, arena);
+    DML_TRY(plan_ahead(l));
+    out->predicted_step_time_s = l->planned_step_s;
+    out->predicted_bubble_ratio = dml_leader_mean(l->planned_bubble, p->workers);
+    return DML_ERR_OK;
+}
+
 static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t train_samples,
                             int64_t test_samples)
 {
@@ -168,27 +197,8 @@ static dml_err write_header(dml_leader *l, const dml_leader_config *c, int64_t t
                          c->threads == 1 ? "" : "s", c->why[0] ? "; " : "", c->why);
     const dml_run_start_record run = run_start(l, c, host, backend, train_samples, test_samples);
     dml_stage_figures *stages = DML_NEW_N(&arena, dml_stage_figures, p->stages);
-    describe_stages(l, stages, &arena);
-    const char *split = "", *workers = "";
-    int64_t peak = 0;
-    for (int32_t s = 0; s < p->stages; s++) {
-        workers = dml_arena_printf(&arena, "%s%s%s", workers, s ? " " : "", stages[s].workers);
-        split = dml_arena_printf(&arena, "%s%s%d-%d", split, s ? " " : "", stages[s].first_layer,
-                                 stages[s].last_layer);
-        peak = stages[s].memory_bytes > peak ? stages[s].memory_bytes : peak;
-    }
-    dml_plan_record plan = {.schedule = p->spec->parallelism.schedule,
-                            .world_size = p->workers,
-                            .pipeline_parallel_size = p->ranks,
-                            .data_parallel_size = p->replicas,
-                            .stages = p->stages,
-                            .workers = workers,
-                            .split = split,
-                            .memory_peak_bytes = peak};
-    describe_updates(p, &plan, &arena);
-    dml_err err = plan_ahead(l);
-    plan.predicted_step_time_s = l->planned_step_s;
-    plan.predicted_bubble_ratio = dml_leader_mean(l->planned_bubble, p->workers);
+    dml_plan_record plan;
+    dml_err err = describe_plan(l, &arena, stages, &plan);
     dml_console_header(&l->view, &run, &plan, stages, p->stages);
     if (err == DML_ERR_OK && l->has_metrics)
         err = dml_leader_written(l, dml_metrics_run_start(&l->metrics, &run));
@@ -219,6 +229,8 @@ dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
 {
     const dml_spec *spec = config->plan->spec;
     *l = (dml_leader){.plan = config->plan,
+                      .processes = config->plan->workers,
+                      .entropy = {NAN, NAN},
                       .trace = config->trace,
                       .begin_ns = dml_clock_ns(),
                       .test_loss = NAN,
@@ -255,14 +267,14 @@ static dml_err take_step(dml_leader *l, const dml_report_step *r)
     l->samples += r->samples;
     l->train_time_s += seconds;
     l->loss = r->loss;
-    if (r->step ==
-        2) { /* the first step met cold caches: it counts only where it is the only one */
+    /* the first step met cold caches, or a change of plan: it counts only where it is the only one */
+    if (r->step == l->first_step + 2) {
         l->step_times = (dml_stats){0};
         l->bubble_sum = 0.0;
     }
     dml_stats_add(&l->step_times, seconds);
     l->bubble_sum += r->bubble;
-    if (r->step > 1) {
+    if (r->step > l->first_step + 1) {
         l->step_time_s = l->step_time_s > 0.0 ? 0.95 * l->step_time_s + 0.05 * seconds : seconds;
     }
     const dml_step_record s = {
@@ -343,13 +355,46 @@ dml_err dml_leader_take(dml_leader *l, const dml_report *r)
         if (!l->ended[r->rank]) l->n_ended++;
         l->ended[r->rank] = true;
         l->end[r->rank] = r->end;
-        return l->n_ended == l->plan->workers ? dml_leader_hash(l->plan, l->end, &l->weights_hash)
-                                              : DML_ERR_OK;
+        return l->n_ended == l->processes ? dml_leader_hash(l->plan, l->end, &l->weights_hash)
+                                          : DML_ERR_OK;
     case DML_REPORT_READY:
     case DML_REPORT_LOAD:
     case DML_REPORT_FAIL: return DML_ERR_OK;
     }
     DML_FAIL(DML_ERR_BUG, "a report of kind %d", r->kind);
+}
+
+dml_err dml_leader_balance(dml_leader *l, const dml_balance_record *b)
+{
+    if (isnan(l->entropy[0])) l->entropy[0] = b->entropy;
+    l->entropy[1] = b->entropy;
+    if (b->changed) {
+        const bool cut = strcmp(b->split, b->planned_split) != 0;
+        dml_console_note(&l->view,
+                         "balance  step %" PRId64 ": entropy %.3f -> %.3f%s%s%s%s%s%s%s%s, step "
+                         "%.1f -> %.1f ms predicted",
+                         b->step, b->entropy, b->planned_entropy, b->shares[0] ? ", shares " : "",
+                         b->shares, b->shares[0] ? " -> " : "", b->planned_shares,
+                         cut ? ", split " : "", cut ? b->split : "", cut ? " -> " : "",
+                         cut ? b->planned_split : "", b->step_time_s * 1e3,
+                         b->planned_step_time_s * 1e3);
+    }
+    return l->has_metrics ? dml_leader_written(l, dml_metrics_balance(&l->metrics, b)) : DML_ERR_OK;
+}
+
+dml_err dml_leader_change(dml_leader *l, const dml_plan *plan)
+{
+    dml_arena arena = {0};
+    dml_plan_record record;
+    l->plan = plan;
+    l->changes++;
+    l->first_step = l->steps;
+    dml_stage_figures *stages = DML_NEW_N(&arena, dml_stage_figures, plan->stages);
+    dml_err err = describe_plan(l, &arena, stages, &record);
+    if (err == DML_ERR_OK && l->has_metrics)
+        err = dml_leader_written(l, dml_metrics_plan(&l->metrics, &record));
+    dml_arena_free(&arena);
+    return err;
 }
 
 void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n)

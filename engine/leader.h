@@ -12,7 +12,8 @@
 #include "kernels/backend.h"
 
 typedef struct dml_leader {
-    const dml_plan *plan; /* borrowed */
+    const dml_plan *plan; /* of now; borrowed */
+    int32_t processes;    /* workers of the run, whatever the plan */
     dml_console_view view;
     dml_metrics metrics;
     bool has_metrics;
@@ -22,7 +23,10 @@ typedef struct dml_leader {
 
     double planned_step_s; /* from the spec's delays; nan: unknown, as the bubbles */
     double planned_bubble[DML_HOST_WORKERS];
-    dml_stats step_times; /* seconds, all steps but the first, unless it is the only one */
+    dml_stats step_times; /* seconds, all steps under this plan but its first, unless that is the only one */
+    int64_t first_step;   /* under this plan, from 0 */
+    int32_t changes;      /* of plan */
+    double entropy[2];    /* of the load, in the first window and the last; nan: not measured */
     double train_time_s, step_time_s; /* so far; a running mean for the eta */
     int64_t steps, samples;
     double bubble_sum;
@@ -57,6 +61,12 @@ dml_err dml_leader_take(dml_leader *l, const dml_report *report);
  *   end  [plan->workers]
  * DML_ERR_BUG  two that hold a stage differ */
 dml_err dml_leader_hash(const dml_plan *plan, const dml_report_end *end, uint64_t *out);
+
+/* What was made of a window of loads: into the metrics, and where the plan is to change, to people. */
+dml_err dml_leader_balance(dml_leader *l, const dml_balance_record *b);
+
+/* The reports that follow are of `plan`, which is borrowed from here on. */
+dml_err dml_leader_change(dml_leader *l, const dml_plan *plan);
 
 /* Prints the failures, root cause first. */
 void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n);

@@ -71,7 +71,7 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
     double bubble[DML_HOST_WORKERS];
     int32_t stash[DML_HOST_WORKERS];
     int64_t step_ns;
-    if (l->n_ended < p->workers || l->step_times.count == 0) return 0;
+    if (l->n_ended < l->processes || l->step_times.count == 0) return 0;
     if (predict(l, &step_ns, bubble, stash) != DML_ERR_OK) return 0;
     end->predicted_step_time_s = (double)step_ns * 1e-9;
     end->predicted_bubble_ratio = dml_leader_mean(bubble, p->workers);
@@ -122,7 +122,7 @@ static dml_err record_workers(dml_leader *l, const dml_worker_figures *workers, 
 static int64_t memory_peak(const dml_leader *l)
 {
     int64_t peak = 0;
-    for (int32_t w = 0; w < l->plan->workers; w++)
+    for (int32_t w = 0; w < l->processes; w++)
         if (l->end[w].memory_bytes > peak) peak = l->end[w].memory_bytes;
     return peak;
 }
@@ -131,8 +131,8 @@ static int64_t memory_peak(const dml_leader *l)
 static dml_err write_events(const dml_leader *l)
 {
     if (!l->trace_to) return DML_ERR_OK;
-    if (l->n_ended < l->plan->workers)
-        return dml_trace_json(l->trace, &l->plan->cost, "the plan's costs", l->trace_to);
+    if (l->n_ended < l->processes || l->changes > 0) /* traced: the first plan */
+        return dml_trace_json(l->trace, &l->trace->plan->cost, "the plan's costs", l->trace_to);
     dml_cost cost;
     dml_err err = measured_cost(l, &cost);
     if (err == DML_ERR_OK)
@@ -166,10 +166,17 @@ static void note_trace(dml_leader *l, int64_t drawn)
                          steps.first, steps.last);
 }
 
+static void note_balance(dml_leader *l)
+{
+    if (isnan(l->entropy[0])) return;
+    dml_console_note(&l->view, "  balance      entropy %.3f -> %.3f, %d change%s of plan",
+                     l->entropy[0], l->entropy[1], l->changes, l->changes == 1 ? "" : "s");
+}
+
 dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures)
 {
     char hash[17] = "";
-    const bool complete = l->n_ended == l->plan->workers;
+    const bool complete = l->n_ended == l->processes;
     int64_t drawn;
     const dml_err traced = write_trace(l, &drawn);
     if (complete) snprintf(hash, sizeof hash, "%016" PRIx64, l->weights_hash);
@@ -197,6 +204,7 @@ dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int3
     const int32_t n = compare_workers(l, workers, &end, &arena);
     if (l->steps > 0) dml_console_summary(&l->view, &end, workers, n);
     dml_arena_free(&arena);
+    note_balance(l);
     dml_err err = record_workers(l, workers, n);
     if (err == DML_ERR_OK && l->has_metrics) err = dml_metrics_run_end(&l->metrics, &end);
     if (err != DML_ERR_OK) dml_console_note(&l->view, "%s", dml_err_trail());

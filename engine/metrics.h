@@ -28,6 +28,7 @@ typedef const char *dml_field_TEXT;
     R(PLAN,      plan)      /* how it is laid out, and what that should cost; again after a replan      */ \
     R(STEP,      step)      /* after each step                                                          */ \
     R(EVAL,      eval)      /* after each pass over the test split                                      */ \
+    R(BALANCE,   balance)   /* under balance: dynamic after each window: the load, and what follows     */ \
     R(FAILURE,   failure)   /* one per lost worker                                                      */ \
     R(MESSAGE,   message)   /* what else a person should find in the file                               */ \
     R(WORKER,    worker)    /* one per worker at the end, where all came to theirs                      */ \
@@ -90,6 +91,18 @@ typedef const char *dml_field_TEXT;
     X(T, INT,  correct)                                                                                    \
     X(T, INT,  samples)                                                                                    \
     X(T, NUM,  eval_time_s)
+#define DML_BALANCE_FIELDS(X, T)          /* planned_*: of the plan that is changed to, or now's            */ \
+    X(T, INT,  step)                          /* last of the window                                     */ \
+    X(T, INT,  changed)                       /* 1: the plan changes                                    */ \
+    X(T, NUM,  entropy)                       /* of the workers' compute, engine/balance.h              */ \
+    X(T, NUM,  planned_entropy)                                                                            \
+    X(T, TEXT, shares)                        /* micro-batches of each holder, "5:5:5 7:8": of shared stages */ \
+    X(T, TEXT, planned_shares)                                                                             \
+    X(T, TEXT, split)                         /* layers of each stage, "[3, 4]"                         */ \
+    X(T, TEXT, planned_split)                                                                              \
+    X(T, TEXT, speeds)                        /* of each worker, measured, "[1, 1, 0.5]"                */ \
+    X(T, NUM,  step_time_s)                   /* simulated with what was measured                       */ \
+    X(T, NUM,  planned_step_time_s)
 #define DML_FAILURE_FIELDS(X, T)                                                                           \
     X(T, NUM,  t_fault_s)                     /* wall_time_s at which it failed, as far as known        */ \
     X(T, NUM,  t_detect_s)                    /* wall_time_s at which that was noticed                  */ \

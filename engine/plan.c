@@ -30,6 +30,12 @@ static int64_t layer_ns(const dml_plan *plan, int32_t i, dml_pass pass, int64_t 
     return ns;
 }
 
+int64_t dml_plan_layer_ns(const dml_plan *plan, int32_t layer, dml_pass pass)
+{
+    int64_t inexact_ns = 0;
+    return layer_ns(plan, layer, pass, &inexact_ns);
+}
+
 /* Links and speeds: as emulated, else as measured. */
 static dml_err price_cluster(dml_plan *plan)
 {

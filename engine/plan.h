@@ -60,6 +60,9 @@ void dml_plan_print_stages(const dml_plan *p, int32_t worker, dml_str *out);
 /* Gives a chunk planned for `stage` the buffers that the training program asks for. */
 void dml_plan_buffers(const dml_plan *p, int32_t stage, dml_chunk *c);
 
+/* Time of a pass of a layer for one micro-batch on a worker of speed 1, as plan->cost adds it up. */
+int64_t dml_plan_layer_ns(const dml_plan *plan, int32_t layer, dml_pass pass);
+
 /* Bytes of the value of skip k, from 1 (plan->model.cut), of one micro-batch. */
 int64_t dml_plan_skip_bytes(const dml_plan *plan, int32_t skip);
 

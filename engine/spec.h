@@ -102,6 +102,7 @@ typedef enum dml_console {
     DML_CONSOLE_QUIET
 } dml_console;
 typedef enum dml_split { DML_SPLIT_AUTO, DML_SPLIT_UNIFORM, DML_SPLIT_LIST } dml_split;
+typedef enum dml_balance { DML_BALANCE_STATIC, DML_BALANCE_DYNAMIC } dml_balance;
 typedef enum dml_loss { DML_LOSS_CROSS_ENTROPY, DML_LOSS_MSE } dml_loss;
 
 /* Values of parallelism.schedule that are no schedule's name (engine/plan_order.h). */
@@ -246,6 +247,8 @@ typedef struct dml_spec {
         int64_t link_latency_ns; /* emulated link of the CPU transports; 0: none */
         double link_bytes_per_s;
         int64_t timeout_ns; /* deadline of one wait between workers */
+        dml_balance balance;
+        int32_t balance_interval; /* steps of a window in which loads are measured */
     } parallelism;
     struct {
         dml_number_list speed;      /* of each worker, against one of speed 1; none: all 1 */

@@ -321,6 +321,7 @@ static dml_err train(dml_loop *l)
         DML_TRY(w->segments.steps > 1 ? dml_loop_train_segment(l, l->step, n)
                                       : train_step(l, l->step));
         l->step += n;
+        DML_TRY(dml_loop_report_load(l));
         if (every > 0 && l->step % every == 0 && !l->stop) DML_TRY(evaluate_at(l));
     }
     if (!is_over(l)) return leave(l);

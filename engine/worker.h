@@ -51,9 +51,9 @@ typedef struct dml_worker_config {
  * and whatever opening the device, the data or memory gave */
 dml_err dml_worker_run(const dml_worker_config *config);
 
-/* Descriptors a worker process is given after its report socket: control page, resolved spec, then one
- * data and one vote segment per rank, then the trace if there is one. */
-enum { DML_WORKER_FD_CONTROL, DML_WORKER_FD_SPEC, DML_WORKER_FD_SEGMENTS };
+/* Descriptors a worker process is given after its report socket: control page, resolved spec, under balance: dynamic
+ * the depot and the newest plan's spec, then one data and one vote segment per rank, then the trace if there is one. */
+enum { DML_WORKER_FD_CONTROL, DML_WORKER_FD_SPEC, DML_WORKER_FD_MORE };
 
 /* main() of a worker process: `rank` and the supervisor's pid from the command line. */
 int dml_worker_main(int32_t rank, int32_t supervisor_pid);

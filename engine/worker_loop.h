@@ -41,6 +41,11 @@ int64_t dml_loop_lap(dml_loop *l);
  * DML_ERR_DIVERGED  too many in a row were skipped */
 dml_err dml_loop_count_skips(dml_loop *l, dml_verdict verdict, int64_t step);
 
+/* ---- worker_change.c ---- */
+
+/* After a step, l->step being counted: what chunks cost since the last such report, if it is time for one. */
+dml_err dml_loop_report_load(dml_loop *l);
+
 /* ---- worker_async.c ---- */
 
 /* Runs the segment of `n` steps that begins at `step`, to its drain.

@@ -3,6 +3,7 @@
 
 #include "engine/agent.h"
 #include "engine/base/log.h"
+#include "engine/change.h"
 #include "engine/data_steps.h"
 #include "engine/launch.h"
 
@@ -16,45 +17,84 @@ static dml_err put(void *context, const dml_report *report)
     return dml_report_send(*(const int *)context, report);
 }
 
-static dml_err prepare(dml_spec *spec, dml_plan *plan, dml_trace *trace, dml_worker_config *c)
+/* A worker process: what it was given, and what it makes of it. */
+typedef struct process {
+    int socket;
+    int fd; /* the next descriptor given */
+    int plan_fd;
+    dml_spec spec;
+    dml_plan plan;
+    dml_planned *later; /* the newest plan that the run changed to */
+    dml_depot depot;    /* {0}: the plan never changes */
+    dml_trace trace;
+    int segment[2 * DML_HOST_WORKERS];
+    dml_worker_config config;
+} process;
+
+/* A pure function of the text: made again rather than sent. */
+static dml_err next(void *context, uint32_t generation, const dml_plan **out)
+{
+    (void)generation; /* the agent waits with the one after it */
+    process *p = context;
+    dml_planned_free(p->later);
+    p->later = NULL;
+    DML_TRY(dml_planned_load(p->plan_fd, NULL, 0, &p->later));
+    *out = &p->later->plan;
+    return DML_ERR_OK;
+}
+
+static dml_err take_depot(process *p)
+{
+    if (p->spec.parallelism.balance != DML_BALANCE_DYNAMIC) return DML_ERR_OK;
+    DML_TRY(dml_depot_map(&p->spec, &p->plan.model, p->fd++, &p->depot));
+    p->plan_fd = p->fd++;
+    p->config.depot = &p->depot;
+    p->config.next = next;
+    p->config.next_context = p;
+    return DML_ERR_OK;
+}
+
+static dml_err prepare(process *p)
 {
     char path[64], why[256];
+    dml_worker_config *c = &p->config;
     snprintf(path, sizeof path, "/proc/self/fd/%d", DML_FD_FIRST + DML_WORKER_FD_SPEC);
+    p->fd = DML_FD_FIRST + DML_WORKER_FD_MORE;
     DML_TRY(dml_control_map(DML_FD_FIRST + DML_WORKER_FD_CONTROL, &c->control));
-    DML_TRY(dml_spec_load(path, NULL, 0, spec));
-    DML_TRY(dml_data_resolve_steps(spec));
-    DML_TRY(
-        dml_plan_make(spec, plan)); /* a pure function of the spec: made again rather than sent */
-    DML_TRY(dml_agent_backend(plan, &c->backend, why, sizeof why));
-    c->plan = plan;
-    c->threads = dml_agent_threads(plan);
-    if (!dml_trace_wanted(spec)) return DML_ERR_OK;
-    DML_TRY(dml_trace_map(plan, DML_FD_FIRST + DML_WORKER_FD_SEGMENTS + 2 * plan->workers, trace));
-    c->trace = trace;
+    DML_TRY(dml_spec_load(path, NULL, 0, &p->spec));
+    DML_TRY(dml_data_resolve_steps(&p->spec));
+    DML_TRY(dml_plan_make(&p->spec, &p->plan));
+    DML_TRY(dml_agent_backend(&p->plan, &c->backend, why, sizeof why));
+    DML_TRY(take_depot(p));
+    for (int32_t i = 0; i < 2 * p->plan.workers; i++)
+        p->segment[i] = p->fd++;
+    c->data_fds = p->segment;
+    c->vote_fds = p->segment + p->plan.workers;
+    c->plan = &p->plan;
+    c->threads = dml_agent_threads(&p->plan);
+    if (!dml_trace_wanted(&p->spec)) return DML_ERR_OK;
+    DML_TRY(dml_trace_map(&p->plan, p->fd, &p->trace));
+    c->trace = &p->trace;
     return DML_ERR_OK;
 }
 
 static dml_err run(int32_t rank, int socket)
 {
-    dml_spec spec = {0};
-    dml_plan plan = {0};
-    dml_trace trace = {0};
-    dml_worker_config c = {.rank = rank, .reporter = {put, &socket}};
-    dml_err err = prepare(&spec, &plan, &trace, &c);
-    if (err == DML_ERR_OK) {
-        int fds[2 * DML_HOST_WORKERS];
-        for (int32_t i = 0; i < 2 * plan.workers; i++)
-            fds[i] = DML_FD_FIRST + DML_WORKER_FD_SEGMENTS + i;
-        c.data_fds = fds;
-        c.vote_fds = fds + plan.workers;
-        err = dml_worker_run(&c);
-    } else {
-        dml_report_failure(&c.reporter, rank, err);
-    }
-    dml_trace_close(&trace);
-    dml_plan_free(&plan);
-    dml_spec_free(&spec);
-    dml_control_unmap(c.control);
+    static process p; /* large: a descriptor of every worker's segments */
+    p.socket = socket;
+    p.config.rank = rank;
+    p.config.reporter = (dml_reporter){put, &p.socket};
+    dml_err err = prepare(&p);
+    if (err == DML_ERR_OK)
+        err = dml_worker_run(&p.config);
+    else
+        dml_report_failure(&p.config.reporter, rank, err);
+    dml_trace_close(&p.trace);
+    dml_planned_free(p.later);
+    dml_depot_close(&p.depot);
+    dml_plan_free(&p.plan);
+    dml_spec_free(&p.spec);
+    dml_control_unmap(p.config.control);
     return err;
 }
 
