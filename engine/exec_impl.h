@@ -48,7 +48,7 @@ typedef struct dml_resolved {
 typedef struct dml_durations {
     int64_t ns[DML_EXEC_SAMPLES];
     int64_t count, window; /* so far; when the window began */
-    int64_t parts_ns; /* of the op under way that is in parts: they count as one */
+    int64_t parts_ns;      /* of the op under way that is in parts: they count as one */
 } dml_durations;
 
 /* Loaded batches whose copy may still read the loader's ring, oldest first. */

@@ -23,10 +23,11 @@ typedef struct dml_leader {
 
     double planned_step_s; /* from the spec's delays; nan: unknown, as the bubbles */
     double planned_bubble[DML_HOST_WORKERS];
-    dml_stats step_times; /* seconds, all steps under this plan but its first, unless that is the only one */
-    int64_t first_step;   /* under this plan, from 0 */
-    int32_t changes;      /* of plan */
-    double entropy[2];    /* of the load, in the first window and the last; nan: not measured */
+    dml_stats
+        step_times; /* seconds, all steps under this plan but its first, unless that is the only one */
+    int64_t first_step; /* under this plan, from 0 */
+    int32_t changes;    /* of plan */
+    double entropy[2];  /* of the load, in the first window and the last; nan: not measured */
     double train_time_s, step_time_s; /* so far; a running mean for the eta */
     int64_t steps, samples;
     double bubble_sum;
