@@ -29,9 +29,25 @@ static int64_t ballot_words(const dml_worker *w)
 
 /* ---- device ---- */
 
+/* The most micro-batches of a step that pass through one chunk on one worker: of all, so that all choose alike. */
+static int32_t most_passes(const dml_worker *w)
+{
+    const dml_program *p = &w->plan->train;
+    int32_t most = 0;
+    for (int32_t c = 0; c < p->chunks; c++)
+        for (int32_t worker = 0; worker < p->workers; worker++) {
+            int32_t n = 0;
+            for (int32_t mb = 0; mb < p->mbs; mb++)
+                n += *dml_program_route(p, c, mb) == worker;
+            if (n > most) most = n;
+        }
+    return most;
+}
+
 dml_kctx_config dml_worker_kernels(const dml_worker *w)
 {
     return (dml_kctx_config){.threads = w->config->threads,
+                             .passes = most_passes(w),
                              .deterministic = w->spec->training.numerics != DML_FAST,
                              .tf32 = w->spec->training.precision == DML_PRECISION_TF32};
 }

@@ -34,6 +34,7 @@ typedef struct dml_kctx dml_kctx; /* one per queue: caches plans; opaque */
 
 typedef struct dml_kctx_config {
     int32_t threads;    /* host threads a kernel may use, >= 1 */
+    int32_t passes;     /* micro-batches that read weights between two changes of them; 0: many */
     bool deterministic; /* see above; exact mode needs it */
     bool tf32;          /* see above */
     bool plan_only; /* entries make their plans and launch nothing: data pointers are never read */

@@ -201,6 +201,7 @@ static dml_err open_context(dml_device *device, dml_queue *queue, const dml_kctx
     dml_kctx *k = calloc(1, sizeof *k);
     if (!k) DML_FAIL(DML_ERR_NOMEM, "no memory for a kernel context");
     k->threads = config->threads;
+    k->passes = config->passes;
     k->deterministic = config->deterministic;
     k->words.loss_scale = 1.0f;
     k->generation = 1;

@@ -42,7 +42,7 @@ typedef enum dml_cpu_buffer_id {
 } dml_cpu_buffer_id;
 
 struct dml_kctx {
-    int32_t threads;
+    int32_t threads, passes; /* see dml_kctx_config */
     bool deterministic, sealed;
     dml_step_words words;
     uint64_t generation; /* of the weights; from 1 */

@@ -80,7 +80,7 @@ static void describe_linear(const dml_dnn_shape *s, dml_dnn_desc d[DML_DNN_ROLES
     if (s->kind == DML_DNN_LINEAR_FWD) d[DML_DNN_W] = matrix(s->in, s->out, 1, s->in);
     if (s->kind == DML_DNN_LINEAR_BWD_WEIGHT) d[DML_DNN_Y] = matrix(s->out, s->n, 1, s->pitch);
     if (s->bias) d[DML_DNN_B] = matrix(1, s->out, s->out, 1);
-    d[DML_DNN_W].any = s->kind != DML_DNN_LINEAR_BWD_WEIGHT;
+    d[DML_DNN_W].any = s->kind != DML_DNN_LINEAR_BWD_WEIGHT && !s->plain;
 }
 
 /* [n, c, h, w] logically, NHWC in memory. */

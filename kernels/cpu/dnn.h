@@ -46,6 +46,7 @@ typedef struct dml_dnn_shape {
     dml_conv2d conv;
     int32_t
         type; /* dml_dtype of x and y, and of w and b where those are read; gradients of these are F32 */
+    int32_t plain;  /* weights are read as they lie, not packed; linear only */
     int64_t like_n; /* the n of the operation whose packed format it shares; 0: its own */
 } dml_dnn_shape;
 

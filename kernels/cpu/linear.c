@@ -13,6 +13,15 @@
 #include "kernels/cpu/wide.h"
 
 enum { PANEL_ROWS = 64, COLUMN_TILE = 64, MAX_BLOCKS = 8, BLOCK_ROWS = 16 };
+enum { PLAIN_PASSES = 2, PLAIN_ROWS = 512 };
+
+/* Packing weights costs about what three to four products of 128 rows gain by it.  Where results may not
+ * depend on the layout of the run it is always done, since the other product may round otherwise. */
+static bool reads_plain(const dml_kctx *k, int64_t n)
+{
+    return !k->deterministic && k->passes > 0 && k->passes <= PLAIN_PASSES &&
+           k->passes * n <= PLAIN_ROWS;
+}
 
 /* n rows through weights (or their gradient) w [out, in]. */
 static dml_dnn_shape shape_of(const dml_kctx *k, dml_dnn_kind kind, int64_t n, dml_in w)
@@ -24,7 +33,8 @@ static dml_dnn_shape shape_of(const dml_kctx *k, dml_dnn_kind kind, int64_t n, d
                            .n = n,
                            .in = in,
                            .out = out,
-                           .pitch = out};
+                           .pitch = out,
+                           .plain = kind != DML_DNN_LINEAR_BWD_WEIGHT && reads_plain(k, n)};
 }
 
 /* Blocks of rows: enough for a worker's threads, but not so thin that a product becomes slow. */
