@@ -2,6 +2,7 @@
  * deterministic mode by blocks of samples (blocks.c). */
 #include "kernels/check.h"
 #include "kernels/cpu/wide.h"
+#include "kernels/cpu/winograd.h"
 
 enum { MAX_BLOCKS = 8 };
 
@@ -36,6 +37,8 @@ dml_err dml_cpu_conv2d_fwd(dml_kctx *k, const dml_conv2d *p, dml_out y, dml_in x
     DML_TRY(dml_check_conv2d("conv2d_fwd", &d, p, y, x, w, b));
     dml_dnn_shape shape = shape_of(k, DML_DNN_CONV_FWD, p, &d);
     shape.bias = b != NULL;
+    shape.type = (int32_t)x->dtype;
+    if (dml_cpu_winograd_takes(k, &shape)) return dml_cpu_winograd_run(k, &shape, x, w, b, y);
     return dml_cpu_product(k, shape, MAX_BLOCKS, x, w, b, y);
 }
 
@@ -43,7 +46,9 @@ dml_err dml_cpu_conv2d_bwd_input(dml_kctx *k, const dml_conv2d *p, dml_out dx, d
 {
     dml_dims d = {0};
     DML_TRY(dml_check_conv2d("conv2d_bwd_input", &d, p, dy, dx, w, NULL));
-    const dml_dnn_shape shape = shape_of(k, DML_DNN_CONV_BWD_INPUT, p, &d);
+    dml_dnn_shape shape = shape_of(k, DML_DNN_CONV_BWD_INPUT, p, &d);
+    shape.type = (int32_t)dy->dtype;
+    if (dml_cpu_winograd_takes(k, &shape)) return dml_cpu_winograd_run(k, &shape, dx, w, NULL, dy);
     return dml_cpu_product(k, shape, MAX_BLOCKS, dx, w, NULL, dy);
 }
 
@@ -56,6 +61,7 @@ dml_err dml_cpu_conv2d_bwd_weight(dml_kctx *k, const dml_conv2d *p, dml_out dw, 
     shape.bias = db != NULL;
     bool native;
     shape.type = (int32_t)x->dtype;
+    if (dml_cpu_winograd_takes(k, &shape)) return dml_cpu_winograd_run(k, &shape, x, dw, db, dy);
     DML_TRY(dml_cpu_native(k, &shape, &native));
     dml_cpu_wide v;
     DML_TRY(dml_cpu_widen(k, &v, 0, (dml_in[]){x, dy}, native ? 0 : 2));
