@@ -38,7 +38,8 @@ typedef struct dml_held {
 typedef struct dml_exec_update {
     double norm, lr; /* as dml_update_commit */
     int64_t samples;
-    bool skip; /* the verdict was not to make it */
+    bool skip;  /* the verdict was not to make it */
+    float pace; /* dml_step_words, for micro-batches that are its */
 } dml_exec_update;
 
 typedef struct dml_exec_config {

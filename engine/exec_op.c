@@ -25,6 +25,7 @@ dml_err dml_exec_tell_step(const dml_resolved *r)
     dml_step_words words = x->words;
     words.step += r->update;
     if (words.step == x->step_words) return DML_ERR_OK;
+    if (r->update > 0) words.pace = x->update[r->update].pace;
     x->step_words = words.step;
     return x->c.backend->kernels->begin_step(x->c.compute, &words);
 }

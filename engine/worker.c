@@ -82,6 +82,11 @@ static dml_err hold_vote(dml_loop *l, bool is_redo, dml_vote *vote, dml_verdict 
     return dml_vote_verdict(vote, is_redo, verdict);
 }
 
+float dml_loop_pace(const dml_worker *w, int64_t step)
+{
+    return (float)dml_spec_pace(w->config->plan->spec, w->config->rank, step);
+}
+
 static dml_err run(const dml_worker *w, dml_exec *x, const dml_step_words *words)
 {
     return w->idle ? DML_ERR_OK : dml_exec_run(x, words, w->rows);
@@ -91,7 +96,8 @@ static dml_err run(const dml_worker *w, dml_exec *x, const dml_step_words *words
 static dml_err attempt(dml_loop *l, int64_t step, dml_vote *vote, dml_verdict *verdict)
 {
     dml_worker *w = l->w;
-    const dml_step_words words = {.step = step, .loss_scale = l->loss_scale.scale};
+    const dml_step_words words = {
+        .step = step, .loss_scale = l->loss_scale.scale, .pace = dml_loop_pace(w, step)};
     l->step_busy_ns = 0;
     DML_TRY(run(w, w->train_exec, &words));
     DML_TRY(hold_vote(l, false, vote, verdict));
@@ -216,7 +222,8 @@ static dml_err evaluate(dml_loop *l, int64_t step)
     seek(&w->test, 0);
     for (int64_t round = 0; round < dml_data_epoch_steps(w->test.data); round++) {
         r.eval.samples += fill_rows(w, w->test.data, round);
-        const dml_step_words words = {.step = round, .loss_scale = 1.0f};
+        const dml_step_words words = {
+            .step = round, .loss_scale = 1.0f, .pace = dml_loop_pace(w, step)};
         DML_TRY(run(w, w->eval_exec, &words));
         DML_TRY(gather_round(w));
         for (int32_t mb = 0; mb < w->plan->mbs; mb++) {

@@ -82,7 +82,8 @@ static void plan_updates(dml_loop *l, int64_t step, int32_t n)
         w->rows[j] = dml_segment_rows(&w->segments, w->train.data, step, n, j);
     for (int32_t k = 0; k < n; k++)
         w->updates[k] = (dml_exec_update){.lr = dml_lr_at(w->spec, l->total_steps, step + k),
-                                          .samples = samples_of(w, k)};
+                                          .samples = samples_of(w, k),
+                                          .pace = dml_loop_pace(w, step + k)};
 }
 
 /* Everyone knows the ballots of all `n` steps, and of the segment. */
@@ -128,7 +129,7 @@ dml_err dml_loop_train_segment(dml_loop *l, int64_t step, int32_t n)
     dml_worker *w = l->w;
     dml_loop_set_phase(w, DML_PHASE_TRAIN, step + 1);
     plan_updates(l, step, n);
-    const dml_step_words words = {.step = step, .loss_scale = 1.0f};
+    const dml_step_words words = {.step = step, .loss_scale = 1.0f, .pace = dml_loop_pace(w, step)};
     DML_TRY(dml_exec_run_updates(w->train_exec, &words, w->rows, w->updates, n));
     l->step_busy_ns = dml_exec_take_times(w->train_exec).busy_ns;
     dml_vote segment, vote;

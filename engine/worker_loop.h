@@ -33,6 +33,9 @@ typedef struct dml_loop_step {
 } dml_loop_step;
 
 void dml_loop_set_phase(dml_worker *w, dml_phase phase, int64_t step);
+/* The speed at which this worker is emulated in step `step`: by the spec of the run's first plan, whatever a later one
+ * believes. */
+float dml_loop_pace(const dml_worker *w, int64_t step);
 /* Rank 0 tells the agent; the others do nothing. */
 dml_err dml_loop_report_step(dml_loop *l, const dml_loop_step *s);
 /* Time since the last call, or since the loop began. */

@@ -44,7 +44,13 @@ typedef struct dml_kctx_config {
 typedef struct dml_step_words {
     int64_t step;     /* keys dropout */
     float loss_scale; /* the gradient that a loss leaves is multiplied by it; a power of two */
+    float pace;       /* of an emulated worker: a delay takes ns / pace; 0 counts as 1 */
 } dml_step_words;
+
+static inline int64_t dml_paced_ns(int64_t ns, float pace)
+{
+    return pace > 0.0f ? (int64_t)((double)ns / (double)pace + 0.5) : ns;
+}
 
 /* Activations that a product can apply on its way out.  `aux` is what backward needs of it, U8 [n, bytes]
  * with dml_act_aux_bytes a row:
@@ -190,7 +196,7 @@ typedef const dml_tensor *dml_out; /* written  */
     X(fill,               (dml_kctx *k, dml_out y, float value)) /* F32; integer types: value must be 0 */                 \
     X(sgd,                (dml_kctx *k, const dml_sgd *p, const dml_opt_tensor *t, int32_t n_tensors))                     \
     X(adamw,              (dml_kctx *k, const dml_adamw *p, const dml_opt_tensor *t, int32_t n_tensors))                   \
-    /* keeps the queue busy for ns without touching memory: sleeps on CPU, spins on a GPU */                               \
+    /* keeps the queue busy for ns / pace of the step without touching memory: sleeps on CPU, spins on a GPU */                               \
     X(delay,              (dml_kctx *k, int64_t ns))
 /* clang-format on */
 

@@ -232,8 +232,7 @@ static dml_err begin_step(dml_kctx *k, const dml_step_words *words)
 
 dml_err dml_cpu_delay(dml_kctx *k, int64_t ns)
 {
-    (void)k;
-    dml_sleep_until_ns(dml_clock_ns() + ns);
+    dml_sleep_until_ns(dml_clock_ns() + dml_paced_ns(ns, k->words.pace));
     return DML_ERR_OK;
 }
 

@@ -65,7 +65,8 @@ static void free_scratch(dml_cuda_scratch_block *block)
 
 dml_err dml_cuda_begin_step(dml_kctx *k, const dml_step_words *words)
 {
-    DML_LAUNCHED(k, dml_cu_set_step(k->step, words->step, words->loss_scale, k->stream));
+    const dml_cu_step step = {words->step, words->loss_scale, words->pace};
+    DML_LAUNCHED(k, dml_cu_set_step(k->step, step, k->stream));
 }
 
 dml_err dml_cuda_open_context(dml_device *device, dml_queue *queue, const dml_kctx_config *config,

@@ -181,27 +181,28 @@ cudaError_t dml_cu_fill(void *y, float value, int64_t n, dml_dtype dtype, cudaSt
 }
 
 // Spins: a GPU has no sleep of milliseconds, and a kernel that touches no memory is what is asked for.
-static __global__ void delay(int64_t ns)
+static __global__ void delay(int64_t ns, const dml_cu_step *step)
 {
     const int64_t begin = dml_cu_timer_ns();
-    while (dml_cu_timer_ns() - begin < ns) {
+    const int64_t paced = step->pace > 0.0f ? (int64_t)((double)ns / step->pace + 0.5) : ns;
+    while (dml_cu_timer_ns() - begin < paced) {
     }
 }
 
-cudaError_t dml_cu_delay(int64_t ns, cudaStream_t stream)
+cudaError_t dml_cu_delay(int64_t ns, const dml_cu_step *step, cudaStream_t stream)
 {
     const cudaLaunchConfig_t c = over(1, WARP, stream);
-    return cudaLaunchKernelEx(&c, delay, ns);
+    return cudaLaunchKernelEx(&c, delay, ns, step);
 }
 
 // The words travel in the launch, so the host may be steps ahead of the GPU.
-static __global__ void set_step(dml_cu_step *out, int64_t step, float loss_scale)
+static __global__ void set_step(dml_cu_step *out, dml_cu_step words)
 {
-    if (threadIdx.x == 0) *out = {step, loss_scale};
+    if (threadIdx.x == 0) *out = words;
 }
 
-cudaError_t dml_cu_set_step(dml_cu_step *out, int64_t step, float loss_scale, cudaStream_t stream)
+cudaError_t dml_cu_set_step(dml_cu_step *out, dml_cu_step words, cudaStream_t stream)
 {
     const cudaLaunchConfig_t c = over(1, WARP, stream);
-    return cudaLaunchKernelEx(&c, set_step, out, step, loss_scale);
+    return cudaLaunchKernelEx(&c, set_step, out, words);
 }

@@ -68,7 +68,7 @@ dml_err dml_cuda_fill(dml_kctx *k, dml_out y, float value)
 
 dml_err dml_cuda_delay(dml_kctx *k, int64_t ns)
 {
-    DML_LAUNCHED(k, dml_cu_delay(ns, k->stream));
+    DML_LAUNCHED(k, dml_cu_delay(ns, k->step, k->stream));
 }
 
 /* ---- loss ---- */

@@ -24,7 +24,7 @@ enum {
 /* dml_step_words in device memory. */
 typedef struct dml_cu_step {
     int64_t step;
-    float loss_scale;
+    float loss_scale, pace;
 } dml_cu_step;
 
 /* dml_dropout for rows of row_elems elements; scale = 1 / (1 - rate). */
@@ -95,8 +95,8 @@ DML_CU_BINARY_LIST(X)
 cudaError_t dml_cu_convert(void *y, dml_dtype to, const void *x, dml_dtype from, int64_t n,
                            cudaStream_t stream);
 cudaError_t dml_cu_fill(void *y, float value, int64_t n, dml_dtype dtype, cudaStream_t stream);
-cudaError_t dml_cu_delay(int64_t ns, cudaStream_t stream);
-cudaError_t dml_cu_set_step(dml_cu_step *out, int64_t step, float loss_scale, cudaStream_t stream);
+cudaError_t dml_cu_delay(int64_t ns, const dml_cu_step *step, cudaStream_t stream);
+cudaError_t dml_cu_set_step(dml_cu_step *out, dml_cu_step words, cudaStream_t stream);
 
 /* activation.cu: round a product without a fused epilogue.  y[rows, cols] is the value before the
  * activation and becomes the one after it; dx[rows, cols] is multiplied by the derivative.  A row of aux has

@@ -46,8 +46,7 @@ dml_step_words dml_ref_step(const dml_kctx *k)
 
 dml_err dml_ref_delay(dml_kctx *k, int64_t ns)
 {
-    (void)k;
-    dml_sleep_until_ns(dml_clock_ns() + ns);
+    dml_sleep_until_ns(dml_clock_ns() + dml_paced_ns(ns, dml_ref_step(k).pace));
     return DML_ERR_OK;
 }
 

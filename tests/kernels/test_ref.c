@@ -5,6 +5,7 @@
  */
 #include "tests/support/test.h"
 
+#include "engine/base/clock.h"
 #include "engine/base/rng.h"
 #include "kernels/ref/ref.h"
 
@@ -64,6 +65,26 @@ static void dropout_keeps_what_the_stream_says_and_scales_it(void **state)
         const bool kept = (double)(word[i % 5 % 4] >> 8) / 16777216.0 >= 0.25;
         DML_CHECK(y[i] == (kept ? x[i] * (1.0f / 0.75f) : 0.0f));
     }
+}
+
+/* Never faster than that: a lower bound holds on any machine. */
+static void a_delay_takes_its_time_by_the_pace_of_the_step(void **state)
+{
+    (void)state;
+    DML_CHECK_EQ(1000, dml_paced_ns(1000, 0.0f)); /* nobody said: 1 */
+    DML_CHECK_EQ(1000, dml_paced_ns(1000, 1.0f));
+    DML_CHECK_EQ(4000, dml_paced_ns(1000, 0.25f));
+    DML_CHECK_EQ(250, dml_paced_ns(1000, 4.0f));
+    dml_kctx *k;
+    DML_CHECK_OK(dml_ref_kernels.open(NULL, NULL, NULL, &k));
+    for (int slow = 0; slow < 2; slow++) {
+        const dml_step_words words = {.step = slow, .loss_scale = 1.0f, .pace = slow ? 0.25f : 0};
+        DML_CHECK_OK(dml_ref_kernels.begin_step(k, &words));
+        const int64_t begin_ns = dml_clock_ns();
+        DML_CHECK_OK(dml_ref_delay(k, DML_NS_PER_MS));
+        DML_CHECK(dml_clock_ns() - begin_ns >= (slow ? 4 : 1) * DML_NS_PER_MS);
+    }
+    dml_ref_kernels.close(k);
 }
 
 /* torch.nn.functional.gelu(x, approximate="tanh") and its derivative, to float's digits. */
@@ -310,6 +331,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(philox_gives_random123s_known_answers),
         cmocka_unit_test(dropout_keeps_what_the_stream_says_and_scales_it),
+        cmocka_unit_test(a_delay_takes_its_time_by_the_pace_of_the_step),
         cmocka_unit_test(gelu_has_a_tanh_form),
         cmocka_unit_test(a_convolution_slides_its_window),
         cmocka_unit_test(pools_take_the_first_maximum_and_both_averages),

@@ -211,7 +211,7 @@ static dml_err dropouts(const dml_kernel_table *t, dml_kctx *k, area *a)
             for (int64_t step = 5; step < 7; step++) {
                 const dml_tensor x = IN("x", samples[i], 0, 4, cols[c]);
                 const dml_tensor y = OUT("y", samples[i], 0, 0.0, 4, cols[c]);
-                if (t) DML_TRY(t->begin_step(k, &(dml_step_words){step, 1.0f}));
+                if (t) DML_TRY(t->begin_step(k, &(dml_step_words){.step = step, .loss_scale = 1.0f}));
                 CALL(dropout, &p, &y, &x);
             }
     return DML_ERR_OK;
@@ -240,7 +240,7 @@ static dml_err losses(const dml_kernel_table *t, dml_kctx *k, area *a)
             const dml_tensor mse = OUT("mse", DML_F64, 0, 1e-5, 1),
                              mhits = OUT("mhits", DML_I32, 0, 0.0, 1);
             const dml_tensor mdx = OUT("mdx", type, 0, unit_of(type), 9, c);
-            if (t) DML_TRY(t->begin_step(k, &(dml_step_words){1, 1024.0f}));
+            if (t) DML_TRY(t->begin_step(k, &(dml_step_words){.step = 1, .loss_scale = 1024.0f}));
             CALL(softmax_xent, &loss, &hits, &dx, &x, &labels);
             CALL(mse_onehot, &mse, &mhits, &mdx, &x, &labels);
         }
