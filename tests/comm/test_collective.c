@@ -532,6 +532,44 @@ static void an_emulated_link_costs_what_a_ring_costs(void **state)
         timed);
 }
 
+/* One block of two and a third rank: a slow link anywhere in the ring slows it, 2 (n - 1) latencies in all. */
+static dml_err reduce_across(rank *r)
+{
+    static const int32_t ranks[] = {0, 1, 2};
+    const bool slow_within = *(const bool *)r->arg;
+    void *buffer;
+    DML_TRY(r->api->alloc(r->transport, 64, &buffer));
+    for (int32_t n = 2; n <= 3; n++) {
+        if (r->config.rank >= n) continue;
+        dml_group *g;
+        DML_TRY(r->api->group_open(r->transport, ranks, n, (uint32_t)n, &g));
+        const int64_t begin_ns = dml_clock_ns();
+        DML_TRY(r->api->all_reduce(g, NULL, buffer, 16, DML_F32, DML_SUM));
+        const int64_t slow_ms = slow_within || n == 3 ? 2 * (n - 1) * 3 : 0;
+        if (dml_clock_ns() - begin_ns < slow_ms * DML_NS_PER_MS)
+            DML_FAIL(DML_ERR_CHECK, "%d members: faster than their ring", n);
+    }
+    return DML_ERR_OK;
+}
+
+static void a_ring_goes_at_the_pace_of_its_slowest_link(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        const bool slow_within = k;
+        const dml_link slow = {.latency_ns = 3 * DML_NS_PER_MS};
+        const dml_link_level block = {2, slow_within ? slow : (dml_link){0}};
+        const dml_links links = {
+            .outer = slow_within ? (dml_link){0} : slow, .levels = 1, .level = &block};
+        run_world_ok(&(world_config){.transport = transport,
+                                     .world = 3,
+                                     .memory_bytes = 128,
+                                     .links = links,
+                                     .arg = &slow_within},
+                     reduce_across);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1) transport = argv[1];
@@ -545,6 +583,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(the_deadline_ends_every_kind_of_wait_and_names_the_peer),
         cmocka_unit_test(abort_ends_every_kind_of_wait),
         cmocka_unit_test(an_emulated_link_costs_what_a_ring_costs),
+        cmocka_unit_test(a_ring_goes_at_the_pace_of_its_slowest_link),
     };
     return cmocka_run_group_tests_name("collective", tests, NULL, NULL);
 }

@@ -360,6 +360,43 @@ static void an_emulated_link_takes_its_time(void **state)
                  exchange_timed);
 }
 
+/* Ranks 0 and 1 are one block; whoever is at a slow link needs its 5 ms. */
+static dml_err exchange_across(rank *r)
+{
+    const bool slow_within = *(const bool *)r->arg;
+    void *buffer;
+    DML_TRY(r->api->alloc(r->transport, 64, &buffer));
+    for (int32_t from = 0; from < 2; from++) {
+        const int64_t begin_ns = dml_clock_ns();
+        if (r->config.rank == from)
+            DML_TRY(r->api->send(r->transport, NULL, from + 1, buffer, 64, 0));
+        if (r->config.rank != from + 1) continue;
+        DML_TRY(r->api->recv(r->transport, NULL, from, buffer, 64, 0));
+        const bool slow = slow_within == (from == 0);
+        if (dml_clock_ns() - begin_ns < (slow ? 5 : 0) * DML_NS_PER_MS)
+            DML_FAIL(DML_ERR_CHECK, "from %d: faster than its link", from);
+    }
+    return DML_ERR_OK;
+}
+
+static void a_transfer_takes_the_link_of_the_level_that_joins_the_two(void **state)
+{
+    (void)state;
+    for (int k = 0; k < 2; k++) {
+        const bool slow_within = k;
+        const dml_link slow = {.latency_ns = 5 * DML_NS_PER_MS};
+        const dml_link_level block = {2, slow_within ? slow : (dml_link){0}};
+        const dml_links links = {
+            .outer = slow_within ? (dml_link){0} : slow, .levels = 1, .level = &block};
+        run_world_ok(&(world_config){.transport = transport,
+                                     .world = 3,
+                                     .memory_bytes = 128,
+                                     .links = links,
+                                     .arg = &slow_within},
+                     exchange_across);
+    }
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1) transport = argv[1];
@@ -373,6 +410,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(a_wait_ends_at_the_deadline_and_names_who_and_what),
         cmocka_unit_test(abort_ends_sends_and_receives),
         cmocka_unit_test(an_emulated_link_takes_its_time),
+        cmocka_unit_test(a_transfer_takes_the_link_of_the_level_that_joins_the_two),
     };
     return cmocka_run_group_tests_name("p2p", tests, NULL, NULL);
 }
