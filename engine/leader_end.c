@@ -16,7 +16,7 @@
 #include <stdio.h>
 
 /* This run's own op times, of which the simulator makes the prediction: chunk by chunk the mean of its workers'
- * medians.  Freed by the caller, whatever the result. */
+ * medians, as at speed 1.  Freed by the caller, whatever the result. */
 static dml_err measured_cost(const dml_leader *l, dml_cost *cost)
 {
     const dml_plan *p = l->plan;
@@ -31,13 +31,14 @@ static dml_err measured_cost(const dml_leader *l, dml_cost *cost)
             const dml_report_chunk *m = &l->end[w].chunk[i];
             dml_chunk_cost *c = &cost->chunk[m->chunk];
             const int32_t holders = dml_plan_holders(p, m->chunk, NULL);
-            c->fwd_ns += m->fwd_ns / holders;
-            c->bwd_ns += m->bwd_ns / holders;
-            c->bwd_input_ns += m->bwd_input_ns / holders;
-            c->bwd_weight_ns += m->bwd_weight_ns / holders;
-            c->recompute_ns += m->recompute_ns / holders;
+            const double share = dml_speed_of(&p->cost, w) / holders; /* at speed 1 */
+            c->fwd_ns += llround((double)m->fwd_ns * share);
+            c->bwd_ns += llround((double)m->bwd_ns * share);
+            c->bwd_input_ns += llround((double)m->bwd_input_ns * share);
+            c->bwd_weight_ns += llround((double)m->bwd_weight_ns * share);
+            c->recompute_ns += llround((double)m->recompute_ns * share);
             c->reduce_ns += m->reduce_ns / holders;
-            c->step_ns += m->step_ns / holders;
+            c->step_ns += llround((double)m->step_ns * share);
         }
     return DML_ERR_OK;
 }

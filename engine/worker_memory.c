@@ -100,9 +100,25 @@ static void walk(dml_worker *w)
 
 /* ---- taking it ---- */
 
+/* Device memory is an emulated worker's own limit, too: what does not fit is refused here, whatever the plan said. */
+static dml_err claim(dml_worker *w, int64_t bytes, const char *what)
+{
+    const int64_t most = dml_spec_memory(w->spec, w->config->rank);
+    if (most > 0 && w->taken_bytes + bytes > most)
+        DML_FAIL(DML_ERR_NOMEM,
+                 "worker %d: %lld bytes of %s do not fit into the %lld left of the %lld that %s "
+                 "gives it",
+                 w->config->rank, (long long)bytes, what, (long long)(most - w->taken_bytes),
+                 (long long)most,
+                 w->spec->cluster.memory.n > 0 ? "cluster.memory" : "parallelism.memory");
+    w->taken_bytes += bytes;
+    return DML_ERR_OK;
+}
+
 static dml_err take_shared(dml_worker *w, int64_t bytes, void *out)
 {
     void *p = NULL;
+    DML_TRY(claim(w, bytes, "what neighbours and replicas reach"));
     if (bytes > 0) DML_TRY(w->comm->alloc(w->transport, bytes, &p));
     memcpy(out, &p, sizeof p);
     return DML_ERR_OK;
@@ -118,9 +134,10 @@ void dml_worker_plan_memory(dml_worker *w)
     w->memory_bytes = w->state_slab.bytes + w->activation_slab.bytes + dml_worker_shared_bytes(w);
 }
 
-static dml_err take_slab(dml_worker *w, dml_slab *slab)
+static dml_err take_slab(dml_worker *w, dml_slab *slab, const char *what)
 {
     void *memory = NULL;
+    DML_TRY(claim(w, slab->bytes, what));
     if (slab->bytes > 0) DML_TRY(w->backend->device->alloc(w->device, slab->bytes, &memory));
     slab->base = memory;
     return DML_ERR_OK;
@@ -129,8 +146,8 @@ static dml_err take_slab(dml_worker *w, dml_slab *slab)
 dml_err dml_worker_take_memory(dml_worker *w)
 {
     void *on_host = NULL;
-    DML_TRY(take_slab(w, &w->state_slab));
-    DML_TRY(take_slab(w, &w->activation_slab));
+    DML_TRY(take_slab(w, &w->state_slab, "weights and optimizer state"));
+    DML_TRY(take_slab(w, &w->activation_slab, "activations"));
     if (w->host_slab.bytes > 0)
         DML_TRY(w->backend->device->host_alloc(w->device, w->host_slab.bytes, &on_host));
     w->host_slab.base = on_host;

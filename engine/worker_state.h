@@ -72,6 +72,7 @@ typedef struct dml_worker {
     dml_chunk_memory *chunk_memory; /* [chunks] */
     dml_slab state_slab, activation_slab, host_slab;
     int64_t memory_bytes; /* device memory: both slabs and what peers reach */
+    int64_t taken_bytes;  /* of it so far */
     dml_arena arena;
 } dml_worker;
 
@@ -84,7 +85,7 @@ enum { DML_BALLOT_WORDS = (DML_VOTE_WORDS + 7) / 8 * 8 };
 void dml_worker_plan_memory(dml_worker *w);
 /* What the worker will take from its transport, in parts of multiples of DML_WORKER_ALIGN. */
 int64_t dml_worker_shared_bytes(const dml_worker *w);
-/* Takes it and hands it out.  DML_ERR_NOMEM names the bytes. */
+/* Takes it and hands it out.  DML_ERR_NOMEM names the bytes: the device, or the worker's limit, has no room for them. */
 dml_err dml_worker_take_memory(dml_worker *w);
 void dml_worker_free_memory(dml_worker *w);
 

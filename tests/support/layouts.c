@@ -7,7 +7,8 @@
 
 enum { MAX_OVERRIDES = 20 };
 
-run_result run_layout(const char *spec_path, const layout *l, const char *const *extra)
+run_result run_layout_hooked(const char *spec_path, const layout *l, const char *const *extra,
+                             run_hooks hooks)
 {
     const bool placed = l->pp[0] == '[';
     char pp[256], dp[64], schedule[512], threads[64], each[64];
@@ -24,7 +25,12 @@ run_result run_layout(const char *spec_path, const layout *l, const char *const 
     if (placed) overrides[3] = overrides[4] = NULL;
     while (extra && *extra && n < MAX_OVERRIDES)
         overrides[n++] = *extra++;
-    const run_result r = run_threads(spec_path, overrides);
+    return run_threads_hooked(spec_path, overrides, hooks);
+}
+
+run_result run_layout(const char *spec_path, const layout *l, const char *const *extra)
+{
+    const run_result r = run_layout_hooked(spec_path, l, extra, (run_hooks){0});
     if (r.err != DML_ERR_OK)
         fail_msg("pp %s dp %s %s: %s: %s", l->pp, l->dp, l->schedule, dml_err_text(r.err), r.trail);
     return r;

@@ -13,6 +13,9 @@ typedef struct layout {
 /* Runs the spec there; `extra` is a NULL-terminated list of further overrides, or NULL.  Fails the test when
  * the run fails. */
 run_result run_layout(const char *spec_path, const layout *l, const char *const *extra);
+/* As run_layout with hooks; a failure of the run is in the result. */
+run_result run_layout_hooked(const char *spec_path, const layout *l, const char *const *extra,
+                             run_hooks hooks);
 
 /* Losses, norms and hits of every step, the test result and the weights: equal bit for bit. */
 void expect_same(const run_result *a, const run_result *b, const layout *l);
