@@ -211,7 +211,8 @@ static dml_err dropouts(const dml_kernel_table *t, dml_kctx *k, area *a)
             for (int64_t step = 5; step < 7; step++) {
                 const dml_tensor x = IN("x", samples[i], 0, 4, cols[c]);
                 const dml_tensor y = OUT("y", samples[i], 0, 0.0, 4, cols[c]);
-                if (t) DML_TRY(t->begin_step(k, &(dml_step_words){.step = step, .loss_scale = 1.0f}));
+                if (t)
+                    DML_TRY(t->begin_step(k, &(dml_step_words){.step = step, .loss_scale = 1.0f}));
                 CALL(dropout, &p, &y, &x);
             }
     return DML_ERR_OK;
