@@ -155,7 +155,8 @@ dml_err dml_hardware_here(int32_t threads, dml_hardware *out)
     f[DML_HW_UNITS] = found(threads, "the threads of a worker");
     f[DML_HW_TILE] = found(CPU_TILE, "assumed: blocks of a product that a thread takes at a time");
     f[DML_HW_MATMUL] = found(1.0, "the peak is that of a product");
-    f[DML_HW_CONV] = found(fmin(conv_share, 1.0), how);
+    /* above 1 where a kernel saves products (Winograd's) */
+    f[DML_HW_CONV] = found(conv_share, how);
     f[DML_HW_STREAM] = found(1.0, "the bandwidth is that of a kernel");
     return DML_ERR_OK;
 }

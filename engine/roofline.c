@@ -356,14 +356,17 @@ static void apply_links(dml_spec *spec, const dml_hardware *hw)
 
 dml_err dml_roofline_apply(dml_spec *spec)
 {
-    if (!spec->cluster.hardware[0]) return DML_ERR_OK;
+    const int32_t threads = spec->parallelism.threads_per_worker;
+    const bool here = strcmp(spec->cluster.hardware, DML_HARDWARE_HERE) == 0;
+    if (!spec->cluster.hardware[0] || (here && spec->costs)) return DML_ERR_OK;
     dml_hardware hw;
-    DML_TRY(dml_hardware_load(spec->cluster.hardware, &hw));
+    DML_TRY(here ? dml_hardware_here(MAX2(threads, 1), &hw)
+                 : dml_hardware_load(spec->cluster.hardware, &hw));
     const dml_err err = spec->costs ? DML_ERR_OK : apply_costs(spec, &hw);
-    if (!dml_spec_has_limits(spec))
+    if (!here && !dml_spec_has_limits(spec))
         spec->parallelism.memory_bytes = (int64_t)hw.figure[DML_HW_MEMORY].value;
     const dml_links links = dml_spec_links(spec);
-    if (dml_links_are_free(&links)) apply_links(spec, &hw);
+    if (hw.n_links > 0 && dml_links_are_free(&links)) apply_links(spec, &hw);
     dml_hardware_free(&hw);
     return err;
 }

@@ -35,6 +35,9 @@ dml_err dml_roofline(const dml_spec *spec, const dml_model *model, const dml_har
  *   MFU = samples/s x dml_model_flops / (devices x dense peak of the precision) */
 int64_t dml_model_flops(const dml_model *model);
 
+/* The value of cluster.hardware that stands for no file: this host's cores, calibrated (dml_hardware_here). */
+#define DML_HARDWARE_HERE "here"
+
 /* Loads cluster.hardware, if the spec names one: costs by roofline where the spec has none, memory and links where it
  * says nothing.  Called by dml_spec_load.  DML_ERR_SPEC  the file's complaints */
 dml_err dml_roofline_apply(dml_spec *spec);

@@ -1,4 +1,5 @@
 /* engine/spec_check.c - what follows from the keys, and what must hold between them. */
+#include "engine/roofline.h"
 #include "engine/spec_read.h"
 
 #include "engine/base/str.h"
@@ -179,7 +180,10 @@ static void check_hardware_path(dml_spec_reader *r)
     const char **path = &r->spec->cluster.hardware;
     const bool from_file = at(r, DML_KEY_HARDWARE).file != dml_spec_command_line,
                none = bad(r, DML_KEY_HARDWARE) || !*path || !**path;
-    *path = none ? "" : dml_spec_path(r, DML_KEY_HARDWARE, *path, from_file);
+    if (none)
+        *path = "";
+    else if (strcmp(*path, DML_HARDWARE_HERE) != 0)
+        *path = dml_spec_path(r, DML_KEY_HARDWARE, *path, from_file);
 }
 
 static void check_paths(dml_spec_reader *r)
