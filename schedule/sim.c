@@ -21,10 +21,48 @@ static int32_t peak_stash(const dml_program *p, const dml_op_list *list)
     return peak;
 }
 
+/* How much of [from, to) the lane of op i, itself or ops before it, had data on the move. */
+static int64_t moving_ns(const dml_program *p, const dml_sim *s, int32_t w, int32_t i,
+                         int64_t from_ns, int64_t to_ns)
+{
+    const dml_lane lane = dml_op_lane(&p->list[w].op[i]);
+    int64_t sum_ns = 0;
+    for (; i >= 0; i--) {
+        if (dml_op_lane(&p->list[w].op[i]) != lane) continue;
+        const int64_t end_ns = MIN2(s->end_ns[s->first[w] + i], to_ns);
+        if (end_ns <= from_ns) break;
+        const int64_t begin_ns = MAX2(s->start_ns[s->first[w] + i], from_ns);
+        sum_ns += MAX2(end_ns - begin_ns, 0);
+    }
+    return sum_ns;
+}
+
+static int64_t exposed_ns(const dml_program *p, const dml_sim *s, int32_t w)
+{
+    const dml_op_list *list = &p->list[w];
+    const int32_t first = s->first[w];
+    int64_t idle_since_ns = 0, sum_ns = 0;
+    for (int32_t i = 0; i < list->n; i++) {
+        if (dml_op_lane(&list->op[i]) != DML_LANE_COMPUTE) continue;
+        int32_t last = DML_NO_WAIT;
+        for (int32_t k = 0; k < DML_OP_WAITS; k++) {
+            const int32_t wait = list->op[i].wait[k];
+            if (wait == DML_NO_WAIT) continue;
+            if (last == DML_NO_WAIT || s->end_ns[first + wait] > s->end_ns[first + last])
+                last = wait;
+        }
+        if (last != DML_NO_WAIT && s->start_ns[first + i] > idle_since_ns)
+            sum_ns += moving_ns(p, s, w, last, idle_since_ns, s->start_ns[first + i]);
+        idle_since_ns = MAX2(idle_since_ns, s->end_ns[first + i]);
+    }
+    return sum_ns;
+}
+
 /* What the times in `out` come to. */
 static void add_up(const dml_program *p, dml_sim *out)
 {
     out->busy_ns = DML_NEW_N(&out->arena, int64_t, p->workers);
+    out->exposed_ns = DML_NEW_N(&out->arena, int64_t, p->workers);
     out->peak_stash = DML_NEW_N(&out->arena, int32_t, p->workers);
     for (int32_t w = 0; w < p->workers; w++) {
         for (int32_t i = 0; i < p->list[w].n; i++) {
@@ -50,6 +88,8 @@ dml_err dml_simulate(const dml_program *p, const dml_cost *cost, dml_sim *out)
     out->start_ns = play.start_ns;
     out->end_ns = play.end_ns;
     add_up(p, out);
+    for (int32_t w = 0; w < p->workers && p->lowered; w++)
+        out->exposed_ns[w] = exposed_ns(p, out, w);
     return DML_ERR_OK;
 }
 

@@ -10,6 +10,17 @@
 #include "schedule/cost.h"
 #include "schedule/program.h"
 
+/* Exposed communication: time in which a worker's compute lane stands still and the lane that its next op waits for
+ * has data on the move.
+ *
+ *   compute   F0 |........ idle .......| F1        F1 waits for its RECV.  While that waits for the peer's compute
+ *   recv         |   peer   |== RECV ==|           nothing moves, and under a compute op a transfer is hidden
+ *                             exposed
+ *
+ * Of the waits of a compute op the one that ends last counts, with what its lane does before it.  So a receive that a
+ * pipeline waits for is exposed for latency_ns + bytes / bytes_per_s, gradients that are reduced after the last backward
+ * for as long as the ring takes, and of a queue of transfers all that compute cannot cover. */
+
 /* When each op of a step began and ended, and what that comes to: simulated, or measured. */
 typedef struct dml_sim {
     dml_arena arena; /* owns what follows                                              */
@@ -19,6 +30,8 @@ typedef struct dml_sim {
     int64_t *end_ns;     /* [ops]                                                          */
     int64_t makespan_ns; /* end of the last op                                             */
     int64_t *busy_ns;    /* [workers] sum of its compute ops                               */
+    int64_t *exposed_ns; /* [workers] exposed communication; 0 of an order, which has none,
+                          * and of times by a clock, which show the wait for peers, too    */
     int32_t
         *peak_stash; /* [workers] most (chunk, micro-batch) pairs kept at once, from the start of
                           * F to the end of B (or W); with v chunks on the worker 1/v of its share

@@ -63,11 +63,86 @@ static void a_small_timeline_is_as_computed_by_hand(void **state)
     }
     DML_CHECK_EQ(110, sim.makespan_ns);
     DML_CHECK_EQ(63, sim.busy_ns[0]);
+    DML_CHECK_EQ(5 + 5 + 7, sim.exposed_ns[0]); /* before B0.0, B0.1 and U0 */
+    DML_CHECK_EQ(5 + 7, sim.exposed_ns[1]); /* before F1.0 and U1; the rest is worker 0's work */
     DML_CHECK((int32_t)(dml_sim_bubble(&sim, 0) * 1e6) == (int32_t)((1 - 63.0 / 110) * 1e6));
     dml_sim_free(&sim);
     dml_cost_free(&cost);
     dml_program_free(&order);
     dml_program_free(&p);
+}
+
+/* Two stages, M micro-batches, gpipe, F = f, B = 2 f, transfers of t.  Worker 1 waits for the first value, then, once t is
+ * over f, for each further one t - f more; worker 0 likewise for the gradients, against 2 f. */
+static void a_pipeline_of_two_exposes_what_alpha_and_beta_say(void **state)
+{
+    (void)state;
+    enum { M = 6, F_NS = 100 };
+    for (int64_t t = 0; t <= 300; t += 50) {
+        dml_program order = make_order("gpipe", 2, M), p;
+        dml_cost cost = make_cost(2, F_NS, F_NS, F_NS, t / 2);
+        cost.links.outer.bytes_per_s = 1e9;
+        cost.chunk[0].out_bytes = t - t / 2; /* half latency, half bytes */
+        DML_CHECK_OK(dml_lower(&order, &cost, &p));
+        dml_sim sim;
+        DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+        const int64_t more = t > F_NS ? t - F_NS : 0, back = t > 2 * F_NS ? t - 2 * F_NS : 0;
+        DML_CHECK_EQ(t + (M - 1) * more, sim.exposed_ns[1]);
+        DML_CHECK_EQ(t + (M - 1) * back, sim.exposed_ns[0]);
+        dml_sim_free(&sim);
+        dml_cost_free(&cost);
+        dml_program_free(&order);
+        dml_program_free(&p);
+    }
+}
+
+/* Data parallel without buckets: the ring, 2 (n - 1) / n bytes / bandwidth + 2 (n - 1) latency, all of it. */
+static void data_parallel_without_overlap_exposes_its_ring(void **state)
+{
+    (void)state;
+    static const int32_t members[] = {0, 1, 2, 3};
+    for (int32_t n = 2; n <= 4; n++) {
+        dml_program one = make_order("gpipe", 1, 2), order, p;
+        DML_CHECK_OK(dml_expand_replicas(&one, n, 2 * n, &order));
+        dml_cost cost = make_cost(1, 100, 100, 100, 30);
+        cost.links.outer.bytes_per_s = 1e9;
+        cost.chunk[0].reduce_ns = dml_all_reduce_ns(&cost, members, n, 12000);
+        DML_CHECK_EQ(2 * (n - 1) * (12000 / n + 30), cost.chunk[0].reduce_ns);
+        DML_CHECK_OK(dml_lower(&order, &cost, &p));
+        dml_sim sim;
+        DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+        for (int32_t w = 0; w < n; w++)
+            DML_CHECK_EQ(cost.chunk[0].reduce_ns, sim.exposed_ns[w]);
+        dml_sim_free(&sim);
+        dml_cost_free(&cost);
+        dml_program_free(&one);
+        dml_program_free(&order);
+        dml_program_free(&p);
+    }
+}
+
+/* Two buckets, each half of the backward and of the reduction: the first goes under the second half. */
+static void overlap_hides_what_goes_under_the_backward(void **state)
+{
+    (void)state;
+    for (int64_t reduce_ns = 0; reduce_ns <= 400; reduce_ns += 50) {
+        dml_program one = make_order("gpipe", 1, 1), order, p;
+        DML_CHECK_OK(dml_expand_replicas(&one, 2, 2, &order));
+        order.buckets[0] = 2;
+        dml_cost cost = make_cost(1, 50, 50, 50, 0);
+        DML_CHECK_OK(dml_cost_buckets(&cost, 0, 2));
+        cost.chunk[0].reduce_ns = reduce_ns;
+        DML_CHECK_OK(dml_lower(&order, &cost, &p));
+        dml_sim sim;
+        DML_CHECK_OK(dml_simulate(&p, &cost, &sim));
+        const int64_t half = reduce_ns / 2, over = half > 50 ? half - 50 : 0;
+        DML_CHECK_EQ(half + over, sim.exposed_ns[0]);
+        dml_sim_free(&sim);
+        dml_cost_free(&cost);
+        dml_program_free(&one);
+        dml_program_free(&order);
+        dml_program_free(&p);
+    }
 }
 
 /* A receive whose slot is taken keeps its sender waiting: rendezvous. */
@@ -332,6 +407,9 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_small_timeline_is_as_computed_by_hand),
+        cmocka_unit_test(a_pipeline_of_two_exposes_what_alpha_and_beta_say),
+        cmocka_unit_test(data_parallel_without_overlap_exposes_its_ring),
+        cmocka_unit_test(overlap_hides_what_goes_under_the_backward),
         cmocka_unit_test(a_send_waits_for_its_receive),
         cmocka_unit_test(split_backwards_and_several_chunks_take_their_published_time),
         cmocka_unit_test(transfers_that_take_time_give_what_another_simulator_gave),
