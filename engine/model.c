@@ -163,3 +163,14 @@ dml_err dml_model_check_kernels(const dml_model *model, const dml_kernel_table *
     return check_kernels(DML_USES(add) | DML_USES(fill) | DML_USES(accumulate) | DML_USES(convert),
                          table, backend, "adding up gradients");
 }
+
+enum { ASSUMED_FLOPS_PER_NS = 50 };
+
+int64_t dml_layer_ns(const dml_spec *spec, const dml_model *model, int32_t layer, dml_pass pass)
+{
+    const dml_layer *l = &model->layer[layer];
+    const int32_t rows = spec->training.micro_batch_size;
+    if (l->spec->kind == DML_LAYER_DELAY) return l->spec->ns[pass];
+    if (spec->costs) return dml_costs_ns(spec->costs, layer, rows, pass);
+    return l->flops[pass] * rows / ASSUMED_FLOPS_PER_NS;
+}

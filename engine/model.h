@@ -97,6 +97,11 @@ typedef struct dml_model {
  */
 dml_err dml_model_make(const dml_spec *spec, dml_arena *arena, dml_model *out);
 
+/* What a pass of the layer takes for one micro-batch at speed 1: a delay its own time, others what spec->costs says, and
+ * without those their flops at an assumed rate, 50 a ns, which decides the order of transfers, never whether a program
+ * is right. */
+int64_t dml_layer_ns(const dml_spec *spec, const dml_model *model, int32_t layer, dml_pass pass);
+
 /* Cuts the model: sets model->cut, the arena's.
  *   begin  [stages + 1] as dml_model_split leaves it
  *
@@ -127,17 +132,20 @@ dml_err dml_model_check_kernels(const dml_model *model, const dml_kernel_table *
 void dml_param_init(const dml_spec *spec, const dml_param *p, float *out);
 
 /* Cuts the layers into `stages` ranges, stage s holding [begin[s], begin[s+1]); begin has stages + 1
- * entries.  auto: the least maximum of flops over legal cuts, then the least next largest stage and so on, to
- * 1/64 of that maximum; ties to the fewest bytes on the wire, then to the earliest cuts (engine/partition.h);
- * under parallelism.stages the flops count for less where more workers share them (model_split.c).  uniform:
- * equal counts of legal segments, the longer ones last.  Both cut through skips only where that is needed, or where
- * it makes the slowest stage of auto faster by more than a tenth.  list: as given; the loss belongs to the last
+ * entries.  auto: the least maximum of time over legal cuts, then the least next largest stage and so on; ties to the
+ * fewest bytes on the wire, then to the earliest cuts (engine/partition.h).  Times are spec->costs and delays over the
+ * speed of the workers, beside their links; where they are not known flops are, to 1/64 of the slowest stage.  Under
+ * parallelism.stages they count for less where more workers share them (model_split.c).  uniform: equal
+ * counts of legal segments, the longer ones last.  Both cut through skips only where that is needed, or where it
+ * makes the slowest stage of auto faster by more than a tenth.  list: as given; the loss belongs to the last
  * stage and need not be counted.
  *
- * DML_ERR_SPEC  more stages than legal segments, a listed cut where none may be (says why), or a list that
- *               does not add up
+ *   within_memory  auto: only cuts that fit what workers may hold, as far as that is known before an order is
+ *
+ * DML_ERR_SPEC  more stages than legal segments, a listed cut where none may be (says why), a list that
+ *               does not add up; within_memory: no cut fits: names the layer or stage and the bytes it is short
  */
 dml_err dml_model_split(const dml_spec *spec, const dml_model *model, int32_t stages,
-                        int32_t *begin);
+                        bool within_memory, int32_t *begin);
 
 #endif

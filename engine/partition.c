@@ -153,13 +153,15 @@ static bool best_cut(const search *x, int32_t *cut, int64_t *largest)
 
 /* ---- why nothing fits ---- */
 
-/* Bytes that segment g is short wherever it lies, before any border: 0 when a stage can hold it. */
+/* Bytes that segment g is short wherever it lies, before any border, or as a stage of its own where the bytes are the
+ * caller's: 0 when a stage can hold it. */
 static int64_t short_everywhere(const dml_partition_grid *g, int32_t k)
 {
     int64_t least = INT64_MAX;
     for (int32_t s = 0; s < g->p->n_stages; s++) {
-        const int64_t bytes = g->state[k + 1] - g->state[k] +
-                              g->p->stage[s].in_flight * (g->stash[k + 1] - g->stash[k]);
+        int64_t bytes = g->state[k + 1] - g->state[k] +
+                        g->p->stage[s].in_flight * (g->stash[k + 1] - g->stash[k]);
+        if (g->p->bytes) bytes = g->p->bytes(g->p->of, s, g->at[k], g->at[k + 1]);
         const int64_t lacks = short_bytes(g->p, s, bytes);
         if (lacks < least) least = lacks;
     }

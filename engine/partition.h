@@ -61,6 +61,9 @@ typedef struct dml_partition_problem {
     int32_t n_layers, n_skips, n_stages;
     dml_partition_comm comm;
     int32_t grain; /* 0: times are as they are; > 0: guesses */
+    /* Bytes of layers [begin, end) as stage s, in the place of the formula; NULL: that. */
+    int64_t (*bytes)(void *of, int32_t s, int32_t begin, int32_t end);
+    void *of; /* its first argument */
 } dml_partition_problem;
 
 /* Finds the cut into exactly n_stages stages that fits and whose slowest stage is the fastest; among those the one

@@ -121,6 +121,7 @@ dml_partition_price dml_partition_price_at(const dml_partition_grid *g, int32_t 
         .bytes = state + stage->in_flight * (stash + in) + in + out,
         .in_bytes = in,
     };
+    if (g->p->bytes) price.bytes = g->p->bytes(g->p->of, s, g->at[a], g->at[b]);
     switch (g->p->comm) {
     case DML_PARTITION_OVERLAPPED:
         price.ns = price.compute_ns > price.transfer_ns ? price.compute_ns : price.transfer_ns;

@@ -13,20 +13,11 @@
 
 #include <string.h>
 
-/* Where nobody has measured, a layer is assumed to run at this rate; it decides the order of transfers, never
- * whether a program is right. */
-enum { ASSUMED_FLOPS_PER_NS = 50 };
-
 /* Time of a pass of layer `i` for one micro-batch; adds to the share that is not exactly that. */
 static int64_t layer_ns(const dml_plan *plan, int32_t i, dml_pass pass, int64_t *inexact_ns)
 {
-    const dml_layer *l = &plan->model.layer[i];
-    if (l->spec->kind == DML_LAYER_DELAY) return l->spec->ns[pass];
-    const int32_t rows = plan->spec->training.micro_batch_size;
-    const dml_costs *costs = plan->spec->costs;
-    const int64_t ns =
-        costs ? dml_costs_ns(costs, i, rows, pass) : l->flops[pass] * rows / ASSUMED_FLOPS_PER_NS;
-    *inexact_ns += ns;
+    const int64_t ns = dml_layer_ns(plan->spec, &plan->model, i, pass);
+    if (plan->model.layer[i].spec->kind != DML_LAYER_DELAY) *inexact_ns += ns;
     return ns;
 }
 
@@ -39,10 +30,7 @@ int64_t dml_plan_layer_ns(const dml_plan *plan, int32_t layer, dml_pass pass)
 /* Links and speeds: as emulated, else as measured. */
 static dml_err price_cluster(dml_plan *plan)
 {
-    const dml_costs *costs = plan->spec->costs;
-    dml_links links = dml_spec_links(plan->spec);
-    if (costs && dml_links_are_free(&links))
-        links = (dml_links){.outer = {costs->link_latency_ns, (double)costs->link_bytes_per_s}};
+    const dml_links links = dml_spec_known_links(plan->spec);
     DML_TRY(dml_cost_links(&plan->cost, &links));
     return dml_cost_speeds(&plan->cost, plan->spec->cluster.speed.n, plan->spec->cluster.speed.v);
 }
@@ -273,7 +261,7 @@ static dml_err check_memory(const dml_plan *plan)
     return DML_ERR_OK;
 }
 
-static dml_err make(dml_plan *plan)
+static dml_err make_layout(dml_plan *plan)
 {
     const dml_spec *spec = plan->spec;
     if (strcmp(spec->planner.plan, DML_PLAN_AUTO) == 0)
@@ -294,13 +282,43 @@ static dml_err make(dml_plan *plan)
     DML_TRY(dml_model_make(spec, &plan->arena, &plan->model));
     plan->stage_begin = DML_NEW_N(&plan->arena, int32_t, plan->stages + 1);
     plan->reduce_bytes = DML_NEW_N(&plan->arena, int64_t, plan->stages);
-    DML_TRY(dml_model_split(spec, &plan->model, plan->stages, plan->stage_begin));
+    return DML_ERR_OK;
+}
+
+/* All that depends on where the model is cut. */
+static dml_err make_cut(dml_plan *plan, bool within_memory)
+{
+    DML_TRY(
+        dml_model_split(plan->spec, &plan->model, plan->stages, within_memory, plan->stage_begin));
     DML_TRY(dml_model_cut(&plan->model, plan->stages, plan->stage_begin, &plan->arena));
     DML_TRY(make_cost(plan));
     DML_TRY(make_order(plan));
     DML_TRY(price_all_buckets(plan));
     DML_TRY(make_programs(plan));
     return check_memory(plan);
+}
+
+/* Frees what make_cut made but for the arena. */
+static void drop_cut(dml_plan *plan)
+{
+    dml_program_free(&plan->train);
+    dml_program_free(&plan->eval);
+    dml_cost_free(&plan->cost);
+}
+
+/* Only a cut whose plan is known tells to the byte what it holds: the best without limits comes first, and one that is
+ * cut to fit only where that does not. */
+static dml_err make(dml_plan *plan)
+{
+    const dml_spec *spec = plan->spec;
+    DML_TRY(make_layout(plan));
+    const dml_err err = make_cut(plan, false);
+    if (err != DML_ERR_SPEC || !dml_spec_has_limits(spec) ||
+        spec->parallelism.split != DML_SPLIT_AUTO)
+        return err;
+    drop_cut(plan);
+    memset(plan->reduce_bytes, 0, (size_t)plan->stages * sizeof *plan->reduce_bytes);
+    return make_cut(plan, true);
 }
 
 dml_err dml_plan_make(const dml_spec *spec, dml_plan *out)
@@ -313,9 +331,7 @@ dml_err dml_plan_make(const dml_spec *spec, dml_plan *out)
 
 void dml_plan_free(dml_plan *plan)
 {
-    dml_program_free(&plan->train);
-    dml_program_free(&plan->eval);
-    dml_cost_free(&plan->cost);
+    drop_cut(plan);
     dml_arena_free(&plan->arena);
     *plan = (dml_plan){0};
 }

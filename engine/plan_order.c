@@ -7,8 +7,7 @@
  */
 #include "engine/plan_order.h"
 
-#include "engine/chunk.h"
-#include "engine/update.h"
+#include "engine/split_stages.h"
 #include "schedule/check.h"
 #include "schedule/csv.h"
 #include "schedule/list.h"
@@ -38,28 +37,6 @@ static bool holds(const dml_program *routes, int32_t worker, int32_t stage)
     return false;
 }
 
-/* What micro-batches keep of a stage from forward to weight gradient, and what the stage takes once.  Of recomputed ones
- * that go back whole one at a time has its stash, beside that of one which is spared. */
-static void measure_stage(const dml_plan *plan, const dml_chunk *c, bool split, int64_t *each,
-                          int64_t *once)
-{
-    const dml_recompute policy = plan->spec->parallelism.recompute;
-    const int64_t stash = dml_worker_align(c->size.stash), kept = dml_worker_align(c->size.kept);
-    *each =
-        dml_worker_align(c->size.in) + dml_worker_align(c->size.dy) + dml_worker_align(c->size.dx);
-    if (c->layer_end == plan->model.n_layers)
-        *each += dml_worker_align(c->mb_rows * (int64_t)sizeof(int32_t));
-    for (int32_t i = 0; i < c->n_skip_in; i++)
-        *each += dml_worker_align(c->skip_in[i].bytes);
-    for (int32_t i = 0; i < c->n_skip_back; i++)
-        *each += dml_worker_align(c->skip_back[i].bytes);
-    *once = dml_worker_align(c->size.shared) + dml_worker_align(c->size.private_) +
-            dml_worker_align(dml_update_device_bytes(c));
-    *each += policy == DML_RECOMPUTE_NONE ? stash : split ? kept + stash : kept;
-    if (policy != DML_RECOMPUTE_NONE && !split)
-        *once += policy == DML_RECOMPUTE_EXCEPT_LAST ? 2 * stash : stash;
-}
-
 /* Of a worker of the routes: of equal pipelines the tightest that it stands for. */
 static int64_t limit_of(const dml_plan *plan, int32_t worker)
 {
@@ -82,12 +59,13 @@ static dml_err measure_memory(const dml_plan *plan, const dml_program *routes, b
         out->limit_bytes[w] = limit_of(plan, w);
     for (int32_t s = 0; s < plan->stages; s++) {
         dml_chunk c;
-        int64_t once;
         DML_TRY(dml_chunk_plan(plan->spec, &plan->model, plan->stage_begin[s],
                                plan->stage_begin[s + 1], split, arena, &c));
-        measure_stage(plan, &c, split, &out->held_bytes[s], &once);
+        const dml_stage_need need = dml_chunk_need(plan->spec, &plan->model, &c);
+        out->held_bytes[s] =
+            need.stash + need.in + need.dy + need.dx + dml_worker_align(need.labels);
         for (int32_t w = 0; w < limited; w++)
-            if (holds(routes, w, s)) out->limit_bytes[w] -= once;
+            if (holds(routes, w, s)) out->limit_bytes[w] -= need.once;
     }
     for (int32_t w = 0; w < limited; w++)
         if (out->limit_bytes[w] < 0) out->limit_bytes[w] = 0;

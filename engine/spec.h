@@ -307,6 +307,8 @@ dml_err dml_spec_set_samples(dml_spec *spec, int64_t train_samples);
 /* The cluster as the planner and the emulation see it: what lies between workers, cluster.links or parallelism.link
  * (levels borrowed); speed of a worker; bytes that it may hold, 0: no limit. */
 dml_links dml_spec_links(const dml_spec *spec);
+/* The same for the planner: where the spec says nothing, as measured (costs). */
+dml_links dml_spec_known_links(const dml_spec *spec);
 double dml_spec_speed(const dml_spec *spec, int32_t worker);
 int64_t dml_spec_memory(const dml_spec *spec, int32_t worker);
 /* Whether some worker has a limit; a spec, such as a copy that borrows all, without. */

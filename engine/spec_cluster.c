@@ -48,6 +48,14 @@ dml_links dml_spec_links(const dml_spec *spec)
         .outer = spec->cluster.link[n - 1].link, .levels = n - 1, .level = spec->cluster.link};
 }
 
+dml_links dml_spec_known_links(const dml_spec *spec)
+{
+    const dml_links links = dml_spec_links(spec);
+    if (!spec->costs || !dml_links_are_free(&links)) return links;
+    return (dml_links){
+        .outer = {spec->costs->link_latency_ns, (double)spec->costs->link_bytes_per_s}};
+}
+
 double dml_spec_speed(const dml_spec *spec, int32_t worker)
 {
     return worker < spec->cluster.speed.n ? spec->cluster.speed.v[worker] : 1.0;

@@ -82,7 +82,7 @@ static bool cut(table *t, dml_strategy_layout *at)
     int32_t *begin = DML_NEW_N(&t->arena, int32_t, at->devices + 1);
     at->begin = begin;
     return at->devices <= t->problem.cuts &&
-           dml_model_split(&variant, &t->model, at->devices, begin) == DML_ERR_OK;
+           dml_model_split(&variant, &t->model, at->devices, false, begin) == DML_ERR_OK;
 }
 
 /* The division into groups that takes least; false where there is none within the limits. */

@@ -26,7 +26,7 @@ static void plan(planned *p, const char *name, dml_recompute policy, int32_t sta
     int32_t begin[MOST_STAGES + 1];
     DML_CHECK_OK(dml_spec_load(path, overrides, 1, &p->spec));
     DML_CHECK_OK(dml_model_make(&p->spec, &p->arena, &p->model));
-    DML_CHECK_OK(dml_model_split(&p->spec, &p->model, stages, begin));
+    DML_CHECK_OK(dml_model_split(&p->spec, &p->model, stages, false, begin));
     DML_CHECK_OK(dml_model_cut(&p->model, stages, begin, &p->arena));
     for (int32_t s = 0; s < stages; s++)
         DML_CHECK_OK(dml_chunk_plan(&p->spec, &p->model, begin[s], begin[s + 1], split, &p->arena,

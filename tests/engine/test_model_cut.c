@@ -130,7 +130,7 @@ static void the_loaded_batch_stays_with_the_first_stage(void **state)
     DML_CHECK_FAILS(DML_ERR_SPEC,
                     "stage 1 would begin at layer 'add', but 'add' reads the loaded batch, which "
                     "only stage 0 has",
-                    dml_model_split(&h.spec, &m, 2, begin));
+                    dml_model_split(&h.spec, &m, 2, false, begin));
     dml_arena_free(&arena);
 }
 

@@ -121,7 +121,7 @@ static void auto_is_the_best_of_all_cuts(void **state)
         const dml_model m = model_of(spec, &arena);
         for (int32_t stages = 1; stages <= 4; stages++) {
             int32_t begin[STAGES + 1], all[STAGES + 1] = {0};
-            DML_CHECK_OK(dml_model_split(spec, &m, stages, begin));
+            DML_CHECK_OK(dml_model_split(spec, &m, stages, false, begin));
             all[stages] = m.n_layers;
             price best = {.bytes = 0}, alone = best;
             try_all(&m, true, stages, 1, all, &alone);
@@ -148,7 +148,7 @@ static void no_kind_of_split_cuts_a_residual_block_without_need(void **state)
         for (int i = 0; i < 2; i++) {
             int32_t begin[STAGES + 1];
             h.spec.parallelism.split = i ? DML_SPLIT_UNIFORM : DML_SPLIT_AUTO;
-            DML_CHECK_OK(dml_model_split(spec, &m, stages, begin));
+            DML_CHECK_OK(dml_model_split(spec, &m, stages, false, begin));
             DML_CHECK_EQ(0, begin[0]);
             DML_CHECK_EQ(m.n_layers, begin[stages]);
             for (int32_t s = 1; s < stages; s++) {
@@ -171,7 +171,7 @@ static void uniform_counts_segments_and_puts_the_longer_ones_last(void **state)
     const dml_model m = model_of(spec, &arena);
     h.spec.parallelism.split = DML_SPLIT_UNIFORM;
     int32_t begin[5];
-    DML_CHECK_OK(dml_model_split(spec, &m, 4, begin));
+    DML_CHECK_OK(dml_model_split(spec, &m, 4, false, begin));
     const int32_t want[] = {0, 6, 13, 19, 27};
     for (int i = 0; i < 5; i++)
         DML_CHECK_EQ(want[i], begin[i]);
@@ -194,7 +194,7 @@ static void delays_of_one_length_get_a_stage_each(void **state)
     const dml_spec *spec = by_hand_end(&h, DML_LAYER_CROSS_ENTROPY);
     const dml_model m = model_of(spec, &arena);
     int32_t begin[5];
-    DML_CHECK_OK(dml_model_split(spec, &m, 4, begin));
+    DML_CHECK_OK(dml_model_split(spec, &m, 4, false, begin));
     for (int i = 0; i < 4; i++)
         DML_CHECK_EQ(i, begin[i]);
     dml_arena_free(&arena);
@@ -217,7 +217,7 @@ static void four_linear_layers_make_four_stages_with_one_each(void **state)
     const dml_spec *spec = by_hand_end(&h, DML_LAYER_CROSS_ENTROPY);
     const dml_model m = model_of(spec, &arena);
     int32_t begin[5];
-    DML_CHECK_OK(dml_model_split(spec, &m, 4, begin));
+    DML_CHECK_OK(dml_model_split(spec, &m, 4, false, begin));
     for (int32_t s = 0; s < 4; s++)
         DML_CHECK_EQ(2, m.layer[begin[s + 1] - 1].param_end - m.layer[begin[s]].param_begin);
     dml_arena_free(&arena);
@@ -237,9 +237,10 @@ static void check_placed(const dml_stage_spec *stage, int32_t stages, const int3
     const dml_spec *spec = by_hand_end(&h, DML_LAYER_CROSS_ENTROPY);
     h.spec.parallelism.stage = stage;
     h.spec.parallelism.n_stages = stages;
+    h.spec.training.num_microbatches = 6;
     const dml_model m = model_of(spec, &arena);
     int32_t begin[STAGES + 1];
-    DML_CHECK_OK(dml_model_split(spec, &m, stages, begin));
+    DML_CHECK_OK(dml_model_split(spec, &m, stages, false, begin));
     for (int32_t s = 0; s < stages; s++)
         DML_CHECK_EQ(want[s], begin[s]);
     dml_arena_free(&arena);
@@ -261,6 +262,71 @@ static void stages_with_more_hands_get_more_layers(void **state)
                  (const int32_t[]){0, 5, 8}); /* 5, 3, 4 and the loss: best 4.5, 3, 4.5 */
 }
 
+/* Ten equal delays and the loss on two or four ranks. */
+static void check_speeds(const double *speed, int32_t n, int32_t ranks, int32_t replicas,
+                         const int32_t *want)
+{
+    dml_arena arena = {0};
+    by_hand h;
+    by_hand_begin(&h, 16, 0, 0, 16);
+    for (int i = 0; i < 10; i++) {
+        dml_layer_spec *l =
+            by_hand_layer(&h, DML_LAYER_DELAY, dml_arena_printf(&arena, "delay%d", i));
+        l->ns[0] = l->ns[1] = l->ns[2] = 1000000;
+    }
+    const dml_spec *spec = by_hand_end(&h, DML_LAYER_CROSS_ENTROPY);
+    h.spec.parallelism.pipeline_parallel_size = ranks;
+    h.spec.parallelism.data_parallel_size = replicas;
+    h.spec.parallelism.virtual_stages = 1;
+    h.spec.parallelism.schedule = "1f1b";
+    h.spec.training.num_microbatches = 4 * replicas;
+    h.spec.cluster.speed = (dml_number_list){speed, n};
+    const dml_model m = model_of(spec, &arena);
+    int32_t begin[STAGES + 1];
+    DML_CHECK_OK(dml_model_split(spec, &m, ranks, false, begin));
+    for (int32_t s = 0; s < ranks; s++)
+        DML_CHECK_EQ(want[s], begin[s]);
+    dml_arena_free(&arena);
+}
+
+static void a_rank_gets_layers_by_the_speed_of_its_slowest_worker(void **state)
+{
+    (void)state;
+    check_speeds((const double[]){1.0, 0.25}, 2, 2, 1, (const int32_t[]){0, 8});
+    check_speeds((const double[]){0.25, 1.0}, 2, 2, 1, (const int32_t[]){0, 2});
+    check_speeds((const double[]){1, 1, 1, 0.25}, 4, 2, 2, (const int32_t[]){0, 8});
+    check_speeds((const double[]){1, 0.25, 1, 0.25}, 4, 2, 2, (const int32_t[]){0, 5});
+    check_speeds(NULL, 0, 4, 1, (const int32_t[]){0, 2, 5, 8}); /* at most 3, torchgpipe: 4 */
+}
+
+/* Flops say that the first layer is half of the work, the clock that all four take the same but for 1 %. */
+static void measured_times_decide_to_the_nanosecond(void **state)
+{
+    (void)state;
+    dml_arena arena = {0};
+    by_hand h;
+    by_hand_begin(&h, 784, 0, 0, 10);
+    for (int i = 0; i < 4; i++)
+        by_hand_linear(&h, dml_arena_printf(&arena, "fc%d", i), i == 3 ? 10 : 256);
+    const dml_spec *spec = by_hand_end(&h, DML_LAYER_CROSS_ENTROPY);
+    static const int64_t ns[][DML_PASSES] = {
+        {990, 1000, 1000}, {1000, 1000, 1000}, {1000, 1000, 1000}, {1000, 1000, 1000}, {0, 0, 0}};
+    static const int64_t step_ns[5];
+    static const int32_t rows[] = {3};
+    const dml_costs costs = {
+        .source = "", .n_layers = 5, .n_rows = 1, .rows = rows, .ns = ns, .step_ns = step_ns};
+    h.spec.costs = &costs;
+    const dml_model m = model_of(spec, &arena);
+    int32_t begin[4];
+    DML_CHECK_OK(dml_model_split(spec, &m, 3, false, begin));
+    DML_CHECK_EQ(2, begin[1]); /* fc0 and fc1 are the fastest pair */
+    DML_CHECK_EQ(3, begin[2]);
+    h.spec.costs = NULL;
+    DML_CHECK_OK(dml_model_split(spec, &m, 3, false, begin));
+    DML_CHECK_EQ(1, begin[1]);
+    dml_arena_free(&arena);
+}
+
 static void too_many_stages_are_refused_with_the_number_that_would_do(void **state)
 {
     (void)state;
@@ -269,9 +335,9 @@ static void too_many_stages_are_refused_with_the_number_that_would_do(void **sta
     const dml_spec *spec = by_hand_mlp(&h);
     const dml_model m = model_of(spec, &arena);
     int32_t begin[8];
-    DML_CHECK_OK(dml_model_split(spec, &m, 5, begin));
+    DML_CHECK_OK(dml_model_split(spec, &m, 5, false, begin));
     DML_CHECK_FAILS(DML_ERR_SPEC, "6 stages, but the model can be cut into 5 at most",
-                    dml_model_split(spec, &m, 6, begin));
+                    dml_model_split(spec, &m, 6, false, begin));
     dml_arena_free(&arena);
 }
 
@@ -287,7 +353,7 @@ static void a_listed_split_is_taken_as_it_is_or_refused(void **state)
     h.spec.parallelism.split_list = list;
     for (int counted = 0; counted < 2; counted++) { /* the loss may be counted or not */
         list[1] = m.n_layers - 1 + counted - list[0];
-        DML_CHECK_OK(dml_model_split(spec, &m, 2, begin));
+        DML_CHECK_OK(dml_model_split(spec, &m, 2, false, begin));
         DML_CHECK_EQ(10, begin[1]);
         DML_CHECK_EQ(m.n_layers, begin[2]);
     }
@@ -299,18 +365,19 @@ static void a_listed_split_is_taken_as_it_is_or_refused(void **state)
         DML_ERR_SPEC,
         "stage 1 would begin at layer 'block4.short', which does not read 'block4.bn2' before it; "
         "a stage begins with a layer that does",
-        dml_model_split(spec, &m, 2, begin));
+        dml_model_split(spec, &m, 2, false, begin));
     list[0] = 6; /* within block 1 */
     list[1] = m.n_layers - 6;
-    DML_CHECK_OK(dml_model_split(spec, &m, 2, begin));
+    DML_CHECK_OK(dml_model_split(spec, &m, 2, false, begin));
     list[0] = m.n_layers - 1;
     list[1] = 1;
-    DML_CHECK_FAILS(DML_ERR_SPEC, "nothing but the loss", dml_model_split(spec, &m, 2, begin));
+    DML_CHECK_FAILS(DML_ERR_SPEC, "nothing but the loss",
+                    dml_model_split(spec, &m, 2, false, begin));
     list[1] = 3;
-    DML_CHECK_FAILS(DML_ERR_SPEC, "but the model has", dml_model_split(spec, &m, 2, begin));
+    DML_CHECK_FAILS(DML_ERR_SPEC, "but the model has", dml_model_split(spec, &m, 2, false, begin));
     list[0] = 0;
     DML_CHECK_FAILS(DML_ERR_SPEC, "stage 0 would have no layers",
-                    dml_model_split(spec, &m, 2, begin));
+                    dml_model_split(spec, &m, 2, false, begin));
     dml_arena_free(&arena);
 }
 
@@ -323,6 +390,8 @@ int main(void)
         cmocka_unit_test(delays_of_one_length_get_a_stage_each),
         cmocka_unit_test(four_linear_layers_make_four_stages_with_one_each),
         cmocka_unit_test(stages_with_more_hands_get_more_layers),
+        cmocka_unit_test(a_rank_gets_layers_by_the_speed_of_its_slowest_worker),
+        cmocka_unit_test(measured_times_decide_to_the_nanosecond),
         cmocka_unit_test(too_many_stages_are_refused_with_the_number_that_would_do),
         cmocka_unit_test(a_listed_split_is_taken_as_it_is_or_refused),
     };

@@ -111,7 +111,8 @@ static void what_a_schedule_refuses_is_refused_at_its_place_in_the_spec(void **s
     static const char *const two[] = {"parallelism.vpp=2", "parallelism.schedule=zb_h1", NULL},
                              *const odd[] = {"parallelism.schedule=chimera", NULL},
                              *const small[] = {"parallelism.pp=2", "parallelism.memory=1KB",
-                                               "parallelism.schedule=auto", NULL};
+                                               "parallelism.schedule=auto",
+                                               "parallelism.split=uniform", NULL};
     DML_CHECK_FAILS(DML_ERR_SPEC,
                     "override 'parallelism.schedule=zb_h1': zb_h1 runs one chunk on each rank, not "
                     "2; several are for sequential, ",
@@ -141,7 +142,9 @@ static void memory_is_a_limit_that_auto_keeps(void **state)
     snprintf(memory, sizeof memory, "parallelism.memory=%lld", (long long)most - 1);
     const char *const tight_gpipe[] = {"parallelism.pp=2", "parallelism.schedule=gpipe", memory,
                                        NULL};
-    DML_CHECK_FAILS(DML_ERR_SPEC, "under gpipe, parallelism.memory is",
+    DML_CHECK_FAILS(DML_ERR_SPEC,
+                    "no cut fits parallelism.memory: no cut into 2 stages fits: the nearest leaves "
+                    "stage 1 ('block1.conv2' to 'loss') 1 bytes short",
                     plan_of(TINY, tight_gpipe, &spec, &plan));
     free_both(&spec, &plan);
     const char *const tight[] = {"parallelism.pp=2", "parallelism.schedule=auto", memory, NULL};

@@ -88,7 +88,7 @@ static inline void rig_open(rig *r, const char *backend, const dml_spec *spec, i
     DML_CHECK_OK(r->kt->open(r->device, r->queue, &config, &r->k));
     DML_CHECK_OK(dml_model_make(spec, &r->arena, &r->model));
     if (!begin) {
-        DML_CHECK_OK(dml_model_split(spec, &r->model, n, cut));
+        DML_CHECK_OK(dml_model_split(spec, &r->model, n, false, cut));
         begin = cut;
     }
     DML_CHECK_OK(dml_model_cut(&r->model, n, begin, &r->arena));

@@ -97,7 +97,7 @@ static void open_training(training *r, const char *spec_path, const char *const 
                                      .deterministic = r->spec.training.numerics != DML_FAST};
     DML_CHECK_OK(r->kt->open(r->device, r->queue, &kernels, &r->k));
     DML_CHECK_OK(dml_model_make(&r->spec, &r->arena, &r->model));
-    DML_CHECK_OK(dml_model_split(&r->spec, &r->model, r->stages, cut));
+    DML_CHECK_OK(dml_model_split(&r->spec, &r->model, r->stages, false, cut));
     DML_CHECK_OK(dml_model_cut(&r->model, r->stages, cut, &r->arena));
     for (int32_t s = 0; s < r->stages; s++)
         open_stage(r, s, cut[s], cut[s + 1]);
