@@ -162,9 +162,12 @@ static void read_links(reader *r, const dml_yaml *list)
             dml_complain_at(&r->report, list->item[i].place,
                             all ? "only the last level joins all workers"
                                 : "the last level has workers: all");
-        else if (i > 0 && !all && link[i].workers <= link[i - 1].workers)
+        else if (i > 0 && !all &&
+                 (link[i].workers <= link[i - 1].workers ||
+                  link[i].workers % link[i - 1].workers != 0))
             dml_complain_at(&r->report, list->item[i].place,
-                            "a level of %d workers after one of %d: the innermost is first",
+                            "a level of %d workers after one of %d: the innermost is first, and "
+                            "each holds whole blocks of the one before",
                             link[i].workers, link[i - 1].workers);
     }
     r->out->link = link;

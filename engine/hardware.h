@@ -27,6 +27,7 @@
     X(LAUNCH,       "launch",            TIME,   "",      true)  /* of each kernel, beside its work                     */ \
     X(UNITS,        "units",             COUNT,  ">=1",   true)  /* that a product's tiles are dealt to: SMs, cores     */ \
     X(TILE,         "tile",              COUNT,  ">=1",   true)  /* side of a full tile of a product                    */ \
+    X(RAILS,        "rails",             COUNT,  ">=1",   false) /* network cards of a node: cluster.rails           */ \
     X(MATMUL,       "share.matmul",      NUMBER, "(0,1]", true)  /* of the peak that large products reach               */ \
     X(CONV,         "share.conv",        NUMBER, "(0,1]", true)  /* ... and convolutions                                */ \
     X(STREAM,       "share.memory",      NUMBER, "(0,1]", true)  /* of memory.bandwidth that element-wise kernels reach */

@@ -352,6 +352,8 @@ static void apply_links(dml_spec *spec, const dml_hardware *hw)
     }
     spec->cluster.link = level;
     spec->cluster.n_links = hw->n_links;
+    if (hw->figure[DML_HW_RAILS].source)
+        spec->cluster.rails = (int32_t)hw->figure[DML_HW_RAILS].value;
 }
 
 dml_err dml_roofline_apply(dml_spec *spec)

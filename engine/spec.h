@@ -255,6 +255,7 @@ typedef struct dml_spec {
         dml_size_list memory;       /* bytes that each may hold; none: parallelism.memory */
         const dml_link_level *link; /* [n_links] innermost first; none: parallelism.link */
         int32_t n_links;
+        int32_t rails;             /* links side by side between blocks (engine/base/link.h) */
         const char *hardware;      /* file, absolute; "": none */
         const dml_slow_spec *slow; /* [n_slow] emulation only, no planner looks */
         int32_t n_slow;

@@ -6,6 +6,7 @@
  *     links:                           innermost first; the last joins all
  *       - {workers: 2, latency: 5us, bandwidth: 50GB/s}
  *       - {latency: 20us, bandwidth: 5GB/s}
+ *     rails: 2                         such links side by side out of each innermost block, which rings share
  *     slow:                            emulation only: no planner knows
  *       - {worker: 1, speed: 0.5, step: 20}
  *
@@ -44,8 +45,10 @@ dml_links dml_spec_links(const dml_spec *spec)
     if (n == 0)
         return (dml_links){
             .outer = {spec->parallelism.link_latency_ns, spec->parallelism.link_bytes_per_s}};
-    return (dml_links){
-        .outer = spec->cluster.link[n - 1].link, .levels = n - 1, .level = spec->cluster.link};
+    return (dml_links){.outer = spec->cluster.link[n - 1].link,
+                       .levels = n - 1,
+                       .level = spec->cluster.link,
+                       .rails = spec->cluster.rails};
 }
 
 dml_links dml_spec_known_links(const dml_spec *spec)

@@ -79,19 +79,17 @@ static double memory(const dml_strategy_problem *p, int32_t begin, int32_t end, 
 
 /* ---- links ---- */
 
-/* `steps` of a ring of n devices, `stride` apart, each moving bytes / n: at the pace of its slowest link. */
+/* `steps` of a ring of n devices, `stride` apart, each moving bytes / n. */
 static double ring_ns(const dml_strategy_problem *p, int32_t n, int32_t stride, double steps,
                       double bytes)
 {
-    if (n < 2) return 0.0;
-    double worst = 0.0;
-    for (int32_t i = 0; i < n; i++) {
-        const int32_t from = i * stride, to = (i + 1) % n * stride;
-        const dml_link *link = dml_links_between(&p->links, from, to);
-        const double beta = link->bytes_per_s > 0.0 ? 1e9 / link->bytes_per_s : 0.0;
-        worst = fmax(worst, (double)link->latency_ns + bytes / n * beta);
-    }
-    return steps * worst;
+    dml_arena arena = {0};
+    int32_t *member = DML_NEW_N(&arena, int32_t, n);
+    for (int32_t i = 0; i < n; i++)
+        member[i] = i * stride;
+    const int64_t ns = dml_links_ring_ns(&p->links, member, n, (int64_t)steps, bytes);
+    dml_arena_free(&arena);
+    return (double)ns;
 }
 
 static double all_reduce_ns(const dml_strategy_problem *p, int32_t n, int32_t stride, double bytes)

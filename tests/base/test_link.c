@@ -46,6 +46,22 @@ static void a_ring_goes_at_the_pace_of_its_slowest_link(void **state)
     DML_CHECK_EQ(30000 + 300, dml_links_ring_ns(&links, far, 4, 3, 4000)); /* an all-gather */
 }
 
+/* Blocks of two that all take part share two cards between boxes; one of each box has one to itself. */
+static void members_of_a_block_share_its_rails(void **state)
+{
+    (void)state;
+    static const int32_t both[] = {0, 1, 4, 5}, one[] = {0, 4}, two[] = {0, 1, 4};
+    dml_links railed = links;
+    railed.rails = 2;
+    DML_CHECK_EQ(30000 + 600, dml_links_ring_ns(&railed, both, 4, 6, 4000));
+    railed.rails = 8; /* there are but two to use them */
+    DML_CHECK_EQ(30000 + 600, dml_links_ring_ns(&railed, both, 4, 6, 4000));
+    DML_CHECK_EQ(40000 + 200, dml_links_ring_ns(&railed, one, 2, 2, 4000));
+    DML_CHECK_EQ(40000 + 300, dml_links_ring_ns(&railed, two, 3, 3, 4000)); /* back from 4: one */
+    railed.rails = 1;
+    DML_CHECK_EQ(60000 + 600, dml_links_ring_ns(&railed, both, 4, 6, 4000));
+}
+
 static void links_are_free_only_when_all_are(void **state)
 {
     (void)state;
@@ -63,6 +79,7 @@ int main(void)
         cmocka_unit_test(a_stride_names_every_nth_worker_of_the_cluster),
         cmocka_unit_test(a_transfer_takes_its_bytes_then_the_latency),
         cmocka_unit_test(a_ring_goes_at_the_pace_of_its_slowest_link),
+        cmocka_unit_test(members_of_a_block_share_its_rails),
         cmocka_unit_test(links_are_free_only_when_all_are),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -158,6 +158,8 @@ static void levels_come_innermost_first(void **state)
     dml_hardware hw;
     DML_CHECK_FAILS(DML_ERR_SPEC, "a level of 4 workers after one of 8",
                     hardware_of("links:\n" LEVEL("8") LEVEL("4") LEVEL("all"), &hw));
+    DML_CHECK_FAILS(DML_ERR_SPEC, "each holds whole blocks",
+                    hardware_of("links:\n" LEVEL("8") LEVEL("12") LEVEL("all"), &hw));
     DML_CHECK_FAILS(DML_ERR_SPEC, "only the last level joins all workers",
                     hardware_of("links:\n" LEVEL("all") LEVEL("all"), &hw));
 }
