@@ -76,7 +76,7 @@ static dml_err enter(dml_group *g, const dml_call *mine, int64_t *begin_ns)
 {
     g->member[g->me].slot->call[g->calls & 1] = *mine;
     DML_TRY(dml_group_barrier(g, call_text[mine->kind]));
-    *begin_ns = g->t->emulates ? dml_clock_ns() : 0;
+    *begin_ns = g->met_ns = dml_clock_ns();
     for (int32_t m = 0; m < g->n; m++) {
         const dml_call *theirs = call_of(g, m);
         if (same_call(theirs, mine)) continue;
@@ -139,6 +139,11 @@ static dml_err prepare(dml_group *g, const dml_call *c, const void *buffer, int6
     if (elems < 0)
         DML_FAIL(DML_ERR_BUG, "%s of %lld elements", call_text[c->kind], (long long)elems);
     return dml_host_offset(g->t, buffer, elems * size, call_text[c->kind], offset);
+}
+
+int64_t dml_host_call_met_ns(const dml_group *g)
+{
+    return g->met_ns;
 }
 
 /* ---- the three collectives ---- */

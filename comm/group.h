@@ -18,6 +18,7 @@ struct dml_group {
     int32_t n, me;     /* members, and which of them this rank is */
     uint32_t barriers; /* reached so far */
     uint32_t calls;    /* collectives begun so far */
+    int64_t met_ns;    /* when all had come to the newest */
     bool closed;
     int32_t *ranks;      /* [n] behind the members */
     dml_member member[]; /* [n] in group order */

@@ -32,7 +32,8 @@ typedef struct dml_channel {
     _Alignas(DML_LINE_BYTES) _Atomic uint32_t sent; /* k, by peer */
     uint32_t sent_tag;
     int64_t sent_bytes;
-    int64_t arrival_ns; /* dml_clock_ns, emulated links only */
+    int64_t met_ns;     /* when both were there, dml_clock_ns */
+    int64_t arrival_ns; /* likewise, emulated links only */
     /* the k-th group with the peer in it that the owner opens */
     _Alignas(DML_LINE_BYTES) _Atomic uint32_t invited; /* k, by owner, as all of the following */
     uint32_t group_id, group_size;
@@ -84,6 +85,7 @@ typedef struct dml_peer {
     int64_t bytes;
     uint32_t sends, receives, groups; /* how many this rank has begun with the peer */
     bool met;                         /* some pair of `meet` joins the two */
+    int64_t sent_ns;                  /* when both ends of the newest send were there */
 } dml_peer;
 
 struct dml_transport {
@@ -105,6 +107,9 @@ dml_err dml_host_send(dml_transport *t, dml_queue *queue, int32_t peer, const vo
                       int64_t bytes, uint32_t tag);
 dml_err dml_host_recv(dml_transport *t, dml_queue *queue, int32_t peer, void *dst, int64_t bytes,
                       uint32_t tag);
+int64_t dml_host_send_met_ns(const dml_transport *t, int32_t peer);
+int64_t dml_host_recv_met_ns(const dml_transport *t, int32_t peer);
+int64_t dml_host_call_met_ns(const dml_group *g);
 dml_err dml_host_group_open(dml_transport *t, const int32_t *ranks, int32_t n, uint32_t id,
                             dml_group **out);
 void dml_host_group_close(dml_group *g);

@@ -49,7 +49,7 @@ dml_err dml_host_send(dml_transport *t, dml_queue *queue, int32_t peer, const vo
                  p->post_epoch, t->config.rank, t->config.epoch);
 
     const dml_link *link = dml_links_between(&t->config.links, t->config.rank, peer);
-    const int64_t begin_ns = t->emulates ? dml_clock_ns() : 0;
+    const int64_t begin_ns = dml_clock_ns();
     const int64_t busy_ns = dml_link_busy_ns(link, (double)bytes);
     const bool agree = p->post_bytes == bytes && p->post_tag == tag;
     if (agree && bytes > 0) {
@@ -58,6 +58,7 @@ dml_err dml_host_send(dml_transport *t, dml_queue *queue, int32_t peer, const vo
     }
     p->sent_bytes = bytes;
     p->sent_tag = tag;
+    p->met_ns = to->sent_ns = begin_ns;
     p->arrival_ns = begin_ns + busy_ns + link->latency_ns;
     if (!agree) mismatch(t->config.rank, peer, k, p); /* while the fields are still ours to read */
     dml_wait_set(&p->sent, k);
@@ -83,4 +84,14 @@ dml_err dml_host_recv(dml_transport *t, dml_queue *queue, int32_t peer, void *ds
     DML_TRY(dml_host_wait(t, &p->sent, k, "worker %d's send %u", peer, k));
     if (p->sent_bytes != bytes || p->sent_tag != tag) return mismatch(peer, t->config.rank, k, p);
     return t->emulates ? dml_host_sleep(t, p->arrival_ns, "a receive") : DML_ERR_OK;
+}
+
+int64_t dml_host_send_met_ns(const dml_transport *t, int32_t peer)
+{
+    return t->peer[peer].sent_ns;
+}
+
+int64_t dml_host_recv_met_ns(const dml_transport *t, int32_t peer)
+{
+    return t->peer[t->config.rank].segment->pair[peer].met_ns;
 }

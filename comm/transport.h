@@ -88,6 +88,13 @@ typedef struct dml_transport_api {
     dml_err (*recv)(dml_transport *t, dml_queue *queue, int32_t peer, void *dst, int64_t bytes,
                     uint32_t tag);
 
+    /* When both ends of this rank's newest send to `peer`, or receive from it, had come, and all members to the newest
+     * call of a group: since then data moves (dml_clock_ns).  Asked by the queue that made the call, after it; NULL
+     * entries: not known. */
+    int64_t (*send_met_ns)(const dml_transport *t, int32_t peer);
+    int64_t (*recv_met_ns)(const dml_transport *t, int32_t peer);
+    int64_t (*call_met_ns)(const dml_group *g);
+
     /* Collective among `ranks` (ascending, all different; borrowed).  `id` tells groups apart; two groups
      * alive at once differ in id.  A group of one is fine and moves nothing. */
     dml_err (*group_open)(dml_transport *t, const int32_t *ranks, int32_t n, uint32_t id,

@@ -385,17 +385,18 @@ static void worker_lines(dml_console_view *v, const dml_worker_figures *workers,
     line(v, "                        planned           predicted                    measured");
     line(v,
          "  worker  stage    step ms  bubble    step ms  bubble  stash    step ms  bubble  stash   "
-         "stash memory");
+         "stash memory   exposed ms  predicted");
     for (int32_t i = 0; i < n_workers; i++) {
         const dml_worker_figures *w = &workers[i];
-        line(v, "  %6d  %-6s  %8s  %6s   %8s  %6s  %5d   %8s  %6s  %5d   %12s", w->worker, w->place,
-             figure(w->planned_step_s * 1e3, "").text,
+        line(v, "  %6d  %-6s  %8s  %6s   %8s  %6s  %5d   %8s  %6s  %5d   %12s   %10s  %9s",
+             w->worker, w->place, figure(w->planned_step_s * 1e3, "").text,
              figure(w->planned_bubble_ratio * 100, "%").text,
              figure(w->predicted_step_s * 1e3, "").text,
              figure(w->predicted_bubble_ratio * 100, "%").text, w->predicted_stash,
              figure(w->measured_step_s * 1e3, "").text,
              figure(w->measured_bubble_ratio * 100, "%").text, w->measured_stash,
-             bytes(w->stash_bytes).text);
+             bytes(w->stash_bytes).text, figure(w->measured_exposed_s * 1e3, "").text,
+             figure(w->predicted_exposed_s * 1e3, "").text);
     }
 }
 

@@ -60,6 +60,8 @@ typedef struct dml_worker_figures {
     const char *place; /* " 1.0": rank and replica; or its stages, " 0,2"; borrowed for the call */
     double planned_step_s, predicted_step_s, measured_step_s; /* measured: median */
     double planned_bubble_ratio, predicted_bubble_ratio, measured_bubble_ratio; /* schedule/sim.h */
+    double predicted_exposed_s,
+        measured_exposed_s;                  /* communication, schedule/sim.h; nan: unknown */
     int32_t predicted_stash, measured_stash; /* most micro-batches held at once */
     int64_t stash_bytes;                     /* of all its slots */
 } dml_worker_figures;

@@ -94,6 +94,7 @@ typedef struct dml_report_end {
     int64_t stash_bytes;  /* of all STASH and KEPT slots */
     int64_t busy_ns,
         wall_ns;        /* compute lane, over all training steps but the first, or the only one */
+    int64_t exposed_ns; /* of one of them: exposed communication (schedule/sim.h); -1: not known */
     int32_t stash_peak; /* most micro-batches between F and B at once, counted while running */
     int32_t n_chunks;
     dml_report_chunk chunk[DML_MAX_HELD];

@@ -37,14 +37,22 @@ static dml_err timed_job(void *arg)
     dml_resolved *r = arg;
     if (clears(r)) return clear_job(r);
     if (!dml_exec_has_work(r)) return DML_ERR_OK;
+    const bool computes = dml_op_lane(r->op) == DML_LANE_COMPUTE;
     const int64_t begin_ns = dml_clock_ns();
+    if (computes) dml_exec_count_exposed(r, begin_ns);
     if (tells(r)) DML_TRY(dml_exec_tell_step(r));
     dml_exec_record(r, begin_ns, 0); /* if it never ends, that is known */
     DML_TRY(dml_exec_op(r));
     const int64_t end_ns = dml_clock_ns();
     dml_exec_record(r, begin_ns, end_ns);
     dml_exec_count_stash(r);
-    dml_exec_took(r->x, r->op, end_ns - begin_ns);
+    if (computes)
+        r->x->idle_since_ns = end_ns;
+    else
+        dml_exec_moved(r, end_ns);
+    /* Waiting for the other replicas is no part of a reduction. */
+    const bool met = r->op->kind == DML_OP_REDUCE && r->met_ns > 0;
+    dml_exec_took(r->x, r->op, end_ns - (met ? r->met_ns : begin_ns));
     return DML_ERR_OK;
 }
 
@@ -84,6 +92,7 @@ static dml_err timed_begin_job(void *arg)
     const int64_t end_ns = dml_clock_ns();
     if (x->span) x->span[x->list->n] = (dml_trace_span){.begin_ns = begin_ns, .end_ns = end_ns};
     dml_exec_was_busy(x, end_ns - begin_ns);
+    x->idle_since_ns = end_ns;
     return DML_ERR_OK;
 }
 

@@ -70,6 +70,8 @@ typedef struct dml_exec dml_exec;
 /* Sums of what the compute lane did, since the last reset. */
 typedef struct dml_exec_times {
     int64_t busy_ns;    /* compute ops, optimizer steps, too, and what begins each step */
+    int64_t exposed_ns; /* exposed communication (schedule/sim.h); 0 where jobs only enqueue, and
+                         * with transports that do not know when peers have met */
     int32_t stash_peak; /* most micro-batches between F and B (or W) at once */
 } dml_exec_times;
 
@@ -89,8 +91,8 @@ dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *ro
 /* Issues the ops after VOTE: the optimizer steps. */
 dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr);
 
-/* The vote, which is the caller's, began then, and is over since end_ns if that is not 0: into the trace. */
-void dml_exec_voted(dml_exec *x, int64_t begin_ns, int64_t end_ns);
+/* The vote, which is the caller's, began then, all had come at met_ns, and it is over since end_ns if that is not 0. */
+void dml_exec_voted(dml_exec *x, int64_t begin_ns, int64_t met_ns, int64_t end_ns);
 
 /* An asynchronous program from drain to drain: all of its ops, of `n` of its updates, which are those of steps
  * words->step, + 1, ...; then the newest weights are in buffer 0, and what judges read of each update has been fetched.

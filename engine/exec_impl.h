@@ -38,7 +38,10 @@ typedef struct dml_resolved {
     bool loads;      /* a forward that reads a loaded batch */
     bool recomputed; /* the op's micro-batch is */
 
-    int32_t vouched;           /* RECV_GRAD: the send that its gradient proves done, DML_NO_WAIT */
+    int32_t vouched; /* RECV_GRAD: the send that its gradient proves done, DML_NO_WAIT */
+    int64_t met_ns,
+        moved_ns; /* of a transfer or a collective on the host: since when data moved, 0 not known, and
+                                * until when; the lane's own until the op is done */
     dml_event *done;           /* when another lane waits for it, or its time is taken by events */
     dml_event *begun, *loaded; /* NULL on the host */
     int32_t slot_reader;       /* loads: the op that read the slot before, DML_NO_WAIT */
@@ -76,11 +79,15 @@ struct dml_exec {
     dml_trace_span *span;    /* [list->n + 1] where they are recorded; NULL: nowhere */
     int64_t begun_ns;        /* when step_begun was submitted */
 
+    int64_t
+        reduce_met_ns; /* the reduce lane's own: all members had come to its op's first call; 0: not yet */
+
     /* the compute lane's own */
-    int64_t step_words; /* the step that its context has been told */
+    int64_t idle_since_ns; /* its newest job ended */
+    int64_t step_words;    /* the step that its context has been told */
     int32_t stash_live;
     _Atomic int32_t stash_peak;
-    _Atomic int64_t busy_ns;
+    _Atomic int64_t busy_ns, exposed_ns;
 };
 
 static inline const dml_device_api *dml_exec_device(const dml_exec *x)
@@ -135,6 +142,11 @@ void dml_exec_record(const dml_resolved *r, int64_t begin_ns, int64_t end_ns);
 
 /* The op took `ns`: into durations and progress. */
 void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns);
+
+/* On the host: data of the op has moved until end_ns. */
+void dml_exec_moved(dml_resolved *r, int64_t end_ns);
+/* Before a compute op on the host, on its lane: what of the lane's idle time was exposed (schedule/sim.h). */
+void dml_exec_count_exposed(const dml_resolved *r, int64_t begin_ns);
 
 /* The compute lane worked for `ns`. */
 void dml_exec_was_busy(dml_exec *x, int64_t ns);

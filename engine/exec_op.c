@@ -57,20 +57,29 @@ static dml_err compute(const dml_resolved *r, int32_t rows)
     DML_FAIL(DML_ERR_BUG, "op kind %d computes nothing", r->op->kind);
 }
 
+static dml_err all_reduce(const dml_resolved *r, void *buffer, int64_t elems, dml_dtype dtype,
+                          dml_reduction reduction)
+{
+    dml_exec *x = r->x;
+    const dml_transport_api *comm = x->c.comm;
+    DML_TRY(comm->all_reduce(r->held->replicas, x->c.lane[DML_LANE_REDUCE], buffer, elems, dtype,
+                             reduction));
+    if (x->reduce_met_ns == 0 && comm->call_met_ns)
+        x->reduce_met_ns = comm->call_met_ns(r->held->replicas);
+    return DML_ERR_OK;
+}
+
 /* Sums of the bucket's range, and with the last bucket, when every micro-batch has run, the slots. */
 static dml_err sum_bucket(const dml_resolved *r, const dml_bucket *b, bool last)
 {
-    const dml_transport_api *comm = r->x->c.comm;
-    dml_queue *q = r->x->c.lane[DML_LANE_REDUCE];
-    dml_group *group = r->held->replicas;
     const dml_chunk *c = r->chunk;
-    if (last) DML_TRY(comm->all_reduce(group, q, c->slots, c->slot_words, DML_I32, DML_SUM));
+    if (last) DML_TRY(all_reduce(r, c->slots, c->slot_words, DML_I32, DML_SUM));
     if (b->elems == 0) return DML_ERR_OK;
-    if (!c->acc) return comm->all_reduce(group, q, c->g + b->at, b->elems, DML_F32, DML_SUM);
-    DML_TRY(comm->all_reduce(group, q, c->max_bits + b->param_begin, b->param_end - b->param_begin,
-                             DML_U32, DML_MAX));
+    if (!c->acc) return all_reduce(r, c->g + b->at, b->elems, DML_F32, DML_SUM);
+    DML_TRY(all_reduce(r, c->max_bits + b->param_begin, b->param_end - b->param_begin, DML_U32,
+                       DML_MAX));
     for (int64_t plane = 0; plane < c->acc_elems; plane += c->arena_elems)
-        DML_TRY(comm->all_reduce(group, q, c->acc + plane + b->at, b->elems, DML_I64, DML_SUM));
+        DML_TRY(all_reduce(r, c->acc + plane + b->at, b->elems, DML_I64, DML_SUM));
     return DML_ERR_OK;
 }
 

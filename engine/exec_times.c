@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+#define MIN2(a, b) ((a) < (b) ? (a) : (b))
+#define MAX2(a, b) ((a) > (b) ? (a) : (b))
+
 static dml_durations *durations_of(const dml_exec *x, dml_op_kind kind, int32_t chunk)
 {
     return &x->took[(int64_t)kind * x->c.program->chunks + chunk];
@@ -28,9 +31,58 @@ void dml_exec_record(const dml_resolved *r, int64_t begin_ns, int64_t end_ns)
                          .bytes = transfer ? r->row_bytes * x->rows[r->op->mb] : 0};
 }
 
-void dml_exec_voted(dml_exec *x, int64_t begin_ns, int64_t end_ns)
+void dml_exec_voted(dml_exec *x, int64_t begin_ns, int64_t met_ns, int64_t end_ns)
 {
-    if (x->vote < x->list->n) dml_exec_record(&x->op[x->vote], begin_ns, end_ns);
+    if (x->vote == x->list->n) return;
+    dml_exec_record(&x->op[x->vote], begin_ns, end_ns);
+    x->op[x->vote].met_ns = met_ns;
+    x->op[x->vote].moved_ns = end_ns;
+}
+
+/* ---- exposed communication ---- */
+
+/* Since when data has moved of the op that has just run on its lane; 0: not known, or none did. */
+static int64_t met_ns(const dml_resolved *r)
+{
+    const dml_exec_config *c = &r->x->c;
+    switch (dml_op_lane(r->op)) {
+    case DML_LANE_SEND:
+        return c->comm->send_met_ns ? c->comm->send_met_ns(c->transport, r->op->peer) : 0;
+    case DML_LANE_RECV:
+        return c->comm->recv_met_ns ? c->comm->recv_met_ns(c->transport, r->op->peer) : 0;
+    case DML_LANE_REDUCE: return r->x->reduce_met_ns;
+    case DML_LANE_COMPUTE:
+    case DML_LANES: break;
+    }
+    return 0;
+}
+
+void dml_exec_moved(dml_resolved *r, int64_t end_ns)
+{
+    r->met_ns = met_ns(r);
+    r->moved_ns = end_ns;
+    if (dml_op_lane(r->op) == DML_LANE_REDUCE) r->x->reduce_met_ns = 0;
+}
+
+/* Of an op that this step left out the times are those of a step before, which are over. */
+void dml_exec_count_exposed(const dml_resolved *r, int64_t begin_ns)
+{
+    dml_exec *x = r->x;
+    const dml_resolved *last = NULL;
+    for (int32_t k = 0; k < DML_OP_WAITS; k++) {
+        const int32_t wait = r->op->wait[k];
+        if (wait == DML_NO_WAIT) continue;
+        if (!last || x->op[wait].moved_ns > last->moved_ns) last = &x->op[wait];
+    }
+    if (!last) return;
+    int64_t sum_ns = 0;
+    for (const dml_resolved *i = last; i >= x->op; i--) {
+        if (dml_op_lane(i->op) != dml_op_lane(last->op)) continue;
+        const int64_t to_ns = MIN2(i->moved_ns, begin_ns);
+        if (to_ns <= x->idle_since_ns) break;
+        if (i->met_ns > 0) sum_ns += MAX2(to_ns - MAX2(i->met_ns, x->idle_since_ns), 0);
+    }
+    atomic_fetch_add_explicit(&x->exposed_ns, sum_ns, memory_order_relaxed);
 }
 
 void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
@@ -103,6 +155,7 @@ dml_exec_times dml_exec_take_times(dml_exec *x)
 {
     return (dml_exec_times){
         .busy_ns = atomic_exchange_explicit(&x->busy_ns, 0, memory_order_relaxed),
+        .exposed_ns = atomic_exchange_explicit(&x->exposed_ns, 0, memory_order_relaxed),
         .stash_peak = atomic_load_explicit(&x->stash_peak, memory_order_relaxed)};
 }
 

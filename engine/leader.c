@@ -136,12 +136,13 @@ static dml_err plan_ahead(dml_leader *l)
 {
     const dml_plan *p = l->plan;
     int32_t stash[DML_HOST_WORKERS];
+    int64_t exposed_ns[DML_HOST_WORKERS];
     int64_t step_ns;
     l->planned_step_s = NAN;
     for (int32_t w = 0; w < p->workers; w++)
         l->planned_bubble[w] = NAN;
     if (!p->cost_is_exact) return DML_ERR_OK;
-    DML_TRY(dml_plan_predict(p, &p->cost, &step_ns, l->planned_bubble, stash));
+    DML_TRY(dml_plan_predict(p, &p->cost, &step_ns, l->planned_bubble, stash, exposed_ns));
     l->planned_step_s = (double)step_ns * 1e-9;
     return DML_ERR_OK;
 }

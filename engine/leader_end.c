@@ -44,11 +44,13 @@ static dml_err measured_cost(const dml_leader *l, dml_cost *cost)
 }
 
 /* What the simulator says of them. */
-static dml_err predict(const dml_leader *l, int64_t *step_ns, double *bubble, int32_t *stash)
+static dml_err predict(const dml_leader *l, int64_t *step_ns, double *bubble, int32_t *stash,
+                       int64_t *exposed_ns)
 {
     dml_cost cost;
     dml_err err = measured_cost(l, &cost);
-    if (err == DML_ERR_OK) err = dml_plan_predict(l->plan, &cost, step_ns, bubble, stash);
+    if (err == DML_ERR_OK)
+        err = dml_plan_predict(l->plan, &cost, step_ns, bubble, stash, exposed_ns);
     dml_cost_free(&cost);
     return err;
 }
@@ -71,11 +73,12 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
     const dml_plan *p = l->plan;
     double bubble[DML_HOST_WORKERS];
     int32_t stash[DML_HOST_WORKERS];
-    int64_t step_ns;
+    int64_t exposed_ns[DML_HOST_WORKERS], step_ns;
     if (l->n_ended < l->processes || l->step_times.count == 0) return 0;
-    if (predict(l, &step_ns, bubble, stash) != DML_ERR_OK) return 0;
+    if (predict(l, &step_ns, bubble, stash, exposed_ns) != DML_ERR_OK) return 0;
     end->predicted_step_time_s = (double)step_ns * 1e-9;
     end->predicted_bubble_ratio = dml_leader_mean(bubble, p->workers);
+    end->predicted_exposed_comm_s = end->exposed_comm_s = 0.0; /* sums of shares, below */
     for (int32_t w = 0; w < p->workers; w++) {
         const dml_report_end *e = &l->end[w];
         out[w] = (dml_worker_figures){
@@ -88,10 +91,14 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
             .predicted_bubble_ratio = bubble[w],
             .measured_bubble_ratio =
                 e->wall_ns > 0 ? 1.0 - (double)e->busy_ns / (double)e->wall_ns : NAN,
+            .predicted_exposed_s = (double)exposed_ns[w] * 1e-9,
+            .measured_exposed_s = e->exposed_ns < 0 ? NAN : (double)e->exposed_ns * 1e-9,
             .predicted_stash = stash[w],
             .measured_stash = e->stash_peak,
             .stash_bytes = e->stash_bytes,
         };
+        end->predicted_exposed_comm_s += out[w].predicted_exposed_s / p->workers;
+        end->exposed_comm_s += out[w].measured_exposed_s / p->workers;
     }
     return p->workers;
 }
@@ -110,6 +117,8 @@ static dml_err record_workers(dml_leader *l, const dml_worker_figures *workers, 
                                      .predicted_bubble_ratio = f->predicted_bubble_ratio,
                                      .step_time_median_s = f->measured_step_s,
                                      .bubble_ratio = f->measured_bubble_ratio,
+                                     .predicted_exposed_comm_s = f->predicted_exposed_s,
+                                     .exposed_comm_s = f->measured_exposed_s,
                                      .predicted_stash = f->predicted_stash,
                                      .stash = f->measured_stash,
                                      .stash_bytes = f->stash_bytes};
@@ -193,6 +202,8 @@ dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int3
         .predicted_step_time_s = NAN,
         .bubble_ratio = l->step_times.count > 0 ? l->bubble_sum / (double)l->step_times.count : NAN,
         .predicted_bubble_ratio = NAN,
+        .exposed_comm_s = NAN,
+        .predicted_exposed_comm_s = NAN,
         .loss = l->loss,
         .test_loss = l->test_loss,
         .test_accuracy_ratio = l->test_accuracy,

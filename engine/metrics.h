@@ -129,6 +129,8 @@ typedef const char *dml_field_TEXT;
     X(T, NUM,  predicted_bubble_ratio)                                                                     \
     X(T, NUM,  step_time_median_s)                                                                         \
     X(T, NUM,  bubble_ratio)                  /* of this worker's compute lane, over the steps measured */ \
+    X(T, NUM,  predicted_exposed_comm_s)      /* of a step: compute stands still while data moves       */ \
+    X(T, NUM,  exposed_comm_s)                /* the same, measured; nan: a GPU, where nobody knows     */ \
     X(T, INT,  predicted_stash)               /* most micro-batches between forward and backward        */ \
     X(T, INT,  stash)                         /* the same, counted                                      */ \
     X(T, INT,  stash_bytes)                   /* of all its slots                                       */
@@ -144,6 +146,8 @@ typedef const char *dml_field_TEXT;
     X(T, NUM,  predicted_step_time_s)         /* nan: not predicted                                     */ \
     X(T, NUM,  bubble_ratio)                  /* mean over the steps measured                           */ \
     X(T, NUM,  predicted_bubble_ratio)                                                                     \
+    X(T, NUM,  exposed_comm_s)                /* mean over workers; nan: not known                      */ \
+    X(T, NUM,  predicted_exposed_comm_s)                                                                   \
     X(T, NUM,  loss)                          /* of the last step                                       */ \
     X(T, NUM,  test_loss)                     /* nan: never evaluated                                   */ \
     X(T, NUM,  test_accuracy_ratio)                                                                        \

@@ -337,7 +337,7 @@ void dml_plan_free(dml_plan *plan)
 }
 
 dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *step_ns,
-                         double *bubble, int32_t *stash_peak)
+                         double *bubble, int32_t *stash_peak, int64_t *exposed_ns)
 {
     dml_sim sim;
     DML_TRY(dml_simulate(&plan->train, cost, &sim));
@@ -345,6 +345,7 @@ dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *st
     for (int32_t w = 0; w < plan->workers; w++) {
         bubble[w] = dml_sim_bubble(&sim, w);
         stash_peak[w] = sim.peak_stash[w];
+        exposed_ns[w] = sim.exposed_ns[w] / plan->updates;
     }
     dml_sim_free(&sim);
     return DML_ERR_OK;

@@ -67,7 +67,9 @@ static dml_err hold_vote(dml_loop *l, bool is_redo, dml_vote *vote, dml_verdict 
 {
     dml_worker *w = l->w;
     memset(vote, 0, sizeof *vote);
-    l->step_busy_ns += take_times(w->train_exec).busy_ns;
+    const dml_exec_times times = take_times(w->train_exec);
+    l->step_busy_ns += times.busy_ns;
+    l->step_exposed_ns += times.exposed_ns;
     vote->busy_ns = l->step_busy_ns + l->commit_busy_ns; /* the step before's: ours is to come */
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) dml_update_judge(w->held[c].update, 0, w->rows, vote);
@@ -75,9 +77,11 @@ static dml_err hold_vote(dml_loop *l, bool is_redo, dml_vote *vote, dml_verdict 
     vote->plan = newer_plan(w);
     memcpy(w->ballot, vote, sizeof *vote);
     const int64_t begin_ns = dml_clock_ns();
-    if (!w->idle) dml_exec_voted(w->train_exec, begin_ns, 0);
+    if (!w->idle) dml_exec_voted(w->train_exec, begin_ns, 0, 0);
     DML_TRY(dml_worker_sum_ballot(w, DML_VOTE_WORDS));
-    if (!w->idle) dml_exec_voted(w->train_exec, begin_ns, dml_clock_ns());
+    if (!w->idle)
+        dml_exec_voted(w->train_exec, begin_ns, w->vote_comm->call_met_ns(w->world),
+                       dml_clock_ns());
     memcpy(vote, w->ballot, sizeof *vote);
     return dml_vote_verdict(vote, is_redo, verdict);
 }
@@ -98,7 +102,7 @@ static dml_err attempt(dml_loop *l, int64_t step, dml_vote *vote, dml_verdict *v
     dml_worker *w = l->w;
     const dml_step_words words = {
         .step = step, .loss_scale = l->loss_scale.scale, .pace = dml_loop_pace(w, step)};
-    l->step_busy_ns = 0;
+    l->step_busy_ns = l->step_exposed_ns = 0;
     DML_TRY(run(w, w->train_exec, &words));
     DML_TRY(hold_vote(l, false, vote, verdict));
     if (*verdict != DML_REDO) return DML_ERR_OK;
@@ -171,16 +175,19 @@ static dml_err train_step(dml_loop *l, int64_t step)
     const double lr = dml_lr_at(w->spec, l->total_steps, step);
     if (verdict == DML_COMMIT && !w->idle)
         DML_TRY(dml_exec_commit(w->train_exec, norm, samples, lr));
-    l->commit_busy_ns = take_times(w->train_exec).busy_ns;
+    const dml_exec_times commit = take_times(w->train_exec);
+    l->commit_busy_ns = commit.busy_ns;
     dml_recorder_end(&w->recorder, step + 1, 1, verdict);
     l->stop = vote.stop > 0;
     l->change = (uint32_t)vote.plan;
     const int64_t wall_ns = dml_loop_lap(l);
     l->commit_ns = l->committed_at_ns - voted_at_ns;
     /* the first under a plan counts only where it is the only one */
-    if (step == w->tenure.first_step + 1) l->busy_ns = l->wall_ns = 0;
+    if (step == w->tenure.first_step + 1) l->busy_ns = l->wall_ns = l->exposed_ns = l->counted = 0;
     l->busy_ns += l->step_busy_ns + l->commit_busy_ns;
+    l->exposed_ns += l->step_exposed_ns + commit.exposed_ns;
     l->wall_ns += wall_ns;
+    l->counted++;
     const dml_loop_step done = {.step = step,
                                 .vote = &vote,
                                 .verdict = verdict,
@@ -241,6 +248,13 @@ static dml_err evaluate(dml_loop *l, int64_t step)
 
 /* ---- the run ---- */
 
+/* Mean over the steps counted; -1 where nobody knows when data moved. */
+static int64_t exposed_of_a_step(const dml_loop *l)
+{
+    const bool known = l->w->backend->on_host && l->w->comm->call_met_ns;
+    return known && l->counted > 0 ? l->exposed_ns / l->counted : -1;
+}
+
 static dml_err report_end(dml_loop *l)
 {
     dml_worker *w = l->w;
@@ -248,6 +262,7 @@ static dml_err report_end(dml_loop *l)
                     .end = {.memory_bytes = w->memory_bytes,
                             .busy_ns = l->busy_ns,
                             .wall_ns = l->wall_ns,
+                            .exposed_ns = exposed_of_a_step(l),
                             .stash_peak = take_times(w->train_exec).stash_peak}};
     for (int32_t c = 0; c < w->plan->train.chunks && r.end.n_chunks < DML_MAX_HELD; c++) {
         if (!w->held[c].chunk) continue;
@@ -296,7 +311,7 @@ static dml_err begin(dml_loop *l)
 {
     dml_worker *w = l->w;
     const uint32_t generation = w->tenure.generation;
-    l->busy_ns = l->wall_ns = 0;
+    l->busy_ns = l->wall_ns = l->exposed_ns = l->counted = 0;
     l->change = 0;
     if (generation == 0) inspect(w, false);
     DML_TRY(report(w, &(dml_report){.kind = DML_REPORT_READY, .ready = {generation}}));

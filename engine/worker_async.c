@@ -131,13 +131,16 @@ dml_err dml_loop_train_segment(dml_loop *l, int64_t step, int32_t n)
     plan_updates(l, step, n);
     const dml_step_words words = {.step = step, .loss_scale = 1.0f, .pace = dml_loop_pace(w, step)};
     DML_TRY(dml_exec_run_updates(w->train_exec, &words, w->rows, w->updates, n));
-    l->step_busy_ns = dml_exec_take_times(w->train_exec).busy_ns;
+    const dml_exec_times times = dml_exec_take_times(w->train_exec);
+    l->step_busy_ns = times.busy_ns;
     dml_vote segment, vote;
     DML_TRY(close_ballots(l, n, &segment));
     const int64_t wall_ns = dml_loop_lap(l);
     dml_recorder_end(&w->recorder, step + 1, n, DML_COMMIT);
     l->busy_ns += l->step_busy_ns;
+    l->exposed_ns += times.exposed_ns;
     l->wall_ns += wall_ns;
+    l->counted += n;
     l->stop = segment.stop > 0;
     dml_loop_step done = {
         .wall_ns = wall_ns / n, .busy_ns = segment.busy_ns / n, .span_ns = wall_ns / n};

@@ -10,9 +10,10 @@ typedef struct dml_loop {
     int64_t total_steps;
     int64_t committed_at_ns; /* when the step before ended */
     int64_t step_busy_ns, busy_ns, wall_ns;
-    int64_t commit_busy_ns; /* of the newest step's optimizer */
-    int64_t commit_ns;      /* from the newest step's vote to its end */
-    int32_t skipped;        /* in a row, but for those that the loss scale explains */
+    int64_t step_exposed_ns, exposed_ns, counted; /* exposed communication; steps in the sums */
+    int64_t commit_busy_ns;                       /* of the newest step's optimizer */
+    int64_t commit_ns;                            /* from the newest step's vote to its end */
+    int32_t skipped; /* in a row, but for those that the loss scale explains */
     dml_loss_scale loss_scale;
     int64_t step,
         evaluated_at; /* steps made; how many were when it was last evaluated, -1: never */

@@ -388,6 +388,8 @@ static void the_summary_shows_predicted_beside_measured(void **state)
                                            .measured_bubble_ratio = 0.103,
                                            .predicted_stash = 4,
                                            .measured_stash = 4,
+                                           .predicted_exposed_s = 0.0025,
+                                           .measured_exposed_s = 0.0031,
                                            .stash_bytes = 5 << 20},
                                           {.worker = 1,
                                            .place = " 1.0",
@@ -397,6 +399,8 @@ static void the_summary_shows_predicted_beside_measured(void **state)
                                            .measured_step_s = 0.0811,
                                            .predicted_bubble_ratio = UNKNOWN,
                                            .measured_bubble_ratio = 0.1,
+                                           .predicted_exposed_s = UNKNOWN,
+                                           .measured_exposed_s = UNKNOWN,
                                            .stash_bytes = 900}};
     dml_console_summary(&r.view, &end, workers, 2);
     check_text(
@@ -406,11 +410,11 @@ static void the_summary_shows_predicted_beside_measured(void **state)
         "  bubble       10.3%, predicted 9.1%\n"
         "                        planned           predicted                    measured\n"
         "  worker  stage    step ms  bubble    step ms  bubble  stash    step ms  bubble  stash   "
-        "stash memory\n"
+        "stash memory   exposed ms  predicted\n"
         "       0   0.0        78.0    8.8%       79.8    9.1%      4       81.2   10.3%      4   "
-        "     5.0 MiB\n"
+        "     5.0 MiB          3.1        2.5\n"
         "       1   1.0           -       -          -       -      0       81.1   10.0%      0   "
-        "       900 B\n"
+        "       900 B            -          -\n"
         "  last loss    0.21000\n"
         "  test         accuracy 91.23%, loss 0.24120\n"
         "  memory peak  21.0 MiB\n"

@@ -102,7 +102,8 @@ static double predicted_ms(const char *overlap)
     int64_t ns;
     double bubble[2];
     int32_t stash[2];
-    DML_CHECK_OK(dml_plan_predict(&plan, &plan.cost, &ns, bubble, stash));
+    int64_t exposed_ns[DML_HOST_WORKERS];
+    DML_CHECK_OK(dml_plan_predict(&plan, &plan.cost, &ns, bubble, stash, exposed_ns));
     dml_plan_free(&plan);
     dml_spec_free(&spec);
     return (double)ns * 1e-6;

@@ -159,8 +159,9 @@ static void a_fourth_worker_that_helps_two_stages_fills_the_pipeline(void **stat
     int64_t step_ns, three_ns;
     double bubble[4];
     int32_t stash[4];
+    int64_t exposed_ns[DML_HOST_WORKERS];
     DML_CHECK_OK(open_rig(&r, DELAYS, NULL));
-    DML_CHECK_OK(dml_plan_predict(&r.plan, &r.plan.cost, &step_ns, bubble, stash));
+    DML_CHECK_OK(dml_plan_predict(&r.plan, &r.plan.cost, &step_ns, bubble, stash, exposed_ns));
     for (int32_t w = 0; w < 4; w++) /* 12 x 30 ms of work each */
         DML_CHECK(fabs(1.0 - 360e6 / (double)step_ns - bubble[w]) < 1e-4);
     DML_CHECK(step_ns < 386000000);
@@ -168,7 +169,7 @@ static void a_fourth_worker_that_helps_two_stages_fills_the_pipeline(void **stat
     close_rig(&r);
     DML_CHECK_OK(open_rig(&r, DELAYS, three));
     DML_CHECK(dml_plan_is_equal(&r.plan));
-    DML_CHECK_OK(dml_plan_predict(&r.plan, &r.plan.cost, &three_ns, bubble, stash));
+    DML_CHECK_OK(dml_plan_predict(&r.plan, &r.plan.cost, &three_ns, bubble, stash, exposed_ns));
     DML_CHECK(three_ns > 12 * INT64_C(45000000)); /* the longest stage alone */
     close_rig(&r);
 }
