@@ -5,7 +5,8 @@
  *
  * Factors (nccl-tests, doc/PERFORMANCE.md): all_reduce 2 (n-1)/n; all_gather and reduce_scatter (n-1)/n;
  * sendrecv, where each rank sends to the next while it receives from the one before, 1.
- * All operations are in place.  `#wrong` counts elements that differ in a checked call of its own.
+ * `sendrecv_busy` is sendrecv while every rank multiplies on a thread, or a GPU's queue, of its own: what stages meet.
+ * Nothing has a root: -1.  All operations are in place.  `#wrong` counts elements that differ in a checked call of its own.
  */
 #include "bench/bench.h"
 
@@ -29,8 +30,12 @@ static const struct argp_option argp_options[] = {
     {"stepfactor", 'f', "N", 0, "a size is N times the one before (4)", 0},
     {"iters", 'n', "N", 0, "timed iterations (20)", 0},
     {"warmup_iters", 'w', "N", 0, "iterations before them (5)", 0},
+    {"check", 'c', "0|1", 0, "count wrong elements (1)", 0},
     {"ranks", 'r', "N", 0, "processes (2)", 0},
-    {"op", 'o', "OP", 0, "all_reduce, all_gather, reduce_scatter or sendrecv (all of them)", 0},
+    {"op", 'o', "OP", 0,
+     "all_reduce, all_gather, reduce_scatter, sendrecv, or sendrecv_busy, while products run (all "
+     "of them)",
+     0},
     {"backend", OPTION_BACKEND, "NAME", 0,
      "cpu: shared memory; cuda: NCCL, a process for each GPU, several where there are more (cpu)",
      0},
@@ -67,6 +72,7 @@ static error_t parse_option(int key, char *arg, struct argp_state *state)
     case 'f': o->factor = parse_count(arg, 2, 1 << 20, state); return 0;
     case 'n': o->iterations = parse_count(arg, 1, 1 << 30, state); return 0;
     case 'w': o->warmups = parse_count(arg, 0, 1 << 30, state); return 0;
+    case 'c': o->check = parse_count(arg, 0, 1, state); return 0;
     case 'r': o->ranks = parse_count(arg, 2, COMM_RANKS, state); return 0;
     case 'o': o->op = arg; return 0;
     case 'J': o->json = arg; return 0;
@@ -106,12 +112,14 @@ static dml_err run_ranks(const comm_options *o, comm_board *b)
 }
 
 /* Means over the ranks. */
-static void summarise(const comm_line *l, int32_t n, double *time_us, int64_t *wrong)
+static void summarise(const comm_line *l, int32_t n, double *time_us, double *beside,
+                      int64_t *wrong)
 {
-    *time_us = 0;
+    *time_us = *beside = 0;
     *wrong = 0;
     for (int32_t r = 0; r < n; r++) {
         *time_us += l->time_us[r] / n;
+        *beside += l->beside_gflop_s[r] / n;
         *wrong += l->wrong[r];
     }
 }
@@ -131,24 +139,31 @@ static json_t *print_lines(const comm_options *o, const comm_board *b, int64_t *
     for (int32_t i = 0; i < b->lines; i++) {
         const comm_line *l = &b->line[i];
         const char *name = comm_op_name(l->op), *reduction = comm_op_reduction(l->op);
-        double time_us;
+        double time_us, beside;
         int64_t wrong;
-        summarise(l, o->ranks, &time_us, &wrong);
+        char count[24] = "N/A";
+        summarise(l, o->ranks, &time_us, &beside, &wrong);
         const double algbw = (double)l->bytes / time_us * 1e-3;
         const double busbw = algbw * comm_op_bus_factor(l->op, o->ranks);
+        if (o->check) snprintf(count, sizeof count, "%lld", (long long)wrong);
         if (i == 0 || b->line[i - 1].op != l->op)
             printf(
-                "#\n# %s\n#%11s %12s %7s %6s %10s %7s %7s %7s\n#%11s %12s %7s %6s %10s %7s %7s\n",
-                name, "size", "count", "type", "redop", "time", "algbw", "busbw", "#wrong", "(B)",
-                "(elements)", "", "", "(us)", "(GB/s)", "(GB/s)");
-        printf("%12lld %12lld %7s %6s %10.2f %7.2f %7.2f %7lld\n", (long long)l->bytes,
-               (long long)l->count, "float", reduction, time_us, algbw, busbw, (long long)wrong);
+                "#\n# %s\n#%11s %12s %7s %6s %6s %10s %7s %7s %7s\n#%11s %12s %7s %6s %6s %10s %7s "
+                "%7s\n",
+                name, "size", "count", "type", "redop", "root", "time", "algbw", "busbw", "#wrong",
+                "(B)", "(elements)", "", "", "", "(us)", "(GB/s)", "(GB/s)");
+        printf("%12lld %12lld %7s %6s %6d %10.2f %7.2f %7.2f %7s", (long long)l->bytes,
+               (long long)l->count, "float", reduction, -1, time_us, algbw, busbw, count);
+        if (beside > 0) printf("   beside %.1f GFLOP/s", beside);
+        printf("\n");
         *all_wrong += wrong;
-        json_array_append_new(results, json_pack("{s:s, s:I, s:I, s:s, s:s, s:f, s:f, s:f, s:I}",
-                                                 "op", name, "size", (json_int_t)l->bytes, "count",
-                                                 (json_int_t)l->count, "type", "float", "redop",
-                                                 reduction, "time_us", time_us, "algbw_gb_s", algbw,
-                                                 "busbw_gb_s", busbw, "wrong", (json_int_t)wrong));
+        json_array_append_new(
+            results,
+            json_pack("{s:s, s:I, s:I, s:s, s:s, s:i, s:f, s:f, s:f, s:o, s:f}", "op", name, "size",
+                      (json_int_t)l->bytes, "count", (json_int_t)l->count, "type", "float", "redop",
+                      reduction, "root", -1, "time_us", time_us, "algbw_gb_s", algbw, "busbw_gb_s",
+                      busbw, "wrong", o->check ? json_integer(wrong) : json_null(),
+                      "beside_gflop_s", beside));
     }
     return results;
 }
@@ -190,6 +205,7 @@ int dml_bench_comm(int argc, char **argv)
     comm_options o = {.min_bytes = 8,
                       .max_bytes = 32 << 20,
                       .factor = 4,
+                      .check = true,
                       .iterations = 20,
                       .warmups = 5,
                       .ranks = 2,

@@ -1,6 +1,7 @@
 /* bench/comm_rank.c - the operations: what is moved, how it is checked, how long it takes. */
 #include "bench/comm_rank.h"
 
+#include "bench/comm_busy.h"
 #include "engine/base/clock.h"
 #include "kernels/backend.h"
 
@@ -12,6 +13,7 @@ enum { PATIENCE_S = 60 };
 
 typedef struct rank {
     const comm_options *o;
+    const dml_backend *backend;
     const dml_transport_api *api;
     const dml_device_api *dev; /* NULL: memory of the transport is the host's, and calls block */
     dml_device *device;
@@ -80,6 +82,7 @@ static int64_t differ(const float *got, int64_t from, int64_t to, int32_t m, int
 typedef struct op {
     const char *name, *reduction;
     bool parts; /* the buffer is n parts of `count` elements each */
+    bool busy;  /* timed while products run */
     double factor;
     dml_err (*run)(rank *r, int64_t count, int times);
     void (*prepare)(rank *r, int64_t count);
@@ -209,11 +212,12 @@ static int64_t wrong_sendrecv(const rank *r, int64_t count)
 
 /* clang-format off */
 static const op ops[] = {
-    /* name            reduction parts factor */
-    {"all_reduce",     "sum",  false, 2.0, run_all_reduce,     prepare_all_reduce,     wrong_all_reduce},
-    {"all_gather",     "none", true,  1.0, run_all_gather,     prepare_all_gather,     wrong_all_gather},
-    {"reduce_scatter", "sum",  true,  1.0, run_reduce_scatter, prepare_reduce_scatter, wrong_reduce_scatter},
-    {"sendrecv",       "none", false, 0.0, run_sendrecv,       prepare_all_reduce,     wrong_sendrecv},
+    /* name            reduction parts busy   factor */
+    {"all_reduce",     "sum",  false, false, 2.0, run_all_reduce,     prepare_all_reduce,     wrong_all_reduce},
+    {"all_gather",     "none", true,  false, 1.0, run_all_gather,     prepare_all_gather,     wrong_all_gather},
+    {"reduce_scatter", "sum",  true,  false, 1.0, run_reduce_scatter, prepare_reduce_scatter, wrong_reduce_scatter},
+    {"sendrecv",       "none", false, false, 0.0, run_sendrecv,       prepare_all_reduce,     wrong_sendrecv},
+    {"sendrecv_busy",  "none", false, true,  0.0, run_sendrecv,       prepare_all_reduce,     wrong_sendrecv},
 };
 /* clang-format on */
 enum { OPS = sizeof ops / sizeof *ops };
@@ -242,22 +246,50 @@ static dml_err together(rank *r)
     return settle(r);
 }
 
+/* One call of its own. */
+static dml_err check(rank *r, const op *p, comm_line *out)
+{
+    p->prepare(r, out->count);
+    DML_TRY(put(r, r->buffer, out->bytes));
+    DML_TRY(put(r, r->source, out->bytes));
+    DML_TRY(p->run(r, out->count, 1));
+    DML_TRY(get(r, r->buffer, out->bytes));
+    out->wrong[r->me] = p->wrong(r, out->count);
+    return DML_ERR_OK;
+}
+
+static dml_err time_iterations(rank *r, const op *p, comm_line *out)
+{
+    const int64_t begin_ns = dml_clock_ns();
+    DML_TRY(p->run(r, out->count, r->o->iterations));
+    out->time_us[r->me] = (double)(dml_clock_ns() - begin_ns) * 1e-3 / r->o->iterations;
+    return DML_ERR_OK;
+}
+
+/* All ranks multiply before the first begins to send, and until the last has received. */
+static dml_err time_beside_products(rank *r, const op *p, comm_line *out)
+{
+    comm_busy *busy;
+    int64_t products;
+    DML_TRY(comm_busy_begin(r->backend, r->device, &busy));
+    const int64_t begin_ns = dml_clock_ns();
+    dml_err err = together(r);
+    if (err == DML_ERR_OK) err = time_iterations(r, p, out);
+    if (err == DML_ERR_OK) err = together(r);
+    const double ns = (double)(dml_clock_ns() - begin_ns);
+    const dml_err ended = comm_busy_end(busy, r->device, &products);
+    out->beside_gflop_s[r->me] = (double)products * COMM_BUSY_FLOPS / ns;
+    return err != DML_ERR_OK ? err : ended;
+}
+
 static dml_err measure(rank *r, const op *p, comm_line *out)
 {
-    const int64_t count = out->count, bytes = out->bytes;
-    p->prepare(r, count);
-    DML_TRY(put(r, r->buffer, bytes));
-    DML_TRY(put(r, r->source, bytes));
-    DML_TRY(p->run(r, count, 1));
-    DML_TRY(get(r, r->buffer, bytes));
-    out->wrong[r->me] = p->wrong(r, count);
-    memset(r->host, 0, (size_t)bytes); /* repeated sums of zeros stay zeros */
-    DML_TRY(put(r, r->buffer, bytes));
-    DML_TRY(p->run(r, count, r->o->warmups));
+    if (r->o->check) DML_TRY(check(r, p, out));
+    memset(r->host, 0, (size_t)out->bytes); /* repeated sums of zeros stay zeros */
+    DML_TRY(put(r, r->buffer, out->bytes));
+    DML_TRY(p->run(r, out->count, r->o->warmups));
     DML_TRY(together(r));
-    const int64_t begin_ns = dml_clock_ns();
-    DML_TRY(p->run(r, count, r->o->iterations));
-    out->time_us[r->me] = (double)(dml_clock_ns() - begin_ns) * 1e-3 / r->o->iterations;
+    DML_TRY(p->busy ? time_beside_products(r, p, out) : time_iterations(r, p, out));
     return together(r);
 }
 
@@ -332,6 +364,7 @@ dml_err comm_rank_run(const comm_options *o, int32_t me, const int *fds, comm_bo
     rank r = {.o = o, .me = me, .n = o->ranks};
     const dml_backend *backend = NULL;
     DML_TRY(dml_backend_find(o->backend, &backend));
+    r.backend = backend;
     char why[64];
     const int32_t devices = backend->on_host ? 0 : backend->device->count(why, sizeof why);
     const int32_t per_device = devices > 0 ? (o->ranks + devices - 1) / devices : 1;

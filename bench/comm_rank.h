@@ -13,6 +13,7 @@ enum { COMM_RANKS = 64, COMM_LINES = 512, COMM_TRAIL_BYTES = 2048 };
 typedef struct comm_options {
     int64_t min_bytes, max_bytes;
     int factor, iterations, warmups, ranks;
+    bool check;
     const char *backend;
     const char *op;   /* NULL: all */
     const char *json; /* NULL: none */
@@ -24,6 +25,7 @@ typedef struct comm_line {
     int64_t bytes, count;
     double time_us[COMM_RANKS];
     int64_t wrong[COMM_RANKS];
+    double beside_gflop_s[COMM_RANKS]; /* of products while it was timed; 0: there were none */
 } comm_line;
 
 /* What ranks tell the parent, in memory all share. */

@@ -23,6 +23,8 @@ expect 2 "no backend is called 'none'" conform -b none
 expect 0 'relu_bwd .*BF16 .* %' ceilings -b cpu -m 1 -g 64 -n 1 -k relu -J "$work/ceilings.json"
 grep -q '"kernel": "relu_bwd"' "$work/ceilings.json" || { failed=$((failed + 1)); echo "FAIL: no relu_bwd in the JSON"; }
 expect 0 '# all_reduce' comm -r 2 -e 4K -n 2 -o all_reduce
+expect 0 ' -1 .* 0   beside [0-9.]* GFLOP/s' comm -r 2 -b 4K -e 4K -n 2 -o sendrecv_busy
+expect 0 ' none *-1 .* N/A$' comm -r 2 -b 4K -e 4K -n 2 -c 0 -o sendrecv
 expect 0 'linear_bwd_weight *2 x 4 x 4 *1 *fp32 *1' gemm "$(dirname "$0")/tiny.yaml" -n 1 -g 8
 expect 0 'linear_fwd *8 x 4 x 2 *0 *bf16 *2' gemm -x 8,4,2 -p fp32,bf16 -t 1,2 -n 1 -g 8 -J "$work/gemm.json"
 [ "$(grep -c '"kernel": "linear_fwd"' "$work/gemm.json")" = 8 ] ||
