@@ -4,6 +4,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/log.h"
 #include "engine/change.h"
+#include "engine/choose.h"
 #include "engine/data_steps.h"
 #include "engine/launch.h"
 #include "engine/leader.h"
@@ -285,6 +286,7 @@ static dml_err prepare(agent *a)
 {
     const dml_agent_options *o = a->options;
     DML_TRY(dml_spec_load(o->spec_path, o->overrides, o->n_overrides, &a->spec));
+    DML_TRY(dml_choose_resolve(&a->spec));
     DML_TRY(dml_data_resolve_steps(&a->spec));
     DML_TRY(check_workers(&a->spec));
     DML_TRY(dml_plan_make(&a->spec, &a->plan));

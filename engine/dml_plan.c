@@ -1,5 +1,7 @@
-/* engine/dml_plan.c - prints the plan and draws the schedule; no device, no training. */
+/* engine/dml_plan.c - prints the plan, or chooses it, and draws the schedule; no device, no training. */
+#include "engine/choose.h"
 #include "engine/plan_compare.h"
+#include "engine/plan_file.h"
 #include "engine/plan_print.h"
 #include "engine/strategies.h"
 
@@ -25,7 +27,9 @@ enum {
     OPT_WORLD_SIZE,
     OPT_HARDWARE,
     OPT_ORACLE,
-    OPT_ALL
+    OPT_SAVE,
+    OPT_ALL,
+    ROWS = 10 /* of a ranking */
 };
 
 typedef struct command_line {
@@ -35,6 +39,7 @@ typedef struct command_line {
     bool compare, oracle, all;
     int32_t world_size; /* 0: the spec's */
     dml_arena arena;    /* owns overrides that options make */
+    const char *save;   /* NULL: nowhere */
     dml_plan_view view;
 } command_line;
 
@@ -48,13 +53,17 @@ static const struct argp_option options[] = {
     {"draw", OPT_DRAW, "text|svg", 0, "the schedule's picture alone", 0},
     {"export", OPT_EXPORT, "csv", 0,
      "the schedule as PyTorch's CSV: a row for each rank of a pipeline", 0},
+    {"save", OPT_SAVE, "FILE", 0, "with plan=auto: the chosen plan as JSON, for plan: FILE", 0},
+    {"all", OPT_ALL, NULL, 0,
+     "with plan=auto: price every candidate and list them all; with --oracle: every schedule of "
+     "every layout",
+     0},
     {"eval", OPT_EVAL, NULL, 0, "the evaluation program instead of the training one", 0},
     {"world-size", OPT_WORLD_SIZE, "N", 0,
      "plan for N workers: plan=auto parallelism.world_size=N; none of them has to be here", 0},
     {"hardware", OPT_HARDWARE, "FILE", 0, "what they are: cluster.hardware=FILE", 0},
     {"oracle", OPT_ORACLE, NULL, 0,
      "a ranked table of parallel strategies on --world-size devices, by formula and simulation", 0},
-    {"all", OPT_ALL, NULL, 0, "with --oracle: every schedule of every layout", 0},
     {"width", OPT_WIDTH, "COLUMNS", 0, "of the drawing (default: the terminal's, or 120)", 0},
     {0},
 };
@@ -103,6 +112,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (strcmp(arg, "csv") != 0) argp_error(state, "--export %s: csv is the only form", arg);
         c->view.form = DML_FORM_CSV;
         return 0;
+    case OPT_SAVE: c->save = arg; return 0;
+    case OPT_ALL: c->all = true; return 0;
     case OPT_EVAL: c->view.eval = true; return 0;
     case OPT_WORLD_SIZE:
         c->world_size = devices_of(arg, state);
@@ -112,7 +123,6 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         add_override(c, dml_arena_printf(&c->arena, "cluster.hardware=%s", arg), state);
         return 0;
     case OPT_ORACLE: c->oracle = true; return 0;
-    case OPT_ALL: c->all = true; return 0;
     case OPT_WIDTH: c->view.width = width_of(arg, state); return 0;
     case ARGP_KEY_ARG:
         if (!c->spec)
@@ -148,9 +158,42 @@ static dml_err print_strategies(const dml_spec *spec, bool all)
     return err;
 }
 
-static dml_err print_plan(const command_line *c, const dml_spec *spec)
+/* ---- plan: auto -------------------------------------------------------------------------------------- */
+
+/* A line that is written over, where somebody watches. */
+static void tell(void *ctx, int32_t priced, int32_t n)
 {
+    (void)ctx;
+    if (isatty(STDERR_FILENO))
+        fprintf(stderr, "\r%d of %d candidates priced ", priced, n);
+    else
+        fprintf(stderr, "%d of %d candidates priced\n", priced, n);
+}
+
+static dml_err print_choice(const command_line *c, const dml_spec *spec)
+{
+    const dml_choose_options o = {.all = c->all, .progress = tell};
+    dml_choice choice;
+    DML_TRY(dml_choose(spec, &o, &choice));
+    dml_str out = {0};
+    dml_choice_print(spec, &choice, c->all ? 0 : ROWS, &out);
+    fputs(dml_str_text(&out), stdout);
+    dml_str_free(&out);
+    const dml_err err = c->save ? dml_plan_file_save(&choice, spec, c->save) : DML_ERR_OK;
+    dml_choice_free(&choice);
+    return err;
+}
+
+/* A plan that is to be chosen is ranked; other forms are those of the one chosen. */
+static dml_err print(const command_line *c, dml_spec *spec)
+{
+    const bool open = strcmp(spec->planner.plan, DML_PLAN_AUTO) == 0;
     if (c->oracle) return print_strategies(spec, c->all);
+    if ((c->save || c->all) && !open)
+        DML_FAIL(DML_ERR_SPEC, "--save and --all go with plan=auto: there is nothing to choose");
+    const bool ranking = c->save || c->all || (c->view.form == DML_FORM_SUMMARY && !c->compare);
+    if (open && ranking) return print_choice(c, spec);
+    DML_TRY(dml_choose_resolve(spec));
     return c->compare ? print_comparison(spec) : dml_plan_print(spec, &c->view);
 }
 
@@ -169,7 +212,7 @@ int main(int argc, char **argv)
     if (argp_parse(&argp, argc, argv, 0, NULL, &c) != 0) return argp_err_exit_status;
     dml_spec spec = {0};
     dml_err err = dml_spec_load(c.spec, c.override, c.n, &spec);
-    if (err == DML_ERR_OK) err = print_plan(&c, &spec);
+    if (err == DML_ERR_OK) err = print(&c, &spec);
     if (err == DML_ERR_OK && (fflush(stdout) != 0 || ferror(stdout)))
         err =
             dml_err_set(DML_ERR_UNAVAILABLE, __FILE__, __LINE__, "cannot write to standard output");

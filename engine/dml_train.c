@@ -3,6 +3,7 @@
  * Options are shorthand for overrides, so there is one place where values are checked: the spec.
  */
 #include "engine/agent.h"
+#include "engine/choose.h"
 #include "engine/launch.h"
 #include "engine/worker.h"
 
@@ -123,7 +124,8 @@ static int print_config(const command_line *c)
     dml_spec spec;
     dml_err err = dml_spec_load(c->spec, (const char *const *)c->argv + 1, c->n - 1, &spec);
     if (err != DML_ERR_OK) return fail(err);
-    err = dml_spec_print(&spec, stdout);
+    err = dml_choose_resolve(&spec);
+    if (err == DML_ERR_OK) err = dml_spec_print(&spec, stdout);
     dml_spec_free(&spec);
     return err == DML_ERR_OK ? flushed() : fail(err);
 }

@@ -93,9 +93,12 @@ static void add_all_reduce(const dml_plan *plan, int64_t bytes, reduction *sum)
 static reduction price_bucket(const dml_plan *plan, int32_t stage, const dml_chunk *c,
                               const dml_bucket *b, bool last, dml_arena *arena)
 {
-    int32_t *holders = DML_NEW_N(arena, int32_t, plan->workers);
-    const int32_t words = dml_sum_info_of(plan->spec->training.numerics)->words;
-    reduction sum = {.members = holders, .n = dml_plan_holders(plan, stage, holders)};
+    int32_t *holders = DML_NEW_N(arena, int32_t, plan->workers * (int64_t)plan->alike);
+    const int32_t words = dml_sum_info_of(plan->spec->training.numerics)->words,
+                  n = dml_plan_holders(plan, stage, holders) * plan->alike;
+    for (int32_t i = n - 1; i >= 0 && plan->alike > 1; i--)
+        holders[i] = holders[i / plan->alike] * plan->alike + i % plan->alike;
+    reduction sum = {.members = holders, .n = n};
     if (last) add_all_reduce(plan, c->slot_words * (int64_t)sizeof(int32_t), &sum);
     if (b->elems == 0) return sum;
     if (words > 0)
@@ -245,12 +248,22 @@ static dml_err make_programs(dml_plan *plan)
     return err;
 }
 
+int64_t dml_plan_limit(const dml_plan *plan, int32_t worker)
+{
+    int64_t least = 0;
+    for (int32_t k = 0; k < plan->alike; k++) {
+        const int64_t most = dml_spec_memory(plan->spec, worker * plan->alike + k);
+        if (most > 0 && (least == 0 || most < least)) least = most;
+    }
+    return least;
+}
+
 /* A worker that holds more than the spec allows is a mistake of the spec, known before a device is touched. */
 static dml_err check_memory(const dml_plan *plan)
 {
     const char *key = plan->spec->cluster.memory.n > 0 ? "cluster.memory" : "parallelism.memory";
     for (int32_t w = 0; w < plan->workers; w++) {
-        const int64_t most = dml_spec_memory(plan->spec, w);
+        const int64_t most = dml_plan_limit(plan, w);
         const int64_t bytes = most > 0 ? dml_plan_worker_bytes(plan, w) : 0;
         if (bytes <= most) continue;
         return dml_spec_fail(plan->spec, dml_spec_place(plan->spec, key), key,
@@ -261,11 +274,60 @@ static dml_err check_memory(const dml_plan *plan)
     return DML_ERR_OK;
 }
 
-static dml_err make_layout(dml_plan *plan)
+/* ---- one of equal pipelines -------------------------------------------------------------------------- */
+
+/* How slow one is: 1 / speed of its workers, and what a chunk's output takes between neighbours. */
+static double slowness(const dml_plan *plan, const dml_cost *cost)
+{
+    double sum = 0.0;
+    for (int32_t r = 0; r < plan->ranks; r++) {
+        sum += 1e9 / dml_speed_of(cost, r);
+        if (r + 1 < plan->ranks)
+            sum += (double)dml_link_ns(dml_links_between(&cost->links, r, r + 1),
+                                       (double)cost->chunk[r].out_bytes);
+    }
+    return sum;
+}
+
+/* The plan's costs become those that the slowest pipeline sees. */
+static dml_err take_slowest(dml_plan *plan)
+{
+    double most = -1.0;
+    dml_cost slowest = {0};
+    for (int32_t k = 0; k < plan->alike; k++) {
+        dml_cost cost;
+        const dml_err err = dml_cost_of_replica(&plan->cost, plan->alike, k, &cost);
+        if (err != DML_ERR_OK) {
+            dml_cost_free(&slowest);
+            return err;
+        }
+        const double now = slowness(plan, &cost);
+        dml_cost_free(now > most ? &slowest : &cost);
+        if (now > most) slowest = cost;
+        most = now > most ? now : most;
+        if (!plan->cost.speed && plan->cost.links.levels == 0) break; /* they are alike */
+    }
+    dml_cost_free(&plan->cost);
+    plan->cost = slowest;
+    return DML_ERR_OK;
+}
+
+static dml_err show_one(dml_plan *plan)
+{
+    DML_TRY(dml_plan_order(plan, &plan->train, &plan->bound_ns));
+    plan->alike = plan->replicas;
+    plan->replicas = 1;
+    plan->workers = plan->ranks;
+    plan->mbs /= plan->alike;
+    return DML_ERR_OK;
+}
+
+/* ---- all of it --------------------------------------------------------------------------------------- */
+
+static void set_sizes(dml_plan *plan)
 {
     const dml_spec *spec = plan->spec;
-    if (strcmp(spec->planner.plan, DML_PLAN_AUTO) == 0)
-        DML_FAIL(DML_ERR_BUG, "plan: auto is chosen before a plan is made (engine/choose.h)");
+    plan->alike = 1;
     plan->stages = dml_spec_stages(spec);
     plan->workers = dml_spec_workers(spec);
     plan->mbs = spec->training.num_microbatches;
@@ -273,6 +335,14 @@ static dml_err make_layout(dml_plan *plan)
         plan->ranks = spec->parallelism.pipeline_parallel_size;
         plan->replicas = spec->parallelism.data_parallel_size;
     }
+}
+
+static dml_err make_layout(dml_plan *plan)
+{
+    const dml_spec *spec = plan->spec;
+    if (strcmp(spec->planner.plan, DML_PLAN_AUTO) == 0)
+        DML_FAIL(DML_ERR_BUG, "plan: auto is chosen before a plan is made (engine/choose.h)");
+    set_sizes(plan);
     if (dml_plan_is_equal(plan) && plan->mbs % plan->replicas != 0)
         return dml_spec_fail(spec, dml_spec_place(spec, "parallelism.data_parallel_size"),
                              "parallelism.data_parallel_size",
@@ -286,14 +356,18 @@ static dml_err make_layout(dml_plan *plan)
 }
 
 /* All that depends on where the model is cut. */
-static dml_err make_cut(dml_plan *plan, bool within_memory)
+static dml_err make_cut(dml_plan *plan, bool one, bool within_memory)
 {
     DML_TRY(
         dml_model_split(plan->spec, &plan->model, plan->stages, within_memory, plan->stage_begin));
     DML_TRY(dml_model_cut(&plan->model, plan->stages, plan->stage_begin, &plan->arena));
     DML_TRY(make_cost(plan));
-    DML_TRY(make_order(plan));
+    if (one && dml_plan_is_equal(plan))
+        DML_TRY(show_one(plan));
+    else
+        DML_TRY(make_order(plan));
     DML_TRY(price_all_buckets(plan));
+    if (plan->alike > 1) DML_TRY(take_slowest(plan));
     DML_TRY(make_programs(plan));
     return check_memory(plan);
 }
@@ -308,23 +382,32 @@ static void drop_cut(dml_plan *plan)
 
 /* Only a cut whose plan is known tells to the byte what it holds: the best without limits comes first, and one that is
  * cut to fit only where that does not. */
-static dml_err make(dml_plan *plan)
+static dml_err make(dml_plan *plan, bool one)
 {
     const dml_spec *spec = plan->spec;
     DML_TRY(make_layout(plan));
-    const dml_err err = make_cut(plan, false);
+    const dml_err err = make_cut(plan, one, false);
     if (err != DML_ERR_SPEC || !dml_spec_has_limits(spec) ||
         spec->parallelism.split != DML_SPLIT_AUTO)
         return err;
     drop_cut(plan);
+    set_sizes(plan);
     memset(plan->reduce_bytes, 0, (size_t)plan->stages * sizeof *plan->reduce_bytes);
-    return make_cut(plan, true);
+    return make_cut(plan, one, true);
 }
 
 dml_err dml_plan_make(const dml_spec *spec, dml_plan *out)
 {
     *out = (dml_plan){.spec = spec};
-    const dml_err err = make(out);
+    const dml_err err = make(out, false);
+    if (err != DML_ERR_OK) dml_plan_free(out);
+    return err;
+}
+
+dml_err dml_plan_make_one(const dml_spec *spec, dml_plan *out)
+{
+    *out = (dml_plan){.spec = spec};
+    const dml_err err = make(out, true);
     if (err != DML_ERR_OK) dml_plan_free(out);
     return err;
 }

@@ -19,6 +19,8 @@ typedef struct dml_plan {
         replicas; /* of equal pipelines: workers of one, each with stages / ranks stages, and how many
                               * pipelines; both 0 under parallelism.stages */
     int32_t
+        alike; /* pipelines for each of which the programs show one: 1, but of dml_plan_make_one */
+    int32_t
         updates; /* optimizer steps of one run of `train`: its mbs are updates * mbs; 1 unless the
                               * schedule is asynchronous */
     int32_t *stage_begin;  /* [stages + 1] first layer of each stage */
@@ -34,6 +36,14 @@ typedef struct dml_plan {
  * DML_ERR_BUG   the checker refused what the schedule made (names the rule) */
 dml_err dml_plan_make(const dml_spec *spec, dml_plan *out);
 void dml_plan_free(dml_plan *plan);
+
+/* For pricing: of equal pipelines the programs show one, with the costs of the slowest of them and all-reduces among all
+ * replicas, and `ranks` workers, one replica, and the micro-batches of one.  Where pipelines are alike, times and bytes
+ * are those of dml_plan_make, at a cost that does not grow with their number.  Under parallelism.stages: the same as
+ * dml_plan_make. */
+dml_err dml_plan_make_one(const dml_spec *spec, dml_plan *out);
+/* What worker w of the plan's programs may hold, the least of all it stands for; 0: no limit. */
+int64_t dml_plan_limit(const dml_plan *plan, int32_t worker);
 
 /* Equal pipelines, as against parallelism.stages. */
 static inline bool dml_plan_is_equal(const dml_plan *p)

@@ -164,6 +164,22 @@ static bool same_nodes(const dml_yaml *a, const dml_yaml *b)
     return true;
 }
 
+static bool same_list(const dml_int_list *a, const dml_int_list *b)
+{
+    return a->n == b->n && memcmp(a->v, b->v, (size_t)a->n * sizeof *a->v) == 0;
+}
+
+static bool same_stages(const dml_spec *a, const dml_spec *b)
+{
+    if (a->parallelism.n_stages != b->parallelism.n_stages) return false;
+    for (int32_t s = 0; s < a->parallelism.n_stages; s++) {
+        const dml_stage_spec *x = &a->parallelism.stage[s], *y = &b->parallelism.stage[s];
+        if (!same_list(&x->workers, &y->workers) || !same_list(&x->shares, &y->shares))
+            return false;
+    }
+    return true;
+}
+
 /* Whether two ways to write a value mean the same: 1f1b and one_f_one_b, 4 and 4.  What cannot be read differs; that
  * complaint is made elsewhere. */
 static bool same_value(const dml_spec_reader *r, dml_spec_key_id id, const dml_yaml *a,
@@ -173,9 +189,11 @@ static bool same_value(const dml_spec_reader *r, dml_spec_key_id id, const dml_y
     if (same_nodes(a, b)) return true;
     dml_spec_reader quiet = *r;
     dml_spec *left = DML_NEW(r->arena, dml_spec), *right = DML_NEW(r->arena, dml_spec);
-    if (a->kind != DML_YAML_SCALAR || b->kind != DML_YAML_SCALAR) return false;
+    const bool scalars = a->kind == DML_YAML_SCALAR && b->kind == DML_YAML_SCALAR;
+    if (!scalars && key->type != DML_SPEC_STAGES) return false;
     if (!dml_spec_convert(&quiet, key, key->path, a, left)) return false;
     if (!dml_spec_convert(&quiet, key, key->path, b, right)) return false;
+    if (key->type == DML_SPEC_STAGES) return same_stages(left, right);
     if (key->type == DML_SPEC_SCHEDULE)
         return strcmp(left->parallelism.schedule, right->parallelism.schedule) == 0;
     return memcmp(left, right, sizeof *left) == 0;
