@@ -32,6 +32,13 @@ expect 3 'one node for now' "$train" "$delay" --nnodes 2
 expect 0 'schedule:' "$train" "$delay" --print-config
 expect 2 "did you mean" "$train" "$delay" parallelism.schedul=gpipe
 expect 2 "nearest is '1f1b'" "$train" "$delay" parallelism.schedule=1fb1
+h100=$examples/hardware/h100-sxm.yaml
+expect 0 'at most 49: parts' "$plan" "$examples/mlp24-wide.yaml" --world-size 4096 --hardware "$h100" --oracle
+expect 0 'roofline of' "$plan" "$tiny" --world-size 2 --hardware "$examples/hardware/dgx-h100.yaml" --oracle --all
+expect 2 'name a hardware file' "$plan" "$tiny" --world-size 4 --oracle
+expect 2 'cannot open' "$plan" "$tiny" --hardware "$work/absent.yaml"
+expect 2 '--world-size 0' "$plan" "$tiny" --world-size 0
+expect 0 'costs:' "$train" "$delay" cluster.hardware=here --print-config
 expect 2 'dml-train' "$train" --no-such-option
 expect 0 'test accuracy' "$train" "$delay" --max-steps 2 "${quick[@]}"
 expect 0 'weights' "$train" "$delay" --max-steps 1 "${quick[@]}" parallelism.pp=1 parallelism.split=auto
