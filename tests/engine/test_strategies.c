@@ -14,7 +14,9 @@
 #include "tests/engine/hardware_file.h"
 #include "tests/engine/spec_file.h"
 
+#include "engine/plan.h"
 #include "engine/strategies.h"
+#include "schedule/sim.h"
 
 #include <math.h>
 
@@ -206,16 +208,17 @@ static void a_spec_without_costs_is_told_where_to_get_them(void **state)
     dml_spec_free(&spec);
 }
 
+#define NET                                                            \
+    "model: {type: mlp, input: [512], hidden: [512, 512, 512, 512]}\n" \
+    "data: {format: synthetic, samples: 4096}\n"                       \
+    "training: {global_batch_size: 1024, micro_batch_size: 128}\n"     \
+    "cluster: {hardware: " DML_SOURCE_DIR "/examples/hardware/h100-sxm.yaml}\n"
+
 static void table_of(const char *const *overrides, int32_t n, int32_t devices, bool all,
                      dml_str *out)
 {
     dml_spec spec;
-    DML_CHECK_OK(spec_of("model: {type: mlp, input: [512], hidden: [512, 512, 512, 512]}\n"
-                         "data: {format: synthetic, samples: 4096}\n"
-                         "training: {global_batch_size: 1024, micro_batch_size: 128}\n"
-                         "cluster: {hardware: " DML_SOURCE_DIR
-                         "/examples/hardware/h100-sxm.yaml}\n",
-                         overrides, n, &spec));
+    DML_CHECK_OK(spec_of(NET, overrides, n, &spec));
     DML_CHECK_OK(dml_strategies_print(&spec, devices, all, out));
     dml_spec_free(&spec);
 }
@@ -255,6 +258,55 @@ static void all_schedules_of_a_layout_are_there_when_asked_for(void **state)
     dml_str_free(&out);
 }
 
+/* The step of the row that begins with `name`, and its size of micro-batches. */
+static void row_of(const char *text, const char *name, double *ms, int32_t *micro)
+{
+    const char *at = strstr(text, name);
+    DML_CHECK(at);
+    DML_CHECK_EQ(2, sscanf(at + strlen(name), " %d %lf", micro, ms));
+}
+
+/* Two replicas stand for all: their program is that of a plan with all of them. */
+static void a_layout_takes_what_its_plan_takes(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name, *set[3];
+        int32_t devices;
+    } layout[] = {
+        {"2 x 2 1f1b,", {"parallelism.pp=2", "parallelism.dp=2", "parallelism.schedule=1f1b"}, 4},
+        {"2 x 4 gpipe,", {"parallelism.pp=2", "parallelism.dp=4", "parallelism.schedule=gpipe"}, 8},
+        {"4 x 4 zb_h1,",
+         {"parallelism.pp=4", "parallelism.dp=4", "parallelism.schedule=zb_h1"},
+         16},
+    };
+    for (size_t i = 0; i < sizeof layout / sizeof *layout; i++) {
+        dml_str out = {0};
+        double ms;
+        int32_t micro;
+        table_of(NULL, 0, layout[i].devices, true, &out);
+        row_of(dml_str_text(&out), layout[i].name, &ms, &micro);
+        dml_str_free(&out);
+        char size[64];
+        snprintf(size, sizeof size, "training.micro_batch_size=%d", micro);
+        dml_spec spec;
+        dml_plan plan;
+        dml_sim sim;
+        DML_CHECK_OK(spec_of(
+            NET, (const char *const[]){layout[i].set[0], layout[i].set[1], layout[i].set[2], size},
+            4, &spec));
+        DML_CHECK_OK(dml_plan_make(&spec, &plan));
+        DML_CHECK_OK(dml_simulate(&plan.train, &plan.cost, &sim));
+        const int64_t step_ns = sim.makespan_ns;
+        dml_sim_free(&sim);
+        printf("%s %d: %.3f ms, its plan %.3f ms\n", layout[i].name, micro, ms,
+               (double)step_ns * 1e-6);
+        DML_CHECK(fabs(ms * 1e6 / (double)step_ns - 1.0) < 0.02);
+        dml_plan_free(&plan);
+        dml_spec_free(&spec);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -272,6 +324,7 @@ int main(void)
         cmocka_unit_test(a_spec_without_costs_is_told_where_to_get_them),
         cmocka_unit_test(the_table_ranks_what_fits_and_says_why_the_rest_does_not),
         cmocka_unit_test(all_schedules_of_a_layout_are_there_when_asked_for),
+        cmocka_unit_test(a_layout_takes_what_its_plan_takes),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
