@@ -10,6 +10,7 @@
 #include "engine/base/rng.h"
 
 #include <inttypes.h>
+#include <math.h>
 #include <stdlib.h>
 
 #define TINY DML_SOURCE_DIR "/tests/specs/tiny-cnn.yaml"
@@ -157,6 +158,66 @@ static void nor_under_adamw_with_clipping(void **state)
     expect_the_bits_of_an_undisturbed_run(TINY, extra, runs);
 }
 
+/* The loss scale, that shrinks and grows with skipped steps, goes along; so does what evaluation sees in between. */
+static void nor_in_half_precision_with_evaluation_between_steps(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.precision=fp16",  "training.max_steps=14",
+                                        "training.eval_interval=3", "data.last_batch=short",
+                                        "lr_scheduler.name=cosine", NULL};
+    expect_the_bits_of_an_undisturbed_run(TINY, extra, runs / 2);
+}
+
+/* Sums then have another order. */
+static void fast_numerics_agree_to_tolerance(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.numerics=fast", "training.max_steps=14", NULL};
+    const run_result expected = run_first(TINY, extra, &(run_hooks){0});
+    scene s;
+    draw_scene(&s, extra);
+    const run_hooks hooks = {.change = change, .step = step, .context = &s};
+    const run_result r = run_first(TINY, extra, &hooks);
+    DML_CHECK(r.changes > 0);
+    for (int64_t i = 0; i < expected.steps; i++)
+        DML_CHECK(fabs(expected.step[i].loss - r.step[i].loss) < 1e-4);
+    DML_CHECK(fabs(expected.eval.loss - r.eval.loss) < 1e-4);
+}
+
+/* ---- ends ---- */
+
+static void step_then_stop(void *context, int64_t now, dml_control *control)
+{
+    step(context, now, control);
+    if (now == 5) atomic_store(&control->stop, 1);
+}
+
+/* Asked at once for another plan and for the end. */
+static void a_stop_wins_over_a_change(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.max_steps=14", NULL};
+    scene s = {.extra = extra, .n = 1, .after = {5}};
+    draw_plan(&s.plan[0], extra);
+    const run_hooks hooks = {.change = change, .step = step_then_stop, .context = &s};
+    const run_result r = run_first(TINY, extra, &hooks);
+    DML_CHECK_EQ(6, r.steps); /* the vote after the one that saw it */
+    DML_CHECK_EQ(0, r.changes);
+}
+
+static void a_plan_that_comes_too_late_is_left(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.max_steps=6", NULL};
+    scene s = {.extra = extra, .n = 1, .after = {5}};
+    draw_plan(&s.plan[0], extra);
+    const run_hooks hooks = {.change = change, .step = step, .context = &s};
+    const run_result r = run_first(TINY, extra, &hooks);
+    DML_CHECK_EQ(6, r.steps);
+    DML_CHECK_EQ(0, r.changes);
+    DML_CHECK(r.has_eval);
+}
+
 int main(int argc, char **argv)
 {
     if (argc > 1) runs = (int32_t)strtol(argv[1], NULL, 10);
@@ -164,6 +225,10 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(changes_of_plan_leave_no_mark),
         cmocka_unit_test(nor_under_adamw_with_clipping),
+        cmocka_unit_test(nor_in_half_precision_with_evaluation_between_steps),
+        cmocka_unit_test(fast_numerics_agree_to_tolerance),
+        cmocka_unit_test(a_stop_wins_over_a_change),
+        cmocka_unit_test(a_plan_that_comes_too_late_is_left),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
