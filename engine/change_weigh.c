@@ -1,8 +1,11 @@
 /* engine/change_weigh.c - plans that even out what was measured, each simulated with it.
  *
- *   stay     the layout of now                                  with measured speeds and costs
+ *   now      the layout of now                                  with measured speeds and costs
  *   shares   its cut, each stage dealt out by speeds                   "
  *   cut      and cut anew, where there are several stages              "
+ *
+ * All get their orders from the list scheduler.  What a layout gains is counted against now's under its own order and
+ * under a new one, so that a better order alone is no reason to change.
  *
  * The emulation must not believe what the planner believes: a worker's delay layers go on at the pace that the first
  * spec gives them, so that is written out as cluster.slow before cluster.speed is replaced.
@@ -16,14 +19,14 @@
 #include <math.h>
 #include <string.h>
 
-enum { OVERRIDES = 8, PATIENCE_MAX = 64 };
+enum { OVERRIDES = 8, OPTIONS = 3, PATIENCE_MAX = 64 };
 
 /* A layout to be weighed, as overrides of the first spec. */
 typedef struct candidate {
     const char *text[OVERRIDES];
     int32_t n;
     dml_planned *plan; /* NULL: it cannot be planned */
-    double step_ns;
+    double step_ns;    /* of its plan; INFINITY where there is none */
 } candidate;
 
 static void add(candidate *o, const char *text)
@@ -120,8 +123,17 @@ static const char *split_text(const dml_plan *plan, dml_arena *arena)
 
 /* ---- weighing ---- */
 
-/* Plans a layout with what was measured; `staying`: its own program is simulated, not the one it would get now. */
-static dml_err make(const dml_changes *c, const dml_measured *m, candidate *o, bool staying)
+static dml_err simulate(const dml_program *p, const dml_cost *cost, double *step_ns)
+{
+    dml_sim sim;
+    DML_TRY(dml_simulate(p, cost, &sim));
+    *step_ns = (double)sim.makespan_ns;
+    dml_sim_free(&sim);
+    return DML_ERR_OK;
+}
+
+/* Plans a layout with what was measured. */
+static dml_err make(const dml_changes *c, const dml_measured *m, candidate *o)
 {
     DML_TRY(dml_planned_load(c->base_fd, o->text, o->n, &o->plan));
     dml_planned *p = o->plan;
@@ -131,38 +143,43 @@ static dml_err make(const dml_changes *c, const dml_measured *m, candidate *o, b
         dml_plan_free(&p->plan);
         DML_TRY(dml_plan_make(&p->spec, &p->plan));
     }
-    const dml_program *program = staying ? &dml_changes_plan(c)->train : &p->plan.train;
-    dml_sim sim;
-    DML_TRY(dml_simulate(program, &p->plan.cost, &sim));
-    o->step_ns = (double)sim.makespan_ns;
-    dml_sim_free(&sim);
-    return DML_ERR_OK;
+    return simulate(&p->plan.train, &p->plan.cost, &o->step_ns);
 }
 
-static void weigh_option(const dml_changes *c, const dml_measured *m, candidate *o, bool staying)
+static void weigh_candidate(const dml_changes *c, const dml_measured *m, candidate *o)
 {
-    if (make(c, m, o, staying) == DML_ERR_OK) return;
+    if (make(c, m, o) == DML_ERR_OK) return;
     dml_log(DML_LOG_INFO, "balance", "passed over: %s", dml_err_trail());
     dml_planned_free(o->plan);
     o->plan = NULL;
     o->step_ns = INFINITY;
 }
 
+/* The same workers for the same layers and as many micro-batches: an order made anew is no reason to change. */
+static bool is_same_layout(const dml_plan *a, const dml_plan *b)
+{
+    for (int32_t s = 0; s <= a->stages; s++)
+        if (a->stage_begin[s] != b->stage_begin[s]) return false;
+    for (int32_t s = 0; s < a->stages; s++)
+        for (int32_t w = 0; w < a->workers; w++)
+            if (dml_plan_share(a, w, s) != dml_plan_share(b, w, s)) return false;
+    return true;
+}
+
 /* What evens out: shares alone, and where there are several stages a new cut with them.  Fills option[0 .. n). */
 static int32_t layouts(const dml_changes *c, const dml_measured *m, dml_arena *arena,
-                       candidate option[3])
+                       candidate option[OPTIONS])
 {
     const dml_plan *now = dml_changes_plan(c);
     const char *speeds = speeds_text(now, m, arena), *pace = pace_text(c->first, arena);
     const char *shares = stages_text(now, m->speed, arena);
     const char *split = dml_arena_printf(arena, "parallelism.split=%s", split_text(now, arena));
-    const int32_t n = now->stages > 1 ? 3 : 2;
+    const int32_t n = now->stages > 1 ? OPTIONS : OPTIONS - 1;
     for (int32_t i = 0; i < n; i++) {
         option[i] = (candidate){0};
         add(&option[i], speeds);
         add(&option[i], pace);
         add(&option[i], i == 2 ? "parallelism.split=auto" : split);
-        if (i == 0 && !c->now) continue; /* the first plan's own layout */
         add(&option[i], i == 0 ? stages_text(now, NULL, arena) : shares);
         add(&option[i], "parallelism.schedule=auto");
     }
@@ -195,41 +212,62 @@ static bool has_patience(dml_changes *c, double step_ns)
     return c->wait == 0 || c->wait-- == 0;
 }
 
+/* The fastest of the options that differ from now, if it gains enough and it is time; 0: to stay. */
+static int32_t choose(dml_changes *c, const candidate *option, int32_t n, double now_ns)
+{
+    const double least_ns = fmin(now_ns, option[0].step_ns);
+    int32_t best = 0;
+    for (int32_t i = 1; i < n; i++) {
+        const bool other =
+            option[i].plan && !is_same_layout(dml_changes_plan(c), &option[i].plan->plan);
+        if (other && (best == 0 || option[i].step_ns < option[best].step_ns)) best = i;
+    }
+    const bool gains = option[best].step_ns * (1.0 + DML_CHANGE_GAIN) < least_ns;
+    return has_patience(c, now_ns) && gains ? best : 0;
+}
+
+/* next NULL: to stay. */
+static dml_balance_record record_of(const dml_changes *c, const dml_measured *m, double now_ns,
+                                    const candidate *next, dml_arena *arena)
+{
+    const dml_plan *from = dml_changes_plan(c), *to = next ? &next->plan->plan : from;
+    const double entropy = dml_balance_entropy(m->load_ns, from->workers);
+    return (dml_balance_record){
+        .step = c->load[0].step,
+        .changed = next != NULL,
+        .entropy = entropy,
+        .planned_entropy = next ? entropy_of(to) : entropy,
+        .shares = brief_shares(from, arena),
+        .planned_shares = brief_shares(to, arena),
+        .split = split_text(from, arena),
+        .planned_split = split_text(to, arena),
+        .speeds = strchr(speeds_text(from, m, arena), '['),
+        .step_time_s = now_ns * 1e-9,
+        .planned_step_time_s = (next ? next->step_ns : now_ns) * 1e-9,
+    };
+}
+
 bool dml_changes_weigh(dml_changes *c, dml_arena *arena, dml_planned **better,
                        dml_balance_record *out)
 {
     const dml_plan *now = dml_changes_plan(c);
     dml_measured m;
-    candidate option[3];
+    candidate option[OPTIONS];
+    double now_ns = 0.0;
     if (!dml_balance_measure(now, c->load, arena, &m)) return false;
     const int32_t n = layouts(c, &m, arena, option);
-    int32_t best = 0;
-    for (int32_t i = 0; i < n; i++) {
-        weigh_option(c, &m, &option[i], i == 0);
-        if (option[i].step_ns < option[best].step_ns) best = i;
-    }
-    const bool gains = option[best].step_ns * (1.0 + DML_CHANGE_GAIN) < option[0].step_ns;
-    if (!gains || !has_patience(c, option[0].step_ns)) best = 0;
-    const dml_plan *chosen = best > 0 ? &option[best].plan->plan : now;
-    const double entropy = dml_balance_entropy(m.load_ns, now->workers);
-    *out = (dml_balance_record){
-        .step = c->load[0].step,
-        .changed = best > 0,
-        .entropy = entropy,
-        .planned_entropy = best > 0 ? entropy_of(chosen) : entropy,
-        .shares = brief_shares(now, arena),
-        .planned_shares = brief_shares(chosen, arena),
-        .split = split_text(now, arena),
-        .planned_split = split_text(chosen, arena),
-        .speeds = strchr(option[0].text[0], '['),
-        .step_time_s = option[0].step_ns * 1e-9,
-        .planned_step_time_s = option[best].step_ns * 1e-9,
-    };
+    for (int32_t i = 0; i < n; i++)
+        weigh_candidate(c, &m, &option[i]);
+    const bool known =
+        option[0].plan && simulate(&now->train, &option[0].plan->plan.cost, &now_ns) == DML_ERR_OK;
+    const int32_t best = known ? choose(c, option, n, now_ns) : 0;
+    if (known) *out = record_of(c, &m, now_ns, best > 0 ? &option[best] : NULL, arena);
     if (best > 0) {
-        *better = option[best].plan;
         c->promised_ns = option[best].step_ns;
+        *better = option[best].plan;
+        option[best].plan = NULL;
     }
     for (int32_t i = 0; i < n; i++)
-        if (i != best || best == 0) dml_planned_free(option[i].plan);
-    return true;
+        dml_planned_free(option[i].plan);
+    return known;
 }

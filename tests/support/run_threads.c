@@ -4,6 +4,7 @@
 #include "tests/support/run_threads.h"
 
 #include "engine/agent.h"
+#include "engine/change.h"
 #include "engine/data_steps.h"
 #include "engine/leader.h"
 #include "engine/worker.h"
@@ -31,6 +32,8 @@ typedef struct run {
     dml_depot depot; /* {0}: the plan never changes */
     later_plan *later[RUN_PLANS];
     uint32_t generation; /* newest that rank 0 runs */
+    dml_changes changes; /* balance: dynamic; {0}: plans come from the test */
+    int spec_fd;
     pthread_mutex_t mu;
     run_result result;
     run_hooks hooks;
@@ -41,6 +44,17 @@ typedef struct thread_arg {
     int32_t rank;
 } thread_arg;
 
+/* What the agent does with it. */
+static void weigh(run *r, const dml_report *report)
+{
+    dml_arena arena = {0};
+    dml_changes_event e;
+    if (!r->changes.first) return;
+    DML_CHECK_OK(dml_changes_take(&r->changes, report, &arena, &e));
+    if (e.decided && r->hooks.balance) r->hooks.balance(r->hooks.context, &e.balance);
+    dml_arena_free(&arena);
+}
+
 static dml_err take(void *context, const dml_report *report)
 {
     run *r = context;
@@ -49,8 +63,9 @@ static dml_err take(void *context, const dml_report *report)
     switch ((dml_report_kind)report->kind) {
     case DML_REPORT_READY:
         if (report->ready.generation > r->generation) r->generation = report->ready.generation;
+        weigh(r, report);
         break;
-    case DML_REPORT_LOAD: break;
+    case DML_REPORT_LOAD: weigh(r, report); break;
     case DML_REPORT_STEP:
         if (res->steps < RUN_STEPS) res->step[res->steps] = report->step;
         res->steps++;
@@ -95,6 +110,12 @@ static dml_err next(void *context, uint32_t generation, const dml_plan **out)
 {
     run *r = context;
     pthread_mutex_lock(&r->mu);
+    if (r->changes.first) { /* one for all: it stays until everyone has closed it */
+        DML_CHECK_EQ(generation, r->changes.generation + 1);
+        *out = &r->changes.next->plan;
+        pthread_mutex_unlock(&r->mu);
+        return DML_ERR_OK;
+    }
     DML_CHECK(generation <= RUN_PLANS);
     later_plan **p = &r->later[generation - 1];
     if (!*p) {
@@ -163,9 +184,17 @@ static void open_trace(run *r)
 static void open_depot(run *r)
 {
     int fd;
-    if (!r->hooks.change) return;
+    const bool dynamic = r->spec.parallelism.balance == DML_BALANCE_DYNAMIC;
+    if (!r->hooks.change && !dynamic) return;
     DML_CHECK_OK(dml_depot_create(&r->spec, &r->plan.model, &r->depot, &fd));
     close(fd);
+    if (!dynamic) return;
+    r->spec_fd = memfd_create("run-threads-spec", MFD_CLOEXEC);
+    FILE *f = fdopen(dup(r->spec_fd), "w");
+    DML_CHECK(f);
+    DML_CHECK_OK(dml_spec_print(&r->spec, f));
+    fclose(f);
+    DML_CHECK_OK(dml_changes_open(&r->changes, &r->plan, r->spec_fd, r->control));
 }
 
 static void close_later(run *r)
@@ -177,6 +206,15 @@ static void close_later(run *r)
         free(r->later[i]);
     }
     dml_depot_close(&r->depot);
+    if (r->changes.first) close(r->spec_fd);
+    dml_changes_close(&r->changes);
+}
+
+/* That the workers ended with. */
+static const dml_plan *last_plan(const run *r)
+{
+    if (r->changes.first) return dml_changes_plan(&r->changes);
+    return r->generation > 0 ? &r->later[r->generation - 1]->plan : &r->plan;
 }
 
 run_result run_threads_hooked(const char *spec_path, const char *const *overrides, run_hooks hooks)
@@ -195,9 +233,9 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     if (hooks.backend) r->backend = hooks.backend(hooks.context, r->backend);
     open_data(r);
     open_trace(r);
-    open_depot(r);
     DML_CHECK_OK(dml_local_hub_new(r->plan.workers, &r->vote_hub));
     r->control = calloc(1, sizeof *r->control);
+    open_depot(r);
     pthread_mutex_init(&r->mu, NULL);
     r->result.workers = r->plan.workers;
 
@@ -210,8 +248,7 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     for (int32_t w = 0; w < r->plan.workers; w++)
         pthread_join(thread[w], NULL);
     if (r->result.err == DML_ERR_OK)
-        DML_CHECK_OK(dml_leader_hash(r->generation ? &r->later[r->generation - 1]->plan : &r->plan,
-                                     r->result.end, &r->result.weights_hash));
+        DML_CHECK_OK(dml_leader_hash(last_plan(r), r->result.end, &r->result.weights_hash));
     r->result.changes = (int32_t)r->generation;
 
     if (hooks.trace && r->trace.memory) hooks.trace(hooks.context, &r->trace, &r->result);
@@ -220,8 +257,8 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     dml_trace_close(&r->trace);
     dml_local_hub_free(r->vote_hub);
     pthread_mutex_destroy(&r->mu);
-    free(r->control);
     close_later(r);
+    free(r->control);
     dml_plan_free(&r->plan);
     dml_spec_free(&r->spec);
     free(r);

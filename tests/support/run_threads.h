@@ -8,6 +8,7 @@
 
 #include "engine/chunk.h"
 #include "engine/control.h"
+#include "engine/metrics.h"
 #include "engine/plan.h"
 #include "engine/trace.h"
 
@@ -43,6 +44,8 @@ typedef struct run_hooks {
     /* The plan of `generation` (from 1), that control->plan has announced: overrides of the first one's spec, NULL-terminated;
      * NULL entry: the plan never changes. */
     const char *const *(*change)(void *context, uint32_t generation);
+    /* balance: dynamic: each window weighed; serialised */
+    void (*balance)(void *context, const dml_balance_record *b);
     /* what was traced, where the spec asks for it; when all workers have ended */
     void (*trace)(void *context, const dml_trace *trace, const run_result *result);
     void *context;
