@@ -74,6 +74,7 @@ typedef struct dml_chunk_io {
 } dml_chunk_io;
 
 typedef struct dml_bucket dml_bucket;
+typedef struct dml_probe dml_probe; /* engine/probe.h */
 
 typedef struct dml_chunk {
     const dml_spec *spec;   /* borrowed */
@@ -142,6 +143,11 @@ dml_chunk *dml_chunk_view(const dml_chunk *c, int32_t version, int32_t update, d
  * chunk's life), loads initial weights and states through the queue and waits for it. */
 dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *queue, void *shared,
                        void *private_);
+
+/* From now on the chunk and its views take the time of each step of a layer in training; borrowed.  NULL: no more. */
+void dml_chunk_set_probe(dml_chunk *c, dml_probe *probe);
+/* Steps that one micro-batch runs in training, at most: what a probe must hold. */
+int32_t dml_chunk_steps(const dml_chunk *c);
 
 /* The end of skip `skip` among `n` ends, which have it. */
 const dml_chunk_skip *dml_chunk_end(const dml_chunk_skip *ends, int32_t n, int32_t skip);

@@ -12,6 +12,7 @@
 
 #include "engine/chunk.h"
 #include "engine/layers/layer.h"
+#include "engine/probe.h"
 
 enum { DML_PARAM_ALIGN = 16, DML_BYTES_ALIGN = 64, DML_NO_BUFFER = -1 };
 
@@ -108,7 +109,8 @@ typedef struct dml_chunk_impl {
     char *work;   /* bound */
     void *
         w_act; /* bound: [arena_elems] weights in the act type, at param_at; NULL where that is F32 */
-    bool copied; /* w_act has the weights of now */
+    bool copied;      /* w_act has the weights of now */
+    dml_probe *probe; /* borrowed; NULL: no times are taken */
 } dml_chunk_impl;
 
 /* Elements from one parameter of the chunk to the next: its own, padded. */

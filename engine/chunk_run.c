@@ -237,11 +237,29 @@ static dml_err name_layer(const frame *f, const dml_step *s, dml_err err)
                        written ? layer->place.line : __LINE__);
 }
 
+/* What the time of a step counts as.  Sums of gradients and copies are their layer's backward. */
+static dml_pass pass_of(const frame *f, const dml_steps *list, const dml_step *s)
+{
+    const dml_chunk_impl *impl = f->c->impl;
+    if (list == &impl->forward || list == &impl->again) return DML_PASS_FORWARD;
+    return s->kind == DML_STEP_WEIGHT_GRAD ? DML_PASS_WEIGHT : DML_PASS_INPUT;
+}
+
+static dml_err probed_step(const frame *f, dml_probe *probe, const dml_steps *list,
+                           const dml_step *s)
+{
+    DML_TRY(dml_probe_begin(probe));
+    DML_TRY(run_step(f, s));
+    return dml_probe_end(probe, f->c->layer_begin + s->layer, pass_of(f, list, s), f->run->mb);
+}
+
 static dml_err run_steps(const frame *f, const dml_steps *list, int32_t begin, int32_t end)
 {
+    dml_probe *probe = f->run->train ? ((const dml_chunk_impl *)f->c->impl)->probe : NULL;
     for (int32_t i = begin; i < end; i++) {
-        const dml_err err = run_step(f, &list->step[i]);
-        if (err != DML_ERR_OK) return name_layer(f, &list->step[i], err);
+        const dml_step *s = &list->step[i];
+        const dml_err err = probe ? probed_step(f, probe, list, s) : run_step(f, s);
+        if (err != DML_ERR_OK) return name_layer(f, s, err);
     }
     return DML_ERR_OK;
 }
@@ -265,6 +283,17 @@ static frame frame_of(const dml_chunk *c, const dml_kernel_table *kt, dml_kctx *
 }
 
 /* ---- entries ---- */
+
+void dml_chunk_set_probe(dml_chunk *c, dml_probe *probe)
+{
+    ((dml_chunk_impl *)c->impl)->probe = probe;
+}
+
+int32_t dml_chunk_steps(const dml_chunk *c)
+{
+    const dml_chunk_impl *impl = c->impl;
+    return impl->forward.n + impl->again.n + impl->input.n + impl->weight.n;
+}
 
 dml_err dml_chunk_begin_step(dml_chunk *c, const dml_kernel_table *kt, dml_kctx *k)
 {

@@ -305,8 +305,9 @@ void dml_console_header(dml_console_view *v, const dml_run_start_record *r,
     line(v, ENTRY "%s steps, %.4g epochs", "length", count(v, r->total_steps).text, r->epochs);
     stage_lines(v, stages, n_stages);
     if (!isnan(p->predicted_step_time_s))
-        line(v, ENTRY "%.1f ms a step, bubble %s", "predicted", p->predicted_step_time_s * 1e3,
-             figure(p->predicted_bubble_ratio * 100, "%").text);
+        line(v, ENTRY "%.1f ms a step, bubble %s%s%s", "planned", p->predicted_step_time_s * 1e3,
+             figure(p->predicted_bubble_ratio * 100, "%").text, p->costs ? ", by " : "",
+             p->costs ? p->costs : "");
     fflush(v->to);
 }
 
@@ -408,9 +409,10 @@ void dml_console_summary(dml_console_view *v, const dml_run_end_record *e,
     line(v, ENTRY "%s steps, %s samples in %s, %s samples/s", e->status, count(v, e->steps).text,
          count(v, e->samples).text, duration(e->train_time_s).text,
          rate(v, e->samples_per_second).text);
-    line(v, ENTRY "median %s, p95 %s, predicted %s", "step time",
+    line(v, ENTRY "median %s, p95 %s, planned %s, predicted %s", "step time",
          figure(e->step_time_median_s * 1e3, " ms").text,
          figure(e->step_time_p95_s * 1e3, " ms").text,
+         figure(e->planned_step_time_s * 1e3, " ms").text,
          figure(e->predicted_step_time_s * 1e3, " ms").text);
     line(v, ENTRY "%s, predicted %s", "bubble", figure(e->bubble_ratio * 100, "%").text,
          figure(e->predicted_bubble_ratio * 100, "%").text);

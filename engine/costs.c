@@ -41,6 +41,12 @@ int64_t dml_costs_begin_ns(const dml_costs *costs, int32_t layer)
     return costs->begin_ns ? costs->begin_ns[layer] : 0;
 }
 
+int64_t dml_costs_norm_ns(const dml_costs *costs, int32_t layer)
+{
+    DML_ASSERT_OP(layer, <, costs->n_layers);
+    return costs->norm_ns ? costs->norm_ns[layer] : 0;
+}
+
 static void *copy(const void *from, int64_t bytes, dml_arena *arena)
 {
     void *to = dml_arena_alloc(arena, bytes);
@@ -56,6 +62,8 @@ const dml_costs *dml_costs_copy(const dml_costs *from, dml_arena *arena)
     to->ns =
         copy(from->ns, (int64_t)from->n_rows * from->n_layers * (int64_t)sizeof *from->ns, arena);
     to->step_ns = copy(from->step_ns, from->n_layers * (int64_t)sizeof *from->step_ns, arena);
+    if (from->norm_ns)
+        to->norm_ns = copy(from->norm_ns, from->n_layers * (int64_t)sizeof *from->norm_ns, arena);
     if (from->begin_ns)
         to->begin_ns =
             copy(from->begin_ns, from->n_layers * (int64_t)sizeof *from->begin_ns, arena);

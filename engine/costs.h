@@ -30,6 +30,8 @@ typedef struct dml_costs {
     const int64_t *step_ns;          /* [n_layers] optimizer, once a step */
     const int64_t
         *begin_ns; /* [n_layers] what a step does before its first forward; NULL: nothing */
+    const int64_t *
+        norm_ns; /* [n_layers] squares of its gradients summed up with the reduction; NULL: nothing */
     int64_t link_latency_ns;       /* between two neighbours of a pipeline */
     int64_t link_bytes_per_s;      /* 0: bytes take no time */
     const dml_reduce_cost *reduce; /* [n_reduces] ascending members; what lacks goes by the links */
@@ -46,6 +48,7 @@ int64_t dml_costs_reduce_ns(const dml_costs *costs, int32_t members, int64_t byt
 
 /* What layer `layer` takes at the begin of a step; an asynchronous program begins once for several steps. */
 int64_t dml_costs_begin_ns(const dml_costs *costs, int32_t layer);
+int64_t dml_costs_norm_ns(const dml_costs *costs, int32_t layer);
 
 /* A deep copy, the arena's. */
 const dml_costs *dml_costs_copy(const dml_costs *from, dml_arena *arena);

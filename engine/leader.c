@@ -131,7 +131,7 @@ double dml_leader_mean(const double *x, int32_t n)
     return sum / n;
 }
 
-/* What the spec's own times come to, where it says all of them. */
+/* What the times that the spec says come to: measured costs, or delays where these are nearly all. */
 static dml_err plan_ahead(dml_leader *l)
 {
     const dml_plan *p = l->plan;
@@ -141,7 +141,7 @@ static dml_err plan_ahead(dml_leader *l)
     l->planned_step_s = NAN;
     for (int32_t w = 0; w < p->workers; w++)
         l->planned_bubble[w] = NAN;
-    if (!p->cost_is_exact) return DML_ERR_OK;
+    if (!p->cost_is_exact && !p->spec->costs) return DML_ERR_OK;
     DML_TRY(dml_plan_predict(p, &p->cost, &step_ns, l->planned_bubble, stash, exposed_ns));
     l->planned_step_s = (double)step_ns * 1e-9;
     return DML_ERR_OK;
@@ -176,6 +176,7 @@ static dml_err describe_plan(dml_leader *l, dml_arena *arena, dml_stage_figures 
                              .stages = p->stages,
                              .workers = workers,
                              .split = split,
+                             .costs = p->spec->costs ? p->spec->costs->source : NULL,
                              .memory_peak_bytes = peak};
     describe_updates(p, out, arena);
     DML_TRY(plan_ahead(l));

@@ -21,7 +21,7 @@ typedef struct dml_leader {
     FILE *trace_to, *draw_to; /* owned; NULL: not wanted */
     int64_t total_steps, train_samples, epoch_steps, begin_ns;
 
-    double planned_step_s; /* from the spec's delays; nan: unknown, as the bubbles */
+    double planned_step_s; /* from the spec's costs or delays; nan: unknown, as the bubbles */
     double planned_bubble[DML_HOST_WORKERS];
     dml_stats
         step_times; /* seconds, all steps under this plan but its first, unless that is the only one */

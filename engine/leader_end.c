@@ -199,6 +199,7 @@ dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int3
         .samples_per_second = l->train_time_s > 0.0 ? (double)l->samples / l->train_time_s : NAN,
         .step_time_median_s = dml_stats_quantile(&l->step_times, 0.5),
         .step_time_p95_s = dml_stats_quantile(&l->step_times, 0.95),
+        .planned_step_time_s = l->planned_step_s,
         .predicted_step_time_s = NAN,
         .bubble_ratio = l->step_times.count > 0 ? l->bubble_sum / (double)l->step_times.count : NAN,
         .predicted_bubble_ratio = NAN,

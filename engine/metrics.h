@@ -68,8 +68,10 @@ typedef const char *dml_field_TEXT;
     X(T, TEXT, versions)                      /* of the weights, of each stage, "4 3 2 1"; NULL: synchronous */ \
     X(T, TEXT, staleness)                     /* updates between reading weights and applying their gradient, \
                                                * of each stage, "3 2 1 0"; NULL: synchronous            */ \
-    X(T, NUM,  predicted_step_time_s)         /* nan: not predicted                                     */ \
+    X(T, NUM,  predicted_step_time_s)         /* planned, before the run; nan: nothing says its times   */ \
     X(T, NUM,  predicted_bubble_ratio)                                                                     \
+    X(T, TEXT, costs)                         /* what the plan was made of, "profile vgg8.json ..."; NULL: flops \
+                                               * and delays                                             */ \
     X(T, INT,  memory_peak_bytes)             /* of the worker that needs most                          */
 #define DML_STEP_FIELDS(X, T)                                                                              \
     X(T, INT,  step)                          /* steps done, 1 .. total_steps                           */ \
@@ -123,7 +125,7 @@ typedef const char *dml_field_TEXT;
 #define DML_WORKER_FIELDS(X, T)           /* bubbles: dml_sim_bubble of schedule/sim.h says what they are */ \
     X(T, INT,  worker)                                                                                     \
     X(T, TEXT, stages)                        /* that it holds, "0,2"                                   */ \
-    X(T, NUM,  planned_step_time_s)           /* of the spec's delays; nan: it does not say all times   */ \
+    X(T, NUM,  planned_step_time_s)           /* of the spec's costs or delays; nan: nothing says them  */ \
     X(T, NUM,  planned_bubble_ratio)                                                                       \
     X(T, NUM,  predicted_step_time_s)         /* simulated from this run's own median op times          */ \
     X(T, NUM,  predicted_bubble_ratio)                                                                     \
@@ -143,7 +145,8 @@ typedef const char *dml_field_TEXT;
     X(T, NUM,  samples_per_second)                                                                         \
     X(T, NUM,  step_time_median_s)                                                                         \
     X(T, NUM,  step_time_p95_s)                                                                            \
-    X(T, NUM,  predicted_step_time_s)         /* nan: not predicted                                     */ \
+    X(T, NUM,  planned_step_time_s)           /* of the spec's costs or delays; nan: nothing says them  */ \
+    X(T, NUM,  predicted_step_time_s)         /* of this run's own op times; nan: not predicted         */ \
     X(T, NUM,  bubble_ratio)                  /* mean over the steps measured                           */ \
     X(T, NUM,  predicted_bubble_ratio)                                                                     \
     X(T, NUM,  exposed_comm_s)                /* mean over workers; nan: not known                      */ \

@@ -49,6 +49,7 @@ static dml_err make_cost(dml_plan *plan)
             c->bwd_input_ns += layer_ns(plan, i, DML_PASS_INPUT, &inexact_ns);
             c->bwd_weight_ns += layer_ns(plan, i, DML_PASS_WEIGHT, &inexact_ns);
             if (costs) c->step_ns += costs->step_ns[i];
+            if (costs) c->begin_ns += dml_costs_begin_ns(costs, i);
         }
         all_ns += c->fwd_ns + c->bwd_input_ns + c->bwd_weight_ns;
         const dml_layer *last = &plan->model.layer[plan->stage_begin[s + 1] - 1];
@@ -89,6 +90,18 @@ static void add_all_reduce(const dml_plan *plan, int64_t bytes, reduction *sum)
     sum->bytes += bytes;
 }
 
+/* Its gradients' squares, summed up for the norm with the reduction.  A layer's parameters are in one bucket. */
+static int64_t norm_ns(const dml_plan *plan, const dml_chunk *c, const dml_bucket *b)
+{
+    const dml_costs *costs = plan->spec->costs;
+    int64_t ns = 0;
+    for (int32_t i = b->param_begin; costs && i < b->param_end; i++) {
+        const int32_t p = c->param_begin + i, layer = plan->model.param[p].layer;
+        if (p == plan->model.layer[layer].param_begin) ns += dml_costs_norm_ns(costs, layer);
+    }
+    return ns;
+}
+
 /* What reducing bucket `b` of stage s takes: the calls that the executor makes (engine/exec_op.c). */
 static reduction price_bucket(const dml_plan *plan, int32_t stage, const dml_chunk *c,
                               const dml_bucket *b, bool last, dml_arena *arena)
@@ -98,7 +111,7 @@ static reduction price_bucket(const dml_plan *plan, int32_t stage, const dml_chu
                   n = dml_plan_holders(plan, stage, holders) * plan->alike;
     for (int32_t i = n - 1; i >= 0 && plan->alike > 1; i--)
         holders[i] = holders[i / plan->alike] * plan->alike + i % plan->alike;
-    reduction sum = {.members = holders, .n = n};
+    reduction sum = {.members = holders, .n = n, .ns = norm_ns(plan, c, b)};
     if (last) add_all_reduce(plan, c->slot_words * (int64_t)sizeof(int32_t), &sum);
     if (b->elems == 0) return sum;
     if (words > 0)

@@ -178,8 +178,11 @@ static void print_time(const dml_plan *p, bool eval, int64_t makespan_ns)
         printf("\nstep: %.3f ms, of a segment of %d: %.3f ms", ms / p->updates, p->updates, ms);
     else
         printf("\nstep: %.3f ms", ms);
-    printf("%s\n\n",
-           p->cost_is_exact ? " (delay layers: exact)" : " at an assumed 50 GFLOP/s; not measured");
+    if (p->cost_is_exact || !p->spec->costs)
+        printf("%s\n\n", p->cost_is_exact ? " (delay layers: exact)"
+                                          : " at an assumed 50 GFLOP/s; not measured");
+    else
+        printf(" by %s\n\n", p->spec->costs->source);
 }
 
 static dml_err print_summary(const dml_plan_view *view, const dml_plan *p, const dml_sim *sim)

@@ -2,6 +2,7 @@
 #include "engine/spec.h"
 
 #include "engine/base/str.h"
+#include "engine/profile.h"
 #include "engine/roofline.h"
 #include "engine/spec_read.h"
 
@@ -78,6 +79,7 @@ static dml_err load(const dml_spec_text *source, dml_spec *out)
     }
     if (err == DML_ERR_OK && spec.data.format == DML_DATA_SYNTHETIC)
         err = dml_spec_set_samples(&spec, spec.data.samples);
+    if (err == DML_ERR_OK) err = dml_profile_apply(&spec);
     if (err == DML_ERR_OK) err = dml_roofline_apply(&spec);
     if (err == DML_ERR_OK)
         *out = spec;

@@ -272,6 +272,10 @@ typedef struct dml_spec {
         const char *trace, *draw;   /* files, absolute; "": none */
         dml_step_range trace_steps; /* ** when there is either */
     } logging;
+    struct {
+        const char *file; /* absolute; "": none */
+        bool model_only;  /* it may be of another machine */
+    } profile;
     const dml_costs *
         costs; /* what layers take, from a profile or the like; NULL: only flops and delays are known */
     dml_arena arena;    /* owns all the above */

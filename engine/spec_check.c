@@ -175,22 +175,20 @@ static void check_trace_paths(dml_spec_reader *r)
         dml_complain_at(&r->report, at(r, DML_KEY_DRAW), "'draw' and 'trace' are the same file");
 }
 
-static void check_hardware_path(dml_spec_reader *r)
+/* A file to read, relative to the one that names it; "" where there is none. */
+static const char *input_path(dml_spec_reader *r, dml_spec_key_id id, const char *text)
 {
-    const char **path = &r->spec->cluster.hardware;
-    const bool from_file = at(r, DML_KEY_HARDWARE).file != dml_spec_command_line,
-               none = bad(r, DML_KEY_HARDWARE) || !*path || !**path;
-    if (none)
-        *path = "";
-    else if (strcmp(*path, DML_HARDWARE_HERE) != 0)
-        *path = dml_spec_path(r, DML_KEY_HARDWARE, *path, from_file);
+    const bool from_file = at(r, id).file != dml_spec_command_line;
+    return bad(r, id) || !text || !text[0] ? "" : dml_spec_path(r, id, text, from_file);
 }
 
 static void check_paths(dml_spec_reader *r)
 {
     dml_spec *spec = r->spec;
     check_trace_paths(r);
-    check_hardware_path(r);
+    if (!spec->cluster.hardware || strcmp(spec->cluster.hardware, DML_HARDWARE_HERE) != 0)
+        spec->cluster.hardware = input_path(r, DML_KEY_HARDWARE, spec->cluster.hardware);
+    spec->profile.file = input_path(r, DML_KEY_PROFILE, spec->profile.file);
     if (!bad(r, DML_KEY_OUTPUT_DIR))
         spec->run.output_dir = dml_spec_path(r, DML_KEY_OUTPUT_DIR, spec->run.output_dir, false);
     check_schedule_path(r);

@@ -50,7 +50,7 @@ enum { ROWS = 1, LAYERS = 6, OPTIONS = sizeof options / sizeof *options };
 typedef struct layer {
     const char *name;
     const dml_yaml *ns[DML_PASSES];
-    int64_t step_ns, begin_ns;
+    int64_t step_ns, begin_ns, norm_ns;
 } layer;
 
 static const dml_spec_key layer_options[] = {
@@ -62,6 +62,7 @@ static const dml_spec_key layer_options[] = {
      ""},
     {"step_ns", DML_SPEC_LONG, offsetof(layer, step_ns), DML_SPEC_NONE, TIMES, "", "", ""},
     {"begin_ns", DML_SPEC_LONG, offsetof(layer, begin_ns), DML_SPEC_NONE, TIMES, "", "", ""},
+    {"norm_ns", DML_SPEC_LONG, offsetof(layer, norm_ns), DML_SPEC_NONE, TIMES, "", "", ""},
 };
 enum { FIRST_PASS = 1, LAYER_OPTIONS = sizeof layer_options / sizeof *layer_options };
 
@@ -136,7 +137,8 @@ static bool read_layers(dml_spec_reader *r, const dml_yaml *node, table *t)
     int64_t(*ns)[DML_PASSES] =
         dml_arena_alloc(r->arena, (int64_t)sizeof *ns * c->n_rows * c->n_layers);
     int64_t *step_ns = DML_NEW_N(r->arena, int64_t, c->n_layers),
-            *begin_ns = DML_NEW_N(r->arena, int64_t, c->n_layers);
+            *begin_ns = DML_NEW_N(r->arena, int64_t, c->n_layers),
+            *norm_ns = DML_NEW_N(r->arena, int64_t, c->n_layers);
     bool ok = true;
     for (int32_t l = 0; l < c->n_layers; l++) {
         const dml_yaml *item = &t->layers->item[l];
@@ -153,10 +155,12 @@ static bool read_layers(dml_spec_reader *r, const dml_yaml *node, table *t)
         }
         step_ns[l] = read.step_ns;
         begin_ns[l] = read.begin_ns;
+        norm_ns[l] = read.norm_ns;
     }
     c->ns = (const int64_t(*)[DML_PASSES])ns;
     c->step_ns = step_ns;
     c->begin_ns = begin_ns;
+    c->norm_ns = norm_ns;
     return ok;
 }
 
@@ -251,7 +255,7 @@ void dml_spec_print_costs(const dml_spec *spec, FILE *to, int32_t indent)
         dml_yaml_print_text(to, spec->model.layers[l].name, true);
         for (dml_pass pass = 0; pass < DML_PASSES; pass++)
             print_pass(c, l, pass, to);
-        fprintf(to, ", step_ns: %" PRId64 ", begin_ns: %" PRId64 "}\n", c->step_ns[l],
-                dml_costs_begin_ns(c, l));
+        fprintf(to, ", step_ns: %" PRId64 ", begin_ns: %" PRId64 ", norm_ns: %" PRId64 "}\n",
+                c->step_ns[l], dml_costs_begin_ns(c, l), dml_costs_norm_ns(c, l));
     }
 }

@@ -24,7 +24,8 @@ typedef struct dml_worker_config {
     const dml_plan *plan; /* the first; borrowed, as everything here, until run returns */
     int32_t rank;
     const dml_backend *backend;
-    int32_t threads; /* host threads for kernels, >= 1 */
+    int32_t first_device; /* the run's devices count from this one */
+    int32_t threads;      /* host threads for kernels, >= 1 */
     dml_control *control;
     dml_reporter reporter;
     /* what transports meet through: descriptors when workers are processes, hubs when they are threads */
@@ -42,6 +43,9 @@ typedef struct dml_worker_config {
      * after the last: for tests and tools.  NULL: nobody looks. */
     void (*inspect)(void *context, const dml_chunk *chunk, bool after);
     void *inspect_context;
+    /* Takes the times of layers, of this worker's alone, which then runs its ops as single kernels, never as a graph.
+     * For profiles, of plans with one version of the weights.  NULL: none are taken. */
+    dml_probe *probe;
 } dml_worker_config;
 
 /* Runs the whole training; returns when it is over.  On failure a FAIL report has been sent.

@@ -2,6 +2,7 @@
 #include "engine/worker_state.h"
 
 #include "engine/base/log.h"
+#include "engine/probe.h"
 
 #include <sched.h>
 
@@ -86,7 +87,8 @@ static int32_t queue_capacity(const dml_worker *w)
 static dml_err open_device(dml_worker *w)
 {
     const int32_t rank = w->config->rank;
-    const dml_device_config config = {.index = rank / w->spec->parallelism.workers_per_device,
+    const dml_device_config config = {.index = w->config->first_device +
+                                               rank / w->spec->parallelism.workers_per_device,
                                       .threads = w->config->threads,
                                       .queue_capacity = queue_capacity(w),
                                       .abort = &w->config->control->abort};
@@ -187,7 +189,8 @@ static dml_err open_execs(dml_worker *w)
 {
     const dml_device_api *device = w->backend->device;
     if (w->idle) return DML_ERR_OK;
-    if (device->capture) DML_TRY(dml_graphs_open(device, w->lane[DML_LANE_COMPUTE], &w->graphs));
+    if (device->capture && !w->config->probe)
+        DML_TRY(dml_graphs_open(device, w->lane[DML_LANE_COMPUTE], &w->graphs));
     dml_exec_config c = {.program = &w->plan->train,
                          .worker = w->config->rank,
                          .backend = w->backend,
@@ -213,6 +216,21 @@ static dml_err open_execs(dml_worker *w)
     c.images = w->test.images;
     c.labels = w->test.labels;
     return dml_exec_new(&c, &w->arena, &w->eval_exec);
+}
+
+/* After the rehearsal, which is not to be counted. */
+static dml_err open_probe(dml_worker *w)
+{
+    dml_probe *probe = w->config->probe;
+    int32_t steps = 0;
+    if (!probe) return DML_ERR_OK;
+    for (int32_t c = 0; c < w->plan->train.chunks; c++) {
+        if (!w->held[c].chunk) continue;
+        steps += dml_chunk_steps(w->held[c].chunk) * w->plan->mbs;
+        dml_chunk_set_probe(w->held[c].chunk, probe);
+    }
+    return dml_probe_open(probe, w->backend->device, w->backend->on_host ? NULL : w->device,
+                          w->lane[DML_LANE_COMPUTE], steps, &w->arena);
 }
 
 /* ---- all of it ---- */
@@ -244,6 +262,7 @@ static dml_err open_all(dml_worker *w)
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) DML_TRY(bind_chunk(w, c));
     DML_TRY(dml_worker_rehearse(w));
+    DML_TRY(open_probe(w));
     DML_TRY(open_loaders(w, false, &w->train));
     DML_TRY(open_loaders(w, true, &w->test));
     w->rows = DML_NEW_N(&w->arena, int32_t, w->plan->train.mbs);
@@ -295,6 +314,7 @@ dml_err dml_worker_close(dml_worker *w)
     if (w->transport) DML_TRY(w->comm->close(w->transport));
     dml_exec_close(w->train_exec);
     dml_exec_close(w->eval_exec);
+    dml_probe_close(w->config->probe);
     dml_graphs_close(w->graphs);
     w->backend->kernels->close(w->compute);
     w->backend->kernels->close(w->reduce);

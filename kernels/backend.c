@@ -32,6 +32,7 @@ static const dml_backend cpu_backend = {
     .name = "cpu",
     .label = "cpu",
     .doc = "oneDNN and vectorised loops",
+    .libraries = dml_dnn_version,
     .transport = "shm",
     .on_host = true,
     .device = &dml_cpu_device,

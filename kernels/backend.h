@@ -9,7 +9,8 @@ typedef struct dml_backend {
     const char *label; /* what reports say: the name, or "emulated-cuda" where no GPU computes */
     const char *doc;   /* one clause for --help and the header line */
     const char *transport; /* the transport its device memory needs: a name of comm/transport.h */
-    bool on_host;          /* its devices are the host's cores: any number of workers share them */
+    const char *(*libraries)(void); /* that its kernels call, "oneDNN 2.6.3"; NULL: none */
+    bool on_host; /* its devices are the host's cores: any number of workers share them */
     const dml_device_api *device;
     const dml_kernel_table *kernels;
 } dml_backend;

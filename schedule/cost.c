@@ -208,3 +208,9 @@ int64_t dml_op_ns(const dml_cost *cost, int32_t worker, const dml_op *op)
     }
     dml_assert_failed("op kind", op->kind, DML_OP_KINDS, __FILE__, __LINE__);
 }
+
+int64_t dml_begin_ns(const dml_cost *cost, int32_t worker, int32_t chunk)
+{
+    DML_ASSERT_OP(chunk, <, cost->chunks);
+    return paced(cost, worker, cost->chunk[chunk].begin_ns);
+}

@@ -23,6 +23,7 @@ typedef struct dml_chunk_cost {
     int64_t fwd_ns;
     int64_t bwd_ns; /* whole backward; 0: bwd_input_ns + bwd_weight_ns */
     int64_t bwd_input_ns, bwd_weight_ns;
+    int64_t begin_ns;        /* what its first forward of a step takes more: weights packed again */
     int64_t recompute_ns;    /* forward again, of what the backward wants */
     int64_t reduce_ns;       /* all-reduces of the chunk's gradients, once per step */
     int64_t step_ns;         /* optimizer, once per step                            */
@@ -80,5 +81,8 @@ int64_t dml_op_bytes(const dml_cost *cost, const dml_op *op);
  * worker's speed; a transfer what dml_op_bytes take on the link to op->peer, with DML_NO_PEER on the outermost;
  * a REDUCE and a VOTE what the cost says, wherever they are. */
 int64_t dml_op_ns(const dml_cost *cost, int32_t worker, const dml_op *op);
+
+/* What the first forward of a step of this chunk takes more than the others, on `worker`. */
+int64_t dml_begin_ns(const dml_cost *cost, int32_t worker, int32_t chunk);
 
 #endif

@@ -5,6 +5,8 @@
 #include "schedule/index.h"
 #include "schedule/versions.h"
 
+#include <string.h>
+
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
 typedef struct edge {
@@ -23,6 +25,7 @@ typedef struct node {
     int32_t missing;  /* in the leader: who has not come yet                            */
     int64_t ready_ns; /* in the leader: when all have come                              */
     int32_t depth;    /* with ready_ns, see dml_play                                    */
+    bool begins;      /* the first forward of its chunk here in a step                  */
     bool done;
 } node;
 
@@ -67,9 +70,21 @@ static const char *queue_text(dml_machine machine, const dml_op *op)
     return "list";
 }
 
-static void link_queues_and_waits(graph *g)
+/* Whether op i of the list is the first forward of its chunk, or the first after an optimizer step of it. */
+static bool begins(const dml_op *op, bool *begun)
 {
+    bool *is = &begun[op->chunk];
+    if (op->kind == DML_OP_STEP) *is = false;
+    if (op->kind != DML_OP_FWD || *is) return false;
+    *is = true;
+    return true;
+}
+
+static void link_queues_and_waits(graph *g, dml_arena *arena)
+{
+    bool *begun = DML_NEW_N(arena, bool, g->p->chunks);
     for (int32_t w = 0; w < g->p->workers; w++) {
+        memset(begun, 0, (size_t)g->p->chunks * sizeof *begun);
         int32_t last[DML_LANES] = {-1, -1, -1, -1};
         const int32_t first = g->play->first[w];
         for (int32_t i = 0; i < g->p->list[w].n; i++) {
@@ -81,7 +96,8 @@ static void link_queues_and_waits(graph *g)
                          .edges = -1,
                          .leader = first + i,
                          .member = first + i,
-                         .missing = 1};
+                         .missing = 1,
+                         .begins = begins(op, begun)};
             int32_t *prev = &last[queue_of(g->machine, op)];
             if (*prev >= 0) {
                 g->node[*prev].succ = first + i;
@@ -289,12 +305,18 @@ static void arrive(graph *g, int32_t number, int64_t ns, int32_t depth, todo_lis
     if (--g->node[number].pending == 0) todo->number[todo->n++] = number;
 }
 
+static int64_t op_ns(const graph *g, const node *n)
+{
+    if (!g->cost) return 0;
+    const int64_t begin_ns = n->begins ? dml_begin_ns(g->cost, n->worker, n->op->chunk) : 0;
+    return begin_ns + dml_op_ns(g->cost, n->worker, n->op);
+}
+
 /* Runs everyone of a complete meeting, and tells those who wait for them. */
 static void run_meeting(graph *g, int32_t leader, todo_list *todo)
 {
     const node *l = &g->node[leader];
-    const int64_t ns = g->cost ? dml_op_ns(g->cost, l->worker, l->op) : 0,
-                  end_ns = l->ready_ns + ns;
+    const int64_t ns = op_ns(g, l), end_ns = l->ready_ns + ns;
     const int32_t depth = l->depth, after = ns > 0 ? -1 : depth;
     int32_t m = leader;
     do {
@@ -407,7 +429,7 @@ dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine mac
                .edge = DML_NEW_N(arena, edge, most_edges(p, ops, gates))};
     dml_index ix;
     dml_index_build(&ix, p, arena);
-    link_queues_and_waits(&g);
+    link_queues_and_waits(&g, arena);
     if (p->lowered) {
         link_transfers(&g, &ix);
         link_collectives(&g, arena);

@@ -5,6 +5,7 @@
 
 #include <omp.h>
 #include <oneapi/dnnl/dnnl_debug.h>
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -44,6 +45,14 @@ static dml_err init(dml_dnn *dnn)
         DNN_TRY(dnnl_stream_create(&dnn->stream[i], dnn->engine, dnnl_stream_default_flags),
                 "stream");
     return DML_ERR_OK;
+}
+
+const char *dml_dnn_version(void)
+{
+    static char text[48];
+    const dnnl_version_t *v = dnnl_version();
+    snprintf(text, sizeof text, "oneDNN %d.%d.%d", v->major, v->minor, v->patch);
+    return text;
 }
 
 dml_err dml_dnn_init(dml_dnn *dnn, int32_t threads)

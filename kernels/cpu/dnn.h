@@ -77,6 +77,8 @@ typedef struct dml_dnn {
     int32_t threads;
 } dml_dnn;
 
+const char *dml_dnn_version(void); /* "oneDNN 2.6.3" */
+
 dml_err dml_dnn_init(dml_dnn *dnn, int32_t threads);
 void dml_dnn_free(dml_dnn *dnn);
 

@@ -46,7 +46,7 @@ begin; until_step 1; kill -INT -$run; end # as the terminal does: to everyone
 check 'an interrupt of all processes' 130 'interrupted: stopping after this step' 'stopped' 'weights'
 
 begin parallelism.pp=1 parallelism.split=auto training.global_batch_size=256 # a step of 8 s: no race with its end
-until_text predicted; kill -TERM $run
+until_text planned; kill -TERM $run
 until_text stopping; kill -TERM $run; end
 check 'the second signal' 143 'stopped at once by the second signal (Terminated)'
 

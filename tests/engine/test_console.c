@@ -280,7 +280,8 @@ static void the_header_says_what_runs_and_how_it_is_laid_out(void **state)
                                   .pipeline_parallel_size = 2,
                                   .data_parallel_size = 2,
                                   .predicted_step_time_s = 0.0791,
-                                  .predicted_bubble_ratio = 0.111};
+                                  .predicted_bubble_ratio = 0.111,
+                                  .costs = "profile net.json of 2026-01-02"};
     const dml_stage_figures stages[] = {{.stage = 0,
                                          .first_layer = 0,
                                          .last_layer = 3,
@@ -312,7 +313,8 @@ static void the_header_says_what_runs_and_how_it_is_laid_out(void **state)
                         "  stage  layers     workers          parameters   work      memory\n"
                         "      0  0-3        0,2                  803840    40%    13.0 MiB\n"
                         "      1  4-7        1,3                 2109450    60%     5.0 GiB\n"
-                        "  predicted    79.1 ms a step, bubble 11.1%\n");
+                        "  planned      79.1 ms a step, bubble 11.1%, by profile net.json of "
+                        "2026-01-02\n");
     rig_close(&r);
 }
 
@@ -369,6 +371,7 @@ static void the_summary_shows_predicted_beside_measured(void **state)
                                     .samples_per_second = 3125.3,
                                     .step_time_median_s = 0.0812,
                                     .step_time_p95_s = 0.0901,
+                                    .planned_step_time_s = 0.0775,
                                     .predicted_step_time_s = 0.0798,
                                     .bubble_ratio = 0.103,
                                     .predicted_bubble_ratio = 0.091,
@@ -406,7 +409,7 @@ static void the_summary_shows_predicted_beside_measured(void **state)
     check_text(
         &r,
         "  finished     2344 steps, 600064 samples in 3m12s, 3125 samples/s\n"
-        "  step time    median 81.2 ms, p95 90.1 ms, predicted 79.8 ms\n"
+        "  step time    median 81.2 ms, p95 90.1 ms, planned 77.5 ms, predicted 79.8 ms\n"
         "  bubble       10.3%, predicted 9.1%\n"
         "                        planned           predicted                    measured\n"
         "  worker  stage    step ms  bubble    step ms  bubble  stash    step ms  bubble  stash   "
