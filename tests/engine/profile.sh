@@ -17,20 +17,20 @@ cat > net.yaml <<'END'
 model: {type: mlp, input: [1, 8, 8], hidden: [64, 64], activation: relu, classes: 4}
 data: {format: synthetic, samples: 256, test_samples: 8, pool: 64}
 training: {max_steps: 6, global_batch_size: 64, micro_batch_size: 8, eval_interval: 0}
-parallelism: {backend: cpu, threads_per_worker: 1, pipeline_parallel_size: 2, link: {latency: 2ms, bandwidth: 10MB/s}}
+parallelism: {backend: cpu, threads_per_worker: 1, pipeline_parallel_size: 2, link: {latency: 2ms, bandwidth: 1MB/s}}
 END
 
 "$build/dml-plan" profile net.yaml --iterations 12 --rows 4,8 -o net.json > table.txt 2> log.txt ||
   fail "profile: $(cat log.txt)"
 grep -q 'relu1 .* fc1' table.txt || fail "the fused activation does not name who carries it: $(cat table.txt)"
-grep -q 'links: shm, emulated, 2000000 ns and 10000000 B/s' table.txt || fail "$(cat table.txt)"
+grep -q 'links: shm, emulated, 2000000 ns and 1000000 B/s' table.txt || fail "$(cat table.txt)"
 
-# What is emulated is what was measured: 2 ms, and no faster than 10 MB/s.
+# What is emulated is what was measured: 2 ms, and no faster than 1 MB/s, but for the noise of a line through a few.
 jq=$(sed -n '/"link": {/,/}/p' net.json)
 latency=$(echo "$jq" | sed -n 's/.*"latency_ns": \([0-9]*\).*/\1/p')
 rate=$(echo "$jq" | sed -n 's/.*"bytes_per_s": \([0-9]*\).*/\1/p')
-[ "$latency" -ge 1900000 ] || fail "latency $latency ns over a link of 2 ms"
-[ "$rate" -le 10500000 ] && [ "$rate" -gt 0 ] || fail "$rate B/s over a link of 10 MB/s"
+[ "$latency" -ge 1500000 ] || fail "latency $latency ns over a link of 2 ms"
+[ "$rate" -le 1300000 ] && [ "$rate" -gt 0 ] || fail "$rate B/s over a link of 1 MB/s"
 
 "$build/dml-plan" net.yaml profile=net.json > plan.txt || fail "plan"
 grep -q '^step: .* by profile net.json of 20' plan.txt || fail "the plan does not say whose costs: $(cat plan.txt)"
