@@ -48,15 +48,6 @@ static int32_t count_segments(const dml_model *model, borders of)
     return n;
 }
 
-/* Layer r reads the output of `layer`, beside the chain if it is not what the layer before leaves. */
-static void add_skip(const dml_model *model, int32_t r, int32_t layer, dml_partition_skip *skip,
-                     int32_t *n)
-{
-    if (layer < 0 || model->layer[layer].value < 0) return;
-    const int32_t value = model->layer[layer].value;
-    if (value != model->layer[r - 1].value) skip[(*n)++] = (dml_partition_skip){value, r};
-}
-
 /* ---- memory ---- */
 
 typedef enum counting {
@@ -150,14 +141,9 @@ static dml_partition_problem problem_of(const source *from, borders of)
     dml_partition_layer *layer = DML_NEW_N(from->arena, dml_partition_layer, n);
     dml_partition_stage *stage = DML_NEW_N(from->arena, dml_partition_stage, stages);
     dml_partition_skip *skip = DML_NEW_N(from->arena, dml_partition_skip, 2 * (int64_t)n);
-    int32_t n_skips = 0;
-    for (int32_t i = 0; i < n; i++) {
-        const dml_layer *l = &model->layer[i];
+    const int32_t n_skips = of == ALL ? dml_model_skips(model, skip) : 0;
+    for (int32_t i = 0; i < n; i++)
         layer[i] = layer_of(from, i, of);
-        if (of == ALONE) continue;
-        add_skip(model, i, l->spec->input, skip, &n_skips);
-        if (l->cls->traits & DML_JOIN) add_skip(model, i, l->spec->with, skip, &n_skips);
-    }
     for (int32_t s = 0; s < stages; s++) {
         const dml_split_stage *on = &from->stages->stage[s];
         stage[s] = (dml_partition_stage){.speed = on->speed, .in_flight = on->in_flight};

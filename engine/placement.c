@@ -250,11 +250,12 @@ static void bisect(search *x, int64_t *limit, int64_t most, int64_t most_ns)
     solve(x);
 }
 
-/* Bytes that segment k is short on every device, before any border. */
+/* Bytes that segment k is short on every device, before any border, or as a stage where the bytes are the caller's. */
 static int64_t short_everywhere(const search *x, int32_t k)
 {
     const dml_partition_grid *g = &x->table.grid;
-    const int64_t bytes = g->state[k + 1] - g->state[k] + g->stash[k + 1] - g->stash[k];
+    const int64_t alone = g->state[k + 1] - g->state[k] + g->stash[k + 1] - g->stash[k];
+    const int64_t bytes = x->p->bytes ? dml_placement_bytes(&x->table, k, k + 1, 1) : alone;
     int64_t least = INT64_MAX;
     for (int32_t d = 0; d < x->p->n_devices; d++) {
         const int64_t limit = x->p->device[d].memory_bytes;

@@ -24,7 +24,9 @@
  * h: a stage of r replicas that keeps pace, a micro-batch every T, holds each of them r T, or, with unequal shares, r T on
  * the average; so of the micro-batches that pass s, `behind` are in the stages behind it at any time (Little's law), d has
  * its share of them, and one in itself.  With equal replicas it is PipeDream's ceil(devices at or behind s / replicas
- * of s), and with equal pipelines 1F1B's P - s.  A step of M micro-batches takes
+ * of s), and with equal pipelines 1F1B's P - s.  Orders of the list scheduler keep that time with h, and not with one
+ * less; where ops behind are longer than those of s (more replicas there, or counts that do not divide) they take up to
+ * a fifth longer with h, and with one more next to nothing (test_placement_program.c).  A step of M micro-batches takes
  *
  *   max over s of  sum over k < s of way_k + 2 x_in of s + work_s      way_k: 2 x_in + the slowest c_d of stage k
  *
@@ -61,6 +63,10 @@ typedef struct dml_placement_problem {
     int32_t mbs; /* M >= 1: micro-batches of a step, over all replicas */
     dml_objective objective;
     bool reduce_overlaps;
+    /* Bytes of layers [begin, end) as a stage: held once, and by each micro-batch in flight, in the place of
+     * state + in + out and stash + in.  NULL: those.  Asked for at most once for each pair. */
+    void (*bytes)(void *of, int32_t begin, int32_t end, int64_t *once, int64_t *each);
+    void *of;        /* its first argument */
     int64_t most_ns; /* steps longer than that do not count; 0: any.  Not for LATENCY */
 } dml_placement_problem;
 

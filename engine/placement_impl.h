@@ -42,6 +42,7 @@ typedef struct dml_placement_table {
     double *speed;                /* [n_speeds] distinct */
     int32_t *speed_of;            /* [n_devices] */
     int64_t **c;                  /* [n_speeds] at (a, b): a micro-batch's compute */
+    int64_t *once, *each;         /* [] at (a, b): bytes; once < 0: not asked for yet */
     int64_t **x_in, **x_out;      /* [n_links] at (a, b): one transfer */
     int64_t *reduce_bytes, *step; /* [n + 1] sums over the segments before */
     int64_t cap_bytes;            /* most on any device; INT64_MAX: its own limit alone counts */

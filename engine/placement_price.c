@@ -163,6 +163,10 @@ static void add_times(dml_placement_table *t, dml_arena *arena)
 {
     const int64_t cells = (int64_t)(t->n + 1) * (t->n + 1);
     t->n_links = dml_placement_level(t->p, 0, t->p->n_devices - 1) + 1;
+    t->once = DML_NEW_N(arena, int64_t, cells);
+    t->each = DML_NEW_N(arena, int64_t, cells);
+    for (int64_t i = 0; i < cells; i++)
+        t->once[i] = -1;
     t->c = DML_NEW_N(arena, int64_t *, t->n_speeds);
     t->x_in = DML_NEW_N(arena, int64_t *, t->n_links);
     t->x_out = DML_NEW_N(arena, int64_t *, t->n_links);
@@ -229,8 +233,15 @@ int32_t dml_placement_in_flight(int32_t share, int32_t behind, bool mixed, int32
 int64_t dml_placement_bytes(const dml_placement_table *t, int32_t a, int32_t b, int32_t in_flight)
 {
     const dml_partition_grid *g = &t->grid;
-    const int64_t in = dml_partition_in_bytes(g, a, b), out = dml_partition_out_bytes(g, a, b);
-    return g->state[b] - g->state[a] + in_flight * (g->stash[b] - g->stash[a] + in) + in + out;
+    int64_t *once = &t->once[cell(t, a, b)], *each = &t->each[cell(t, a, b)];
+    if (*once < 0 && t->p->bytes) {
+        t->p->bytes(t->p->of, t->at[a], t->at[b], once, each);
+    } else if (*once < 0) {
+        const int64_t in = dml_partition_in_bytes(g, a, b);
+        *once = g->state[b] - g->state[a] + in + dml_partition_out_bytes(g, a, b);
+        *each = g->stash[b] - g->stash[a] + in;
+    }
+    return *once + in_flight * *each;
 }
 
 bool dml_placement_fits(const dml_placement_table *t, const dml_placement_set *set, int32_t a,

@@ -1,6 +1,8 @@
 /* engine/split_stages.c - routes and orders read for what a cut must know of its stages. */
 #include "engine/split_stages.h"
 
+#include "engine/chunk_bucket.h"
+#include "engine/layers/layer.h"
 #include "engine/placement.h"
 #include "engine/plan.h"
 #include "engine/update.h"
@@ -212,6 +214,28 @@ dml_err dml_split_stages_of(const dml_spec *spec, int32_t stages, dml_arena *are
     return DML_ERR_OK;
 }
 
+/* ---- skips ---- */
+
+/* Layer r reads the output of `layer`, beside the chain if it is not what the layer before leaves. */
+static void add_skip(const dml_model *model, int32_t r, int32_t layer, dml_partition_skip *skip,
+                     int32_t *n)
+{
+    if (layer < 0 || model->layer[layer].value < 0) return;
+    const int32_t value = model->layer[layer].value;
+    if (value != model->layer[r - 1].value) skip[(*n)++] = (dml_partition_skip){value, r};
+}
+
+int32_t dml_model_skips(const dml_model *model, dml_partition_skip *skip)
+{
+    int32_t n = 0;
+    for (int32_t i = 0; i < model->n_layers; i++) {
+        const dml_layer *l = &model->layer[i];
+        add_skip(model, i, l->spec->input, skip, &n);
+        if (l->cls->traits & DML_JOIN) add_skip(model, i, l->spec->with, skip, &n);
+    }
+    return n;
+}
+
 /* ---- bytes ---- */
 
 /* Of recomputed micro-batches that go back whole one at a time has its stash, beside that of one which is spared. */
@@ -231,6 +255,8 @@ dml_stage_need dml_chunk_need(const dml_spec *spec, const dml_model *model, cons
         .dx = dml_worker_align(c->size.dx),
     };
     if (c->layer_end == model->n_layers) need.labels = c->mb_rows * (int64_t)sizeof(int32_t);
+    for (int32_t k = 0; k < c->n_buckets; k++)
+        need.reduce += dml_bucket_bytes(c, &c->bucket[k]);
     for (int32_t i = 0; i < c->n_skip_in; i++)
         need.in += dml_worker_align(c->skip_in[i].bytes);
     for (int32_t i = 0; i < c->n_skip_back; i++)

@@ -9,6 +9,7 @@
 
 #include "engine/base/arena.h"
 #include "engine/chunk.h"
+#include "engine/partition.h"
 
 typedef struct dml_split_stage {
     double
@@ -41,7 +42,11 @@ typedef struct dml_stage_need {
     int64_t in; /* of a micro-batch, from its arrival to its weight gradient: inputs, with skips */
     int64_t dy, dx; /* of a gradient at the borders, with skips, while it is there */
     int64_t labels; /* of a micro-batch; those of all lie together */
+    int64_t reduce; /* gradients that replicas sum up, once a step */
 } dml_stage_need;
+
+/* Values read beside the chain, as engine/partition.h has them: room for two of each layer; returns how many. */
+int32_t dml_model_skips(const dml_model *model, dml_partition_skip *skip);
 
 dml_stage_need dml_chunk_need(const dml_spec *spec, const dml_model *model, const dml_chunk *c);
 
