@@ -177,10 +177,10 @@ static dml_err simulate(dml_plan *plan, const layout *l, row *r)
             l->replicas > 1 ? reduce_ns(plan, l, s, s % l->ranks, &arena) : 0;
     dml_arena_free(&arena);
     DML_TRY(dml_cost_copy(cost, &without));
-    without.links = (dml_links){0};
     for (int32_t s = 0; s < plan->stages; s++)
         without.chunk[s].reduce_ns = 0;
-    dml_err err = dml_simulate(&plan->train, &without, &sim);
+    dml_err err = dml_cost_links(&without, &(dml_links){0});
+    if (err == DML_ERR_OK) err = dml_simulate(&plan->train, &without, &sim);
     if (err == DML_ERR_OK) {
         r->compute_ns = (double)sim.makespan_ns;
         dml_sim_free(&sim);
