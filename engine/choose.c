@@ -10,6 +10,7 @@
 #include "engine/base/clock.h"
 #include "engine/choose_impl.h"
 #include "engine/plan_file.h"
+#include "schedule/schedule.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -132,10 +133,27 @@ static void tell(search *s)
     o->progress(o->ctx, s->priced, s->space.n);
 }
 
+/* Whether the schedule makes an order of this size at all. */
+static bool has_order(const dml_spec *spec, const dml_candidate *c)
+{
+    const dml_schedule *schedule;
+    if (c->ranks == 0 || strcmp(c->schedule, DML_ORDER_AUTO) == 0) return true;
+    if (dml_schedule_find(c->schedule, &schedule) != DML_ERR_OK || schedule->version) return true;
+    const dml_schedule_args args = {.stages = c->ranks,
+                                    .virtual_stages = c->virtual_stages,
+                                    .mbs = spec->training.global_batch_size / c->micro_batch /
+                                           c->replicas};
+    dml_program order;
+    if (dml_schedule_build(schedule, &args, &order) != DML_ERR_OK) return false;
+    dml_program_free(&order);
+    return true;
+}
+
 /* What holds too much may fit when it computes some of it again. */
 static void push_recomputed(search *s, queue *q, int32_t i)
 {
     const dml_spec *spec = s->space.spec;
+    if (!has_order(spec, &s->space.candidate[i])) return;
     if (s->space.candidate[i].recompute != DML_RECOMPUTE_NONE || !dml_spec_has_limits(spec) ||
         s->objective == DML_OBJECTIVE_MEMORY || dml_space_fixed(spec, "parallelism.recompute"))
         return;

@@ -5,7 +5,7 @@
 #include "engine/choose.h"
 #include "engine/model.h"
 
-/* Candidates under construction: all but placed ones (choose_space.c). */
+/* Candidates under construction (choose_space.c). */
 typedef struct dml_space {
     const dml_spec *spec; /* borrowed */
     dml_model model;
@@ -23,6 +23,9 @@ bool dml_space_fixed(const dml_spec *spec, const char *key);
  * no faster, and is added when the plan without does not fit.
  * DML_ERR_SPEC  no number of workers, or what is written leaves none */
 dml_err dml_space_make(const dml_spec *spec, bool policies, dml_arena *arena, dml_space *out);
+/* Adds what the placement solver finds best for micro-batches of `rows`, where the layout is left open
+ * (choose_place.c). */
+void dml_space_place(dml_space *s, int32_t rows);
 dml_candidate *dml_space_push(dml_space *s, const dml_candidate *c);
 
 /* Fills in the price of a candidate, or why it does not fit.  `shares`: where its time goes, too. */

@@ -52,16 +52,20 @@ static void terms_of(const dml_candidate *c, term out[TERMS])
     memcpy(out, all, sizeof all);
 }
 
+/* Compute where the busiest worker computes most of the time, else what it waits for most. */
 static void append_binding(const dml_candidate *c, dml_str *out)
 {
     const dml_shares *s = &c->share;
-    const double step = (double)c->step_ns;
-    if (s->exposed_reduce_ns > 0.5 * step)
-        dml_str_printf(out, "all-reduce, %.0f%% exposed", 100.0 * s->exposed_reduce_ns / step);
-    else if (s->exposed_transfer_ns > 0.5 * step)
-        dml_str_printf(out, "transfers, %.0f%% exposed", 100.0 * s->exposed_transfer_ns / step);
-    else
+    const double step = (double)c->step_ns, reduce = s->exposed_reduce_ns,
+                 transfer = s->exposed_transfer_ns;
+    if (c->busy >= 0.5)
         dml_str_printf(out, "stage %d compute, %.0f%% busy", c->busiest_stage, 100.0 * c->busy);
+    else if (reduce >= transfer && reduce >= s->bubble_ns)
+        dml_str_printf(out, "all-reduce, %.0f%% exposed", 100.0 * reduce / step);
+    else if (transfer >= s->bubble_ns)
+        dml_str_printf(out, "transfers, %.0f%% exposed", 100.0 * transfer / step);
+    else
+        dml_str_printf(out, "bubble, %.0f%%", 100.0 * s->bubble_ns / step);
 }
 
 /* ---- the table ---- */

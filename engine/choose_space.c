@@ -8,9 +8,9 @@
  *
  * Where backwards are cut in two the tail counts from the last input gradient alone.  And a chunk's all-reduce begins
  * no sooner than its last backward, which has m forwards and m - 1 backwards of the chunk before it.  The cut is the one
- * that the plan will have; under memory limits it may be another for each schedule, and schedules that place stages
- * elsewhere (Chimera) have other loads: then only what holds for every cut counts: m x all work / ranks, the dearest
- * layer, a micro-batch's own way.
+ * that the plan has without memory limits; where those force another, whose slowest stage is no faster, the bound may be
+ * off by parts of fill and drain.  Schedules that place stages elsewhere (Chimera) have other loads: then only what holds
+ * for every cut counts, m x all work / ranks and a micro-batch's own way.
  */
 #include "engine/choose_impl.h"
 
@@ -162,7 +162,6 @@ static const cut *cut_of(bounds *b, const dml_spec *v, const dml_candidate *cand
                .replicas = cand->replicas,
                .rows = cand->micro_batch};
     add_layers(b->space, v, b->fastest, c);
-    if (dml_spec_has_limits(v)) return c;
     int32_t *begin = DML_NEW_N(arena, int32_t, stages + 1);
     c->made = dml_model_split(v, &b->space->model, stages, false, begin) == DML_ERR_OK;
     if (!c->made) return c;
@@ -210,11 +209,24 @@ static int32_t number_of(const bounds *b, int32_t n, const char *schedule)
     return k;
 }
 
+/* All work at the highest speed, over all workers. */
+static void set_bound_of_placed(const bounds *b, const dml_spec *v, dml_candidate *c)
+{
+    cut of = {0};
+    add_layers(b->space, v, b->fastest, &of);
+    c->way_ns = of.all_ns;
+    c->bound_ns = MAX2(v->training.num_microbatches * of.all_ns / c->workers, of.way_ns);
+}
+
 static void set_bound(bounds *b, dml_candidate *c)
 {
     int32_t n;
     dml_schedules(&n);
     const dml_spec v = dml_candidate_spec(b->space->spec, c);
+    if (c->ranks == 0) {
+        set_bound_of_placed(b, &v, c);
+        return;
+    }
     const int32_t k = number_of(b, n, c->schedule);
     const cut *of = cut_of(b, &v, c);
     const int64_t m = v.training.num_microbatches / c->replicas;
@@ -260,7 +272,7 @@ static void set_bounds(dml_space *s)
     if (speed->n > 0 && speed->n < s->world) b.fastest = MAX2(b.fastest, 1.0);
     look_at_schedules(&b);
     for (int32_t i = 0; i < s->n; i++)
-        if (s->candidate[i].ranks > 0) set_bound(&b, &s->candidate[i]);
+        set_bound(&b, &s->candidate[i]);
 }
 
 /* ---- candidates ---- */
@@ -349,6 +361,7 @@ static void push_rows(dml_space *s, int32_t rows, bool policies)
     }
     for (int32_t w = s->spec->planner.fewer ? 1 : s->world; w <= s->world; w++)
         push_layouts(s, w, rows, policies);
+    dml_space_place(s, rows);
 }
 
 /* As written, or the workers that the cluster names. */
