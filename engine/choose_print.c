@@ -101,26 +101,45 @@ static void append_row(const dml_spec *spec, const dml_candidate *c, int32_t num
     dml_str_printf(out, "\n");
 }
 
-static void append_misfits(const dml_choice *choice, int32_t rows, dml_str *out)
-{
-    if (choice->n_misfit == 0) return;
-    const int32_t first = choice->n - choice->n_misfit;
-    dml_str_printf(out, "\ndo not fit: %d\n", choice->n_misfit);
-    for (int32_t i = first; i < choice->n && (rows == 0 || i < first + rows); i++) {
-        dml_str_printf(out, "  -  ");
-        append_choice(&choice->ranked[i], out);
-        dml_str_printf(out, " %s\n", choice->ranked[i].why);
-    }
-    if (rows > 0 && choice->n_misfit > rows)
-        dml_str_printf(out, "  ...  and %d more\n", choice->n_misfit - rows);
-}
-
-/* ---- reasons ---- */
-
 static bool same_layout(const dml_candidate *a, const dml_candidate *b)
 {
     return a->ranks == b->ranks && a->replicas == b->replicas && a->n_stages == b->n_stages;
 }
+
+/* Whether misfit i differs from one listed before it in no more than recomputation. */
+static bool is_listed(const dml_choice *choice, int32_t first, int32_t i)
+{
+    const dml_candidate *c = &choice->ranked[i];
+    for (int32_t k = first; k < i; k++) {
+        const dml_candidate *o = &choice->ranked[k];
+        if (same_layout(c, o) && c->virtual_stages == o->virtual_stages &&
+            c->micro_batch == o->micro_batch && strcmp(c->schedule, o->schedule) == 0)
+            return true;
+    }
+    return false;
+}
+
+static void append_misfits(const dml_choice *choice, int32_t rows, dml_str *out)
+{
+    if (choice->n_misfit == 0) return;
+    const int32_t first = choice->n - choice->n_misfit;
+    int32_t listed = 0, more = 0;
+    dml_str_printf(out, "\ndo not fit: %d\n", choice->n_misfit);
+    for (int32_t i = first; i < choice->n; i++) {
+        if (is_listed(choice, first, i)) continue;
+        if (rows > 0 && listed == rows) {
+            more++;
+            continue;
+        }
+        listed++;
+        dml_str_printf(out, "  -  ");
+        append_choice(&choice->ranked[i], out);
+        dml_str_printf(out, " %s\n", choice->ranked[i].why);
+    }
+    if (more > 0) dml_str_printf(out, "  ...  and %d more, recomputation aside\n", more);
+}
+
+/* ---- reasons ---- */
 
 static bool other_layout(const dml_candidate *best, const dml_candidate *c)
 {

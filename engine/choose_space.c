@@ -393,6 +393,15 @@ dml_err dml_space_make(const dml_spec *spec, bool policies, dml_arena *arena, dm
     for (int32_t rows = batch; rows >= 1; rows--)
         if (fixed ? rows == spec->training.micro_batch_size : batch % rows == 0)
             push_rows(out, rows, policies);
+    if (out->n == 0 && fixed && batch / spec->training.micro_batch_size < out->world)
+        return dml_spec_fail(spec, dml_spec_place(spec, "training.micro_batch_size"),
+                             "training.micro_batch_size",
+                             "no layout of %d workers: %d micro-batches of %d samples are too few "
+                             "to divide among replicas of %d stages at most; a smaller "
+                             "micro_batch_size would do, or training.micro_batch_size=auto, which "
+                             "leaves it to the planner",
+                             out->world, batch / spec->training.micro_batch_size,
+                             spec->training.micro_batch_size, out->segments);
     if (out->n == 0)
         return dml_spec_fail(
             spec, dml_spec_place(spec, "parallelism.world_size"), "parallelism.world_size",

@@ -312,6 +312,36 @@ static void the_choice_repeats(void **state)
     dml_spec_free(&spec);
 }
 
+/* Convolutions on three workers, the wide dense stage on one: better than equal pipelines of any kind. */
+static void a_slow_link_keeps_the_wide_stage_on_one_worker(void **state)
+{
+    (void)state;
+    static const char *const override[] = {"plan=auto", "parallelism.world_size=4"};
+    dml_spec spec;
+    dml_choice c;
+    DML_CHECK_OK(
+        dml_spec_load(DML_SOURCE_DIR "/examples/vgg-like-slow-link.yaml", override, 2, &spec));
+    choose(&spec, false, &c);
+    const dml_candidate *best = &c.ranked[0];
+    DML_CHECK_EQ(0, best->ranks);
+    DML_CHECK_EQ(2, best->n_stages);
+    DML_CHECK_EQ(3, best->stage[0].workers.n);
+    DML_CHECK_EQ(1, best->stage[1].workers.n);
+    int32_t others = 0;
+    for (int32_t i = 1; i < c.n_priced; i++) {
+        const dml_candidate *o = &c.ranked[i];
+        if ((o->ranks != 1 || o->replicas != 4) && (o->ranks != 4 || o->replicas != 1)) continue;
+        DML_CHECK((double)o->step_ns > 1.1 * (double)best->step_ns);
+        others++;
+    }
+    DML_CHECK(others >= 1);
+    DML_CHECK_OK(dml_choose_resolve(&spec));
+    DML_CHECK_EQ(4, dml_spec_workers(&spec));
+    DML_CHECK_EQ(2, spec.parallelism.n_stages);
+    dml_choice_free(&c);
+    dml_spec_free(&spec);
+}
+
 /* The ranking names the winner, the bottleneck and a rival with the reason. */
 static void the_ranking_gives_its_reasons(void **state)
 {
@@ -350,6 +380,7 @@ int main(void)
         cmocka_unit_test(a_limit_is_kept_and_what_does_not_fit_says_by_how_much),
         cmocka_unit_test(what_cannot_be_planned_says_why),
         cmocka_unit_test(the_choice_repeats),
+        cmocka_unit_test(a_slow_link_keeps_the_wide_stage_on_one_worker),
         cmocka_unit_test(the_ranking_gives_its_reasons),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
