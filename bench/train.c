@@ -58,7 +58,7 @@ static const struct argp_option argp_options[] = {
     {"warmup", OPT_WARMUP, "N", 0,
      "most steps before them; fewer once three windows of 10 differ by less than 2 % (100)", 0},
     {"seconds", OPT_SECONDS, "S", 0, "most of a run, warm-up at most half of it (60)", 0},
-    {"loss-step", OPT_LOSS_STEP, "N", 0, "rows of equal batch must have equal loss there (20)", 0},
+    {"loss-step", OPT_LOSS_STEP, "N", 0, "rows of equal batch must have equal loss there (10)", 0},
     {"baseline", OPT_BASELINE, "FILE", 0, "an earlier JSON: samples/s over its samples/s", 0},
     {"floor", OPT_FLOOR, "X", 0,
      "exit code 7 when a row's ratio to the baseline, or without one its efficiency, is below X",
@@ -319,7 +319,7 @@ int dml_bench_train(int argc, char **argv)
 {
     options o = {
         .repeat = 3,
-        .loss_step = 20,
+        .loss_step = 10,
         .floor = (double)NAN,
         .rule = {.window = 10, .most_warmup = 100, .steps = 50, .tolerance = 0.02, .seconds = 60}};
     const struct argp argp = {.options = argp_options,

@@ -114,6 +114,7 @@ static void add_plan(json_t *row, const json_t *records)
     json_object_set(row, "backend", json_object_get(start, "backend"));
     json_object_set(row, "schedule", json_object_get(plan, "schedule"));
     json_object_set(row, "split", json_object_get(plan, "split"));
+    json_object_set(row, "costs", json_object_get(plan, "costs"));
     json_object_set_new(row, "asynchronous",
                         json_boolean(json_object_get(plan, "versions") != NULL));
 }
@@ -131,6 +132,7 @@ json_t *train_row_of(const char *layout, const char *scaling, const train_spec *
     copy(row, "predicted_bubble_ratio", records, "run_end", "predicted_bubble_ratio");
     copy(row, "bubble_ratio", records, "run_end", "bubble_ratio");
     copy(row, "exposed_comm_s", records, "run_end", "exposed_comm_s");
+    copy(row, "predicted_exposed_comm_s", records, "run_end", "predicted_exposed_comm_s");
     copy(row, "memory_peak_bytes", records, "run_end", "memory_peak_bytes");
     set(row, "overhead_ratio",
         train_number(row, "devices") == 1 ? train_number(row, "bubble_ratio") : (double)NAN);

@@ -41,6 +41,7 @@ static const column shares[] = {
     {"planned",        "planned_bubble_ratio",             1e2, 8, 1},
     {"predicted",      "predicted_bubble_ratio",           1e2, 9, 1},
     {"exposed ms",     "exposed_comm_s",                   1e3, 10, 3},
+    {"predicted",      "predicted_exposed_comm_s",         1e3, 9, 3},
     {"overhead %",     "overhead_ratio",                   1e2, 10, 2},
     {"peak MB",        "memory_peak_bytes",                1e-6, 9, 3},
     {0},
