@@ -3,6 +3,7 @@
 
 #include "engine/data_steps.h"
 #include "engine/profile_run.h"
+#include "engine/roofline.h"
 
 #include <argp.h>
 #include <inttypes.h>
@@ -11,13 +12,14 @@
 #include <string.h>
 #include <unistd.h>
 
-enum { MAX_ARGS = 64, OPT_ROWS = 256, OPT_WORKERS, OPT_ITERATIONS };
+enum { MAX_ARGS = 64, OPT_ROWS = 256, OPT_WORKERS, OPT_ITERATIONS, OPT_MODEL };
 
 typedef struct command_line {
     const char *spec, *out;
     const char *override[MAX_ARGS];
     int32_t n;
     dml_profile_options options;
+    bool model; /* estimated, not measured */
 } command_line;
 
 static const char doc[] = "Measures what SPEC's layers, links and all-reduces take on this "
@@ -31,6 +33,8 @@ static const struct argp_option options[] = {
      "sizes of micro-batches (half, whole and twice training.micro_batch_size)", 0},
     {"workers", OPT_WORKERS, "N", 0, "processes that compute at once (as many as SPEC has workers)",
      0},
+    {"model", OPT_MODEL, NULL, 0,
+     "estimate by roofline, on SPEC's cluster.hardware, without it on this host calibrated", 0},
     {0},
 };
 
@@ -76,6 +80,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_WORKERS:
         c->options.workers = option_of("workers", arg, 1, DML_PROFILE_RANKS, state);
         return 0;
+    case OPT_MODEL: c->model = true; return 0;
     case OPT_ROWS: rows_of(&c->options, arg, state); return 0;
     case ARGP_KEY_ARG:
         if (!c->spec)
@@ -176,14 +181,30 @@ static void print_profile(const dml_profile *p, const char *path)
 
 /* ---- the program ------------------------------------------------------------------------------------- */
 
+/* For an estimate with a roofline, that of the hardware it names or else of this host. */
+static dml_err load(const command_line *c, dml_spec *spec)
+{
+    const char *override[MAX_ARGS + 2];
+    int32_t n = c->n;
+    memcpy(override, c->override, (size_t)n * sizeof *override);
+    if (c->model) override[n++] = "costs={}";
+    DML_TRY(dml_spec_load(c->spec, override, n, spec));
+    if (!c->model || spec->cluster.hardware[0]) return DML_ERR_OK;
+    dml_spec_free(spec);
+    override[n++] = "cluster.hardware=" DML_HARDWARE_HERE;
+    return dml_spec_load(c->spec, override, n, spec);
+}
+
 static dml_err profile(const command_line *c, dml_arena *arena)
 {
     dml_spec spec = {0};
     dml_profile p;
-    DML_TRY(dml_spec_load(c->spec, c->override, c->n, &spec));
+    DML_TRY(load(c, &spec));
     const char *path = c->out ? c->out : dml_arena_printf(arena, "%s.profile.json", spec.run.name);
     dml_err err = dml_data_resolve_steps(&spec);
-    if (err == DML_ERR_OK) err = dml_profile_measure(&spec, &c->options, arena, &p);
+    if (err == DML_ERR_OK)
+        err = c->model ? dml_profile_estimate(&spec, arena, &p)
+                       : dml_profile_measure(&spec, &c->options, arena, &p);
     if (err == DML_ERR_OK) err = dml_profile_write(&p, path);
     if (err == DML_ERR_OK) print_profile(&p, path);
     dml_spec_free(&spec);

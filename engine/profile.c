@@ -190,7 +190,7 @@ dml_err dml_profile_check(const dml_profile *p, const dml_spec *spec, const dml_
         err = refuse(p, "parallelism.threads_per_worker",
                      dml_arena_printf(&arena, "%" PRId64, p->model.threads),
                      dml_arena_printf(&arena, "%" PRId64, threads));
-    else if (machine)
+    else if (machine && strcmp(p->machine.backend, DML_PROFILE_ESTIMATED) != 0)
         err = check_machine(p);
     dml_arena_free(&arena);
     return err;

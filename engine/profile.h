@@ -15,6 +15,7 @@
 #include "engine/model.h"
 
 enum { DML_PROFILE_VERSION = 1 };
+#define DML_PROFILE_ESTIMATED "estimated" /* backend of a profile that nobody measured */
 
 /* Of n samples; quartiles by nearest rank. */
 typedef struct dml_spread {

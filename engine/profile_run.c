@@ -183,8 +183,8 @@ static dml_err describe_layers(const dml_profile_job *j, dml_arena *arena, dml_p
     out->n_layers = j->model.n_layers;
     for (int32_t i = 0; i < out->n_layers; i++)
         describe_layer(j, &chunk, i, &out->layer[i]);
-    for (int32_t i = 0; i < j->n_rows; i++)
-        out->whole[i].stash_bytes = chunk.size.stash / chunk.mb_rows * j->rows[i];
+    for (int32_t i = 0; i < out->n_rows; i++)
+        out->whole[i].stash_bytes = chunk.size.stash / chunk.mb_rows * out->rows[i];
     return DML_ERR_OK;
 }
 
@@ -328,15 +328,20 @@ static const char *link_text(const dml_spec *spec, dml_arena *arena)
                             link->bytes_per_s);
 }
 
-static dml_err make_profile(const dml_profile_job *j, dml_arena *arena, dml_profile *out)
+static void date_it(dml_arena *arena, dml_profile *out)
 {
-    const dml_profile_board *b = j->board;
     char date[32];
     struct tm tm;
     const time_t now = time(NULL);
     strftime(date, sizeof date, "%Y-%m-%dT%H:%M:%SZ", gmtime_r(&now, &tm));
     out->made.date = dml_arena_strdup(arena, date);
     out->made.version = DML_VERSION;
+}
+
+static dml_err make_profile(const dml_profile_job *j, dml_arena *arena, dml_profile *out)
+{
+    const dml_profile_board *b = j->board;
+    date_it(arena, out);
     dml_profile_machine(NULL, arena, out);
     out->machine.backend = dml_arena_strdup(arena, b->backend);
     out->machine.device = dml_arena_strdup(arena, b->device);
@@ -436,4 +441,67 @@ dml_err dml_profile_measure(const dml_spec *spec, const dml_profile_options *opt
                sizeof *j->seen * (size_t)j->ranks * (size_t)j->n_rows * (size_t)j->model.n_layers);
     munmap(j->board, sizeof *j->board);
     return err;
+}
+
+/* ---- without measuring ------------------------------------------------------------------------------- */
+
+static dml_spread said(int64_t ns)
+{
+    return (dml_spread){.median_ns = ns, .p25_ns = ns, .p75_ns = ns};
+}
+
+/* Layers' times of size i, and what they add up to. */
+static void estimate_size(const dml_costs *c, int32_t i, dml_profile *out)
+{
+    dml_profile_whole *w = &out->whole[i];
+    w->rows = out->rows[i];
+    for (int32_t l = 0; l < c->n_layers; l++) {
+        const int64_t *ns = c->ns[(int64_t)i * c->n_layers + l];
+        for (dml_pass pass = 0; pass < DML_PASSES; pass++)
+            out->layer[l].ns[pass][i] = said(ns[pass]);
+        w->forward_ns += ns[DML_PASS_FORWARD];
+        w->backward_ns += ns[DML_PASS_INPUT] + ns[DML_PASS_WEIGHT];
+        w->step_ns += c->step_ns[l];
+        w->norm_ns += dml_costs_norm_ns(c, l);
+    }
+    w->wall_ns = w->forward_ns + w->backward_ns + w->step_ns + w->norm_ns;
+}
+
+dml_err dml_profile_estimate(const dml_spec *spec, dml_arena *arena, dml_profile *out)
+{
+    const dml_costs *c = spec->costs;
+    dml_profile_job *j = DML_NEW(arena, dml_profile_job);
+    j->spec = spec;
+    *out = (dml_profile){.file = "the estimate"};
+    if (!c) DML_FAIL(DML_ERR_SPEC, "an estimate needs cluster.hardware");
+    DML_TRY(dml_model_make(spec, arena, &j->model));
+    date_it(arena, out);
+    dml_profile_machine(NULL, arena, out);
+    out->machine.backend = DML_PROFILE_ESTIMATED;
+    out->machine.device = dml_arena_strdup(arena, c->source);
+    out->machine.libraries = out->machine.transport = "";
+    out->machine.link = DML_PROFILE_ESTIMATED;
+    dml_profile_describe(spec, &j->model, arena, out);
+    const int32_t threads = spec->parallelism.threads_per_worker;
+    out->model.threads = threads > 0 ? threads : 1;
+    out->workers = out->iterations = out->micro_batches = 1;
+    out->n_rows = c->n_rows;
+    out->rows = DML_NEW_N(arena, int64_t, c->n_rows);
+    out->whole = DML_NEW_N(arena, dml_profile_whole, c->n_rows);
+    for (int32_t i = 0; i < c->n_rows; i++)
+        out->rows[i] = c->rows[i];
+    DML_TRY(describe_layers(j, arena, out));
+    for (int32_t l = 0; l < out->n_layers; l++) {
+        for (dml_pass pass = 0; pass < DML_PASSES; pass++)
+            out->layer[l].ns[pass] = DML_NEW_N(arena, dml_spread, c->n_rows);
+        out->layer[l].begin_ns = dml_costs_begin_ns(c, l);
+        out->layer[l].step_ns = c->step_ns[l];
+        out->layer[l].norm_ns = dml_costs_norm_ns(c, l);
+    }
+    for (int32_t i = 0; i < c->n_rows; i++)
+        estimate_size(c, i, out);
+    out->link = (dml_profile_fit){
+        .members = 2, .latency_ns = c->link_latency_ns, .bytes_per_s = c->link_bytes_per_s};
+    out->vote_ns = c->vote_ns;
+    return DML_ERR_OK;
 }

@@ -32,4 +32,8 @@ typedef struct dml_profile_options {
 dml_err dml_profile_measure(const dml_spec *spec, const dml_profile_options *options,
                             dml_arena *arena, dml_profile *out);
 
+/* A profile of spec->costs, which a roofline made: nothing is measured, and it is of no machine.
+ * DML_ERR_SPEC  the spec has no costs */
+dml_err dml_profile_estimate(const dml_spec *spec, dml_arena *arena, dml_profile *out);
+
 #endif

@@ -43,6 +43,11 @@ grep -q 'step time .* planned [0-9.]* ms, predicted' run.txt || fail "summary: $
 grep -q '"type":"run_end".*"planned_step_time_s":[0-9]' out/metrics.jsonl || fail "run_end"
 grep -q '"type":"plan".*"costs":"profile net.json' out/metrics.jsonl || fail "plan record"
 
+# Estimated: of no machine, and it loads.
+"$build/dml-plan" profile net.yaml --model -o model.json > table.txt 2>&1 || fail "--model: $(cat table.txt)"
+"$build/dml-plan" net.yaml profile=model.json > plan.txt 2>&1 || fail "$(cat plan.txt)"
+grep -q '^step: .* by profile model.json of .*roofline' plan.txt || fail "$(cat plan.txt)"
+
 # Stale and foreign.
 "$build/dml-train" net.yaml profile=net.json model.hidden=[64,32] run.output_dir=out2 > run.txt 2>&1 &&
   fail "a profile of another model was taken"
