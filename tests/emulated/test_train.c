@@ -165,6 +165,38 @@ static void recomputation_changes_no_bit(void **state)
     expect_no_faults();
 }
 
+/* ---- a change of plan ---- */
+
+static const char *const *later(void *context, uint32_t generation)
+{
+    static const char *const one[] = {"training.numerics=exact", "training.max_steps=6",
+                                      "parallelism.pp=1", "parallelism.dp=4", NULL},
+                             *const two[] = {"training.numerics=exact", "training.max_steps=6",
+                                             "parallelism.pp=3", "parallelism.dp=1", NULL};
+    (void)context;
+    return generation == 1 ? one : two;
+}
+
+/* After steps 1 and 3. */
+static void announce(void *context, int64_t step, dml_control *control)
+{
+    (void)context;
+    if (step == 1 || step == 3) atomic_store(&control->plan, (uint32_t)(1 + step / 2));
+}
+
+static void a_change_of_plan_leaves_no_mark(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"training.numerics=exact", "training.max_steps=6", NULL};
+    const run_result want = run_threads(SPEC("emulated-mlp"), extra);
+    const run_hooks hooks = {.change = later, .step = announce};
+    const run_result r = run_threads_hooked(SPEC("emulated-mlp"), extra, hooks);
+    if (r.err != DML_ERR_OK) fail_msg("%s: %s", dml_err_text(r.err), r.trail);
+    DML_CHECK_EQ(2, r.changes);
+    expect_same(&want, &r, &two_by_two);
+    expect_no_faults();
+}
+
 static void every_layer_may_be_a_bucket(void **state)
 {
     (void)state;
@@ -230,6 +262,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(skips_too),
         cmocka_unit_test(low_precision_has_one_hash_too),
         cmocka_unit_test(recomputation_changes_no_bit),
+        cmocka_unit_test(a_change_of_plan_leaves_no_mark),
         cmocka_unit_test(every_layer_may_be_a_bucket),
         cmocka_unit_test(pipedream_learns_as_on_the_cpu),
         cmocka_unit_test(batches_a_step_late_have_one_hash_too),
