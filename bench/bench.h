@@ -20,6 +20,7 @@
     X(train,     "layouts of a spec: samples a second, speed-up, bubble, memory, spread; floors")             \
     X(comm,      "collectives and transfers between processes, in the columns of nccl-tests")                 \
     X(schedules, "what lowering, checking and simulating schedules costs, up to 1,024 stages")                 \
+    X(planner,   "what finding a placement costs, up to 4,096 devices and 128 layers")                         \
     X(figures,   "README.md's figures against bench/results/; --write sets them right")                       \
     X(environment, "this machine, as the JSON that every result carries")
 /* clang-format on */

@@ -373,10 +373,167 @@ static void two_thousand_random_placements_are_the_best_of_all(void **state)
     DML_CHECK(how[DML_PLACEMENT_SETS] > 300 && how[DML_PLACEMENT_CLASSES] > 300);
 }
 
+/* ---- known placements ---- */
+
+enum { MANY = 128, CLUSTER = 64 };
+
+typedef struct large {
+    dml_placement_problem p;
+    dml_partition_layer layer[MANY];
+    int64_t reduce_bytes[MANY];
+    dml_placement_device device[CLUSTER];
+    dml_link_level node;
+    dml_arena arena;
+    dml_placement got;
+} large;
+
+/* n equal layers of 30 units, on devices of speed 1. */
+static void make_large(large *x, int32_t n, int32_t devices, int32_t mbs)
+{
+    *x = (large){.p = {.n_layers = n, .n_devices = devices, .mbs = mbs}};
+    x->p.layer = x->layer;
+    x->p.reduce_bytes = x->reduce_bytes;
+    x->p.device = x->device;
+    for (int32_t i = 0; i < n; i++)
+        x->layer[i] = (dml_partition_layer){.name = "l", .ns = {10, 10, 10}, .may_end_stage = true};
+    for (int32_t d = 0; d < devices; d++)
+        x->device[d].speed = 1.0;
+}
+
+/* The stages as "[0,2)x3 [2,6)x1". */
+static void expect(large *x, const char *want)
+{
+    char got[256];
+    int n = 0;
+    DML_CHECK_OK(dml_placement_find(&x->p, &x->arena, &x->got));
+    for (int32_t k = 0; k < x->got.n_stages; k++) {
+        const dml_placement_stage *s = &x->got.stage[k];
+        n += snprintf(got + n, sizeof got - (size_t)n, "%s[%d,%d)x%d", k ? " " : "", s->begin,
+                      s->end, s->replicas);
+    }
+    if (strcmp(got, want) != 0) fail_msg("%s, not %s", got, want);
+    dml_arena_free(&x->arena);
+}
+
+static void parameters_that_are_slow_to_reduce_are_not_replicated(void **state)
+{
+    (void)state;
+    large x;
+    make_large(&x, 3, 4, 12);
+    for (int i = 0; i < 2; i++)
+        x.layer[i].ns[0] = 25; /* 45, 45, 30 */
+    expect(&x, "[0,3)x4");     /* nothing to reduce: no pipeline, no bubble */
+    x.reduce_bytes[2] = 1000000;
+    x.p.links.outer.bytes_per_s = 1e9; /* 1 ms, a step of 0.4 us */
+    expect(&x, "[0,2)x3 [2,3)x1");
+    for (int i = 0; i < 3; i++)
+        x.reduce_bytes[i] = 1000000;
+    expect(&x, "[0,1)x1 [1,2)x1 [2,3)x1");
+}
+
+static void a_device_four_times_as_fast_takes_four_times_as_much(void **state)
+{
+    (void)state;
+    large x;
+    make_large(&x, 10, 2, 20);
+    x.device[1].speed = 0.25;
+    DML_CHECK_OK(dml_placement_find(&x.p, &x.arena, &x.got));
+    DML_CHECK_EQ(1, x.got.n_stages); /* 16 and 4 of 20 micro-batches */
+    DML_CHECK_EQ(16, x.got.stage[0].share[0]);
+    dml_arena_free(&x.arena);
+    for (int i = 0; i < 10; i++)
+        x.reduce_bytes[i] = 1000000;
+    x.p.links.outer.bytes_per_s = 1e9;
+    DML_CHECK_OK(dml_placement_find(&x.p, &x.arena, &x.got));
+    DML_CHECK_EQ(2, x.got.n_stages);
+    DML_CHECK_EQ(0, x.got.stage[0].device[0]);
+    DML_CHECK_EQ(8, x.got.stage[0].end);
+    dml_arena_free(&x.arena);
+}
+
+static void a_layer_too_large_for_every_device_is_named(void **state)
+{
+    (void)state;
+    large x;
+    make_large(&x, 3, 3, 6);
+    for (int d = 0; d < 3; d++)
+        x.device[d].memory_bytes = 100 + 50 * d;
+    x.layer[1].state_bytes = 190;
+    x.layer[1].stash_bytes = 20;
+    DML_CHECK_FAILS(DML_ERR_NOMEM, "layer 'l' alone is too large for every device: 10 bytes short",
+                    dml_placement_find(&x.p, &x.arena, &x.got));
+    x.layer[1].state_bytes = 180;
+    DML_CHECK_OK(dml_placement_find(&x.p, &x.arena, &x.got));
+    x.layer[0].state_bytes = x.layer[2].state_bytes = 160; /* only one of them has room */
+    DML_CHECK_FAILS(DML_ERR_NOMEM, "no placement fits: the nearest needs 60 bytes more on every",
+                    dml_placement_find(&x.p, &x.arena, &x.got));
+    dml_arena_free(&x.arena);
+}
+
+static void a_limit_on_the_step_holds_or_is_refused(void **state)
+{
+    (void)state;
+    large x;
+    make_large(&x, 4, 4, 12);
+    for (int i = 0; i < 4; i++)
+        x.layer[i].state_bytes = 100;
+    x.p.objective = DML_OBJECTIVE_MEMORY;
+    expect(&x, "[0,1)x1 [1,2)x1 [2,3)x1 [3,4)x1"); /* 15 x 30 */
+    x.p.most_ns = 420;
+    expect(&x, "[0,1)x1 [1,2)x1 [2,4)x2"); /* 6 x 60 and a way of 60 */
+    x.p.most_ns = 350;
+    DML_CHECK_FAILS(DML_ERR_NOMEM, "the fastest placement takes 360 ns a step, the limit is 350",
+                    dml_placement_find(&x.p, &x.arena, &x.got));
+    dml_arena_free(&x.arena);
+}
+
+static void nodes_keep_what_is_reduced_within_them(void **state)
+{
+    (void)state;
+    large x;
+    make_large(&x, 8, CLUSTER, 256);
+    x.node = (dml_link_level){8, {0, 1e12}};
+    x.p.links = (dml_links){.outer = {0, 1e8}, .levels = 1, .level = &x.node};
+    for (int i = 0; i < 8; i++)
+        x.reduce_bytes[i] = 100000;
+    DML_CHECK_OK(dml_placement_find(&x.p, &x.arena, &x.got));
+    DML_CHECK_EQ(DML_PLACEMENT_CONTIGUOUS, x.got.how);
+    DML_CHECK_EQ(8, x.got.n_stages);
+    for (int32_t k = 0; k < 8; k++) {
+        const dml_placement_stage *s = &x.got.stage[k];
+        DML_CHECK(s->replicas >= 7);
+        DML_CHECK_EQ(s->device[0] / 8, s->device[s->replicas - 1] / 8);
+    }
+    dml_arena_free(&x.arena);
+}
+
+static void what_is_no_problem_is_refused(void **state)
+{
+    (void)state;
+    large x;
+    make_large(&x, 2, 2, 0);
+    DML_CHECK_FAILS(DML_ERR_SPEC, "2 layers on 2 devices in 0 micro-batches",
+                    dml_placement_find(&x.p, &x.arena, &x.got));
+    x.p.mbs = 1;
+    x.device[1].speed = 0.0;
+    DML_CHECK_FAILS(DML_ERR_SPEC, "device 1: a speed of 0",
+                    dml_placement_find(&x.p, &x.arena, &x.got));
+    x.device[1].speed = 1.0;
+    x.p.links = (dml_links){.levels = 1, .level = &x.node};
+    DML_CHECK_FAILS(DML_ERR_SPEC, "level 0 of links has blocks of 0 devices",
+                    dml_placement_find(&x.p, &x.arena, &x.got));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(two_thousand_random_placements_are_the_best_of_all),
+        cmocka_unit_test(parameters_that_are_slow_to_reduce_are_not_replicated),
+        cmocka_unit_test(a_device_four_times_as_fast_takes_four_times_as_much),
+        cmocka_unit_test(a_layer_too_large_for_every_device_is_named),
+        cmocka_unit_test(a_limit_on_the_step_holds_or_is_refused),
+        cmocka_unit_test(nodes_keep_what_is_reduced_within_them),
+        cmocka_unit_test(what_is_no_problem_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
