@@ -22,6 +22,7 @@
     X(schedules, "what lowering, checking and simulating schedules costs, up to 1,024 stages")                 \
     X(planner,   "what finding a placement costs, up to 4,096 devices and 128 layers")                         \
     X(figures,   "README.md's figures against bench/results/; --write sets them right")                       \
+    X(probe,     "how much faster two threads are than one, now: 2 on two cores")                             \
     X(environment, "this machine, as the JSON that every result carries")
 /* clang-format on */
 
@@ -29,6 +30,11 @@
 #define X(name, doc) int dml_bench_##name(int argc, char **argv);
 DML_BENCH_LIST(X)
 #undef X
+
+/* ---- probe.c ---- */
+
+/* How much faster two threads are than one, now; takes some milliseconds. */
+double bench_two_thread_speed_up(void);
 
 /* ---- environment.c ---- */
 

@@ -6,6 +6,7 @@
  * Factors (nccl-tests, doc/PERFORMANCE.md): all_reduce 2 (n-1)/n; all_gather and reduce_scatter (n-1)/n;
  * sendrecv, where each rank sends to the next while it receives from the one before, 1.
  * `sendrecv_busy` is sendrecv while every rank multiplies on a thread, or a GPU's queue, of its own: what stages meet.
+ * memcpy is rank 0's alone, the physical measure of the others.
  * Nothing has a root: -1.  All operations are in place.  `#wrong` counts elements that differ in a checked call of its own.
  */
 #include "bench/bench.h"
@@ -33,8 +34,9 @@ static const struct argp_option argp_options[] = {
     {"check", 'c', "0|1", 0, "count wrong elements (1)", 0},
     {"ranks", 'r', "N", 0, "processes (2)", 0},
     {"op", 'o', "OP", 0,
-     "all_reduce, all_gather, reduce_scatter, sendrecv, or sendrecv_busy, while products run (all "
-     "of them)",
+     "all_reduce, all_gather, reduce_scatter, sendrecv, sendrecv_busy, while products run, or "
+     "memcpy "
+     "(all of them)",
      0},
     {"backend", OPTION_BACKEND, "NAME", 0,
      "cpu: shared memory; cuda: NCCL, a process for each GPU, several where there are more (cpu)",

@@ -75,6 +75,13 @@ static int64_t differ(const float *got, int64_t from, int64_t to, int32_t m, int
     return wrong;
 }
 
+/* All ranks are here; what lies in source[0] is zero before and after. */
+static dml_err together(rank *r)
+{
+    DML_TRY(r->api->all_reduce(r->g, r->send, r->source, 1, DML_F32, DML_SUM));
+    return settle(r);
+}
+
 /* ---- the operations ---- */
 
 /* `run` makes `times` iterations; `prepare` fills r->host with what they start from, `wrong` counts in r->host
@@ -210,6 +217,25 @@ static int64_t wrong_sendrecv(const rank *r, int64_t count)
     return differ(r->host, 0, count, (r->me + r->n - 1) % r->n, 1);
 }
 
+/* What one copy costs while the other ranks wait: the measure of the rest. */
+static dml_err run_memcpy(rank *r, int64_t count, int times)
+{
+    const int64_t bytes = count * (int64_t)sizeof(float);
+    for (int k = 0; k < times && r->me == 0; k++) {
+        if (r->dev)
+            DML_TRY(r->dev->copy(r->send, r->buffer, r->source, bytes));
+        else
+            memcpy(r->buffer, r->source, (size_t)bytes);
+    }
+    DML_TRY(settle(r));
+    return together(r);
+}
+
+static int64_t wrong_memcpy(const rank *r, int64_t count)
+{
+    return differ(r->host, 0, count, r->me, 1);
+}
+
 /* clang-format off */
 static const op ops[] = {
     /* name            reduction parts busy   factor */
@@ -218,6 +244,7 @@ static const op ops[] = {
     {"reduce_scatter", "sum",  true,  false, 1.0, run_reduce_scatter, prepare_reduce_scatter, wrong_reduce_scatter},
     {"sendrecv",       "none", false, false, 0.0, run_sendrecv,       prepare_all_reduce,     wrong_sendrecv},
     {"sendrecv_busy",  "none", false, true,  0.0, run_sendrecv,       prepare_all_reduce,     wrong_sendrecv},
+    {"memcpy",         "none", false, false, 0.0, run_memcpy,         prepare_all_reduce,     wrong_memcpy},
 };
 /* clang-format on */
 enum { OPS = sizeof ops / sizeof *ops };
@@ -239,12 +266,6 @@ double comm_op_bus_factor(int32_t k, int32_t n)
 }
 
 /* ---- measuring ---- */
-
-static dml_err together(rank *r)
-{
-    DML_TRY(r->api->all_reduce(r->g, r->send, r->source, 1, DML_F32, DML_SUM));
-    return settle(r);
-}
 
 /* One call of its own. */
 static dml_err check(rank *r, const op *p, comm_line *out)

@@ -16,7 +16,6 @@
 #include "kernels/half.h"
 
 #include <argp.h>
-#include <omp.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -314,32 +313,6 @@ static void add_all(bench *b)
 
 /* ---- measuring ---- */
 
-/* A fixed amount of arithmetic on each of `threads`; ns. */
-static int64_t spin(int threads)
-{
-    float sink = 0.0f;
-    const int64_t start = dml_clock_ns();
-#pragma omp parallel num_threads(threads) reduction(+ : sink)
-    {
-        float v[8] = {0, 1, 2, 3, 4, 5, 6, 7};
-        for (int i = 0; i < 60000; i++)
-            for (int j = 0; j < 8; j++)
-                v[j] = v[j] * 0.999f + 0.5f;
-        for (int j = 0; j < 8; j++)
-            sink += v[j];
-    }
-    const int64_t ns = dml_clock_ns() - start;
-    return sink == 12345.0f ? ns + 1 : ns; /* keeps the loop */
-}
-
-/* How much faster two threads are than one, now. */
-static double two_thread_speed_up(void)
-{
-    spin(2);
-    const int64_t one = spin(1), two = spin(2);
-    return 2.0 * (double)one / (double)two;
-}
-
 static int by_size(const void *a, const void *b)
 {
     const double x = *(const double *)a, y = *(const double *)b;
@@ -398,7 +371,7 @@ static dml_err run(const options *o)
     for (int i = 0; i < all.n_rows; i++) {
         if (o->filter && !strstr(all.rows[i].kernel, o->filter)) continue;
         DML_TRY(measure(b, k, &all.rows[i], o->rounds));
-        speed_up[measured++] = two_thread_speed_up();
+        speed_up[measured++] = bench_two_thread_speed_up();
     }
     qsort(speed_up, (size_t)measured, sizeof *speed_up, by_size);
     if (measured > 0)

@@ -163,5 +163,6 @@ int main(int argc, char **argv)
     }
     if (c.print_config) return print_config(&c);
     setenv("OMP_WAIT_POLICY", "passive", 0); /* workers share cores: spinning threads starve them */
+    setenv("GOMP_SPINCOUNT", "2000", 0); /* but some 20 us, in which the next loop often begins */
     return dml_supervise(c.argv);
 }
