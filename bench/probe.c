@@ -1,7 +1,7 @@
 /* bench/probe.c - dml-bench probe: how much faster two threads are than one, now.
  *
  * Virtual processors sometimes share a physical core, for seconds.  A measurement on two of them is clean when this
- * is near 2 both before and after it.
+ * is near 2 both before and after it.  The best of three: a thread that had to be woken is not what is asked.
  */
 #include "bench/bench.h"
 
@@ -9,6 +9,8 @@
 
 #include <omp.h>
 #include <stdio.h>
+
+enum { SPINS = 600000, TRIES = 3 };
 
 /* A fixed amount of arithmetic on each of `threads`; ns. */
 static int64_t spin(int threads)
@@ -18,7 +20,7 @@ static int64_t spin(int threads)
 #pragma omp parallel num_threads(threads) reduction(+ : sink)
     {
         float v[8] = {0, 1, 2, 3, 4, 5, 6, 7};
-        for (int i = 0; i < 60000; i++)
+        for (int i = 0; i < SPINS; i++)
             for (int j = 0; j < 8; j++)
                 v[j] = v[j] * 0.999f + 0.5f;
         for (int j = 0; j < 8; j++)
@@ -30,9 +32,13 @@ static int64_t spin(int threads)
 
 double bench_two_thread_speed_up(void)
 {
-    spin(2);
-    const int64_t one = spin(1), two = spin(2);
-    return 2.0 * (double)one / (double)two;
+    double best = 0.0;
+    for (int i = 0; i < TRIES; i++) {
+        spin(2);
+        const double now = 2.0 * (double)spin(1) / (double)spin(2);
+        if (now > best) best = now;
+    }
+    return best;
 }
 
 int dml_bench_probe(int argc, char **argv)

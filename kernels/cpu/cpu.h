@@ -16,14 +16,13 @@
 
 extern const dml_kernel_table dml_cpu_kernels;
 
-/* dml_cpu_<entry>: contracts in kernels/kernels.h.  Those that do a neighbour's work as well are not here: the
- * library adds nothing in place and leaves no `aux`, so they would be the two calls that they stand for. */
+/* dml_cpu_<entry>: contracts in kernels/kernels.h.  Those that apply an activation as well are not here: the
+ * library leaves no `aux`, so they would be the two calls that they stand for. */
 #define X(name, args) dml_err dml_cpu_##name args;
 DML_KERNEL_LIST(X)
 #undef X
-#define dml_cpu_linear_add_weight NULL
-#define dml_cpu_linear_act_fwd    NULL
-#define dml_cpu_linear_act_bwd    NULL
+#define dml_cpu_linear_act_fwd NULL
+#define dml_cpu_linear_act_bwd NULL
 
 /* A packed copy of weights. */
 typedef struct dml_cpu_packed {
@@ -103,7 +102,8 @@ dml_err dml_cpu_run_blocks(dml_kctx *k, const dml_dnn_shape *shape, int64_t coun
 dml_err dml_cpu_sum_blocks(dml_kctx *k, const dml_dnn_shape *shape, int64_t count, dml_in x,
                            dml_out dw, dml_out db, dml_in dy);
 
-/* sum[j] = over rows r in order of x[r][j]; by columns, so the same for any number of threads. */
-void dml_cpu_column_sums(dml_kctx *k, float *sum, dml_in x, int64_t rows, int64_t cols);
+/* sum[j] = over rows r in order of x[r][j], and what was there where it `adds`; by columns, so the same for any
+ * number of threads. */
+void dml_cpu_column_sums(dml_kctx *k, float *sum, bool adds, dml_in x, int64_t rows, int64_t cols);
 
 #endif

@@ -35,12 +35,31 @@ static dml_err failed(dnnl_status_t status, const char *what, int line)
         if (status_ != dnnl_success) return failed(status_, what, __LINE__); \
     } while (0)
 
+static dml_err init_attr(dnnl_primitive_attr_t *attr)
+{
+    DNN_TRY(dnnl_primitive_attr_create(attr), "attributes");
+    DNN_TRY(dnnl_primitive_attr_set_scratchpad_mode(*attr, dnnl_scratchpad_mode_user),
+            "scratchpad mode");
+    return DML_ERR_OK;
+}
+
+static dml_err init_adding(dml_dnn *dnn)
+{
+    dnnl_post_ops_t ops;
+    DML_TRY(init_attr(&dnn->adding));
+    DNN_TRY(dnnl_post_ops_create(&ops), "post-operations");
+    dnnl_status_t status = dml_dnn_append_sum(ops);
+    if (status == dnnl_success) status = dnnl_primitive_attr_set_post_ops(dnn->adding, ops);
+    dnnl_post_ops_destroy(ops);
+    DNN_TRY(status, "a sum as post-operation");
+    return DML_ERR_OK;
+}
+
 static dml_err init(dml_dnn *dnn)
 {
     DNN_TRY(dnnl_engine_create(&dnn->engine, dnnl_cpu, 0), "engine");
-    DNN_TRY(dnnl_primitive_attr_create(&dnn->attr), "attributes");
-    DNN_TRY(dnnl_primitive_attr_set_scratchpad_mode(dnn->attr, dnnl_scratchpad_mode_user),
-            "scratchpad mode");
+    DML_TRY(init_attr(&dnn->attr));
+    DML_TRY(init_adding(dnn));
     for (int32_t i = 0; i < dnn->threads; i++)
         DNN_TRY(dnnl_stream_create(&dnn->stream[i], dnn->engine, dnnl_stream_default_flags),
                 "stream");
@@ -71,6 +90,7 @@ void dml_dnn_free(dml_dnn *dnn)
         if (dnn->stream[i]) dnnl_stream_destroy(dnn->stream[i]);
     free(dnn->stream);
     if (dnn->attr) dnnl_primitive_attr_destroy(dnn->attr);
+    if (dnn->adding) dnnl_primitive_attr_destroy(dnn->adding);
     if (dnn->engine) dnnl_engine_destroy(dnn->engine);
     *dnn = (dml_dnn){0};
 }
@@ -179,7 +199,9 @@ static dnnl_status_t describe(const dml_dnn *dnn, const dml_dnn_shape *s,
     else
         describe_conv(s, desc, &window);
     set_types(s, desc);
-    return dml_dnn_describe(dnn, s->kind, desc, &window, w_like, out);
+    dml_dnn with = *dnn;
+    if (s->adds) with.attr = dnn->adding;
+    return dml_dnn_describe(&with, s->kind, desc, &window, w_like, out);
 }
 
 static dml_err make(dml_dnn *dnn, dml_dnn_op *op, const dml_dnn_op *like)

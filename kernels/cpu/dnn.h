@@ -46,7 +46,8 @@ typedef struct dml_dnn_shape {
     dml_conv2d conv;
     int32_t
         type; /* dml_dtype of x and y, and of w and b where those are read; gradients of these are F32 */
-    int32_t plain;  /* weights are read as they lie, not packed; linear only */
+    int16_t plain;  /* weights are read as they lie, not packed; linear only */
+    int16_t adds;   /* the gradient of weights is added to what lies there; linear only */
     int64_t like_n; /* the n of the operation whose packed format it shares; 0: its own */
 } dml_dnn_shape;
 
@@ -72,8 +73,8 @@ typedef struct dml_dnn_op {
 /* The library's engine and a stream for each thread. */
 typedef struct dml_dnn {
     dnnl_engine_t engine;
-    dnnl_primitive_attr_t attr;
-    dnnl_stream_t *stream; /* [threads] owned */
+    dnnl_primitive_attr_t attr, adding; /* adding: results are added to what lies there */
+    dnnl_stream_t *stream;              /* [threads] owned */
     int32_t threads;
 } dml_dnn;
 

@@ -27,6 +27,9 @@ dnnl_status_t dml_dnn_describe(const dml_dnn *dnn, dml_dnn_kind kind,
                                const dml_dnn_desc desc[DML_DNN_ROLES], const dml_dnn_window *window,
                                dnnl_memory_t w_like, dnnl_primitive_desc_t *out);
 
+/* dst = result + dst, as the next of `ops`. */
+dnnl_status_t dml_dnn_append_sum(dnnl_post_ops_t ops);
+
 /* Memory objects without data: of argument `arg` of a primitive, and of a described tensor. */
 dnnl_status_t dml_dnn_memory_of(const dml_dnn *dnn, const_dnnl_primitive_desc_t of, int arg,
                                 dnnl_memory_t *out);

@@ -102,6 +102,11 @@ dnnl_status_t dml_dnn_describe(const dml_dnn *dnn, dml_dnn_kind kind,
     return status;
 }
 
+dnnl_status_t dml_dnn_append_sum(dnnl_post_ops_t ops)
+{
+    return dnnl_post_ops_append_sum(ops, 1.0f, 0, dnnl_data_type_undef);
+}
+
 dnnl_status_t dml_dnn_memory_of(const dml_dnn *dnn, const_dnnl_primitive_desc_t of, int arg,
                                 dnnl_memory_t *out)
 {

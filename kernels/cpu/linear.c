@@ -112,17 +112,19 @@ static dml_err bwd_weight_in_panels(dml_kctx *k, dml_dnn_shape shape, dml_out dw
     DML_TRY(
         dml_cpu_buffer(k, DML_CPU_SCRATCH, k->threads * p.lane_bytes + 64, (void **)&p.scratch));
     dml_par_items(threads, (shape.pitch + PANEL_ROWS - 1) / PANEL_ROWS, run_panel, &p);
-    if (p.err != DML_ERR_OK) DML_FAIL(p.err, "linear_bwd_weight: a panel failed");
+    if (p.err != DML_ERR_OK) DML_FAIL(p.err, "a panel of a weight gradient failed");
     return DML_ERR_OK;
 }
 
-dml_err dml_cpu_linear_bwd_weight(dml_kctx *k, dml_out dw, dml_out db, dml_in dy, dml_in x)
+static dml_err weight_gradient(const char *kernel, bool adds, dml_kctx *k, dml_out dw, dml_out db,
+                               dml_in dy, dml_in x)
 {
     dml_dims d = {0};
-    DML_TRY(dml_check_linear_grads("linear_bwd_weight", &d, dw, db, dy, x));
-    if (db) dml_cpu_column_sums(k, db->data, dy, DML_DIM(d, 'n'), DML_DIM(d, 'o'));
+    DML_TRY(dml_check_linear_grads(kernel, &d, dw, db, dy, x));
+    if (db) dml_cpu_column_sums(k, db->data, adds, dy, DML_DIM(d, 'n'), DML_DIM(d, 'o'));
     dml_dnn_shape shape = shape_of(k, DML_DNN_LINEAR_BWD_WEIGHT, DML_DIM(d, 'n'), dw);
     bool native;
+    shape.adds = adds;
     shape.type = (int32_t)x->dtype;
     DML_TRY(dml_cpu_native(k, &shape, &native));
     dml_cpu_wide v;
@@ -136,10 +138,21 @@ dml_err dml_cpu_linear_bwd_weight(dml_kctx *k, dml_out dw, dml_out db, dml_in dy
     return dml_cpu_run(k, &shape, x, dw, NULL, dy);
 }
 
+dml_err dml_cpu_linear_bwd_weight(dml_kctx *k, dml_out dw, dml_out db, dml_in dy, dml_in x)
+{
+    return weight_gradient("linear_bwd_weight", false, k, dw, db, dy, x);
+}
+
+dml_err dml_cpu_linear_add_weight(dml_kctx *k, dml_out dw, dml_out db, dml_in dy, dml_in x)
+{
+    return weight_gradient("linear_add_weight", true, k, dw, db, dy, x);
+}
+
 typedef struct columns {
     float *sum;
     const char *x;
     dml_dtype type;
+    bool adds;
     int64_t rows, cols;
 } columns;
 
@@ -157,12 +170,13 @@ static void sum_columns(void *arg, int64_t begin, int64_t end)
                 sum[j] += row[j];
         }
         for (int64_t j = 0; j < width; j++)
-            c->sum[j0 + j] = sum[j];
+            c->sum[j0 + j] = c->adds ? c->sum[j0 + j] + sum[j] : sum[j];
     }
 }
 
-void dml_cpu_column_sums(dml_kctx *k, float *sum, dml_in x, int64_t rows, int64_t cols)
+void dml_cpu_column_sums(dml_kctx *k, float *sum, bool adds, dml_in x, int64_t rows, int64_t cols)
 {
-    columns c = {.sum = sum, .x = x->data, .type = x->dtype, .rows = rows, .cols = cols};
+    columns c = {
+        .sum = sum, .x = x->data, .type = x->dtype, .adds = adds, .rows = rows, .cols = cols};
     dml_par_ranges(k->threads, cols, rows * dml_dtype_bytes(x->dtype), sum_columns, &c);
 }

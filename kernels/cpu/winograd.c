@@ -494,6 +494,6 @@ dml_err dml_cpu_winograd_run(dml_kctx *k, const dml_dnn_shape *s, dml_in x, dml_
         f.bias = b ? b->data : NULL;
         return convolve(k, s, &f, w->data, input);
     }
-    if (b) dml_cpu_column_sums(k, b->data, y, s->n * s->oh * s->ow, s->out);
+    if (b) dml_cpu_column_sums(k, b->data, false, y, s->n * s->oh * s->ow, s->out);
     return sum_gradient(k, s, &f, w->data);
 }
