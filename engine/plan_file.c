@@ -107,19 +107,25 @@ static void append_stages(const dml_candidate *c, dml_str *out)
     dml_str_printf(out, "],\n                    ");
 }
 
-/* The cut, the loss not counted; left to the spec where that says how. */
+/* The cut, the loss not counted; where the spec says how, its words: the plan may be loaded without them. */
 static dml_err append_split(const dml_spec *spec, const dml_candidate *c, dml_str *out)
 {
-    dml_plan plan;
     const dml_spec v = dml_candidate_spec(spec, c);
-    if (dml_space_fixed(spec, "parallelism.split")) return DML_ERR_OK;
-    DML_TRY(dml_plan_make_one(&v, &plan));
+    const dml_split split = v.parallelism.split;
     dml_str_printf(out, ",\n                    \"split\": ");
-    for (int32_t s = 0; s < plan.stages; s++)
-        dml_str_printf(out, "%s%" PRId32, s ? ", " : "[",
-                       plan.stage_begin[s + 1] - plan.stage_begin[s] - (s + 1 == plan.stages));
-    dml_str_printf(out, "]");
-    dml_plan_free(&plan);
+    if (split == DML_SPLIT_LIST) {
+        append_ints(out, v.parallelism.split_list, dml_spec_stages(&v));
+    } else if (dml_space_fixed(spec, "parallelism.split")) {
+        dml_str_printf(out, split == DML_SPLIT_AUTO ? "\"auto\"" : "\"uniform\"");
+    } else {
+        dml_plan plan;
+        DML_TRY(dml_plan_make_one(&v, &plan));
+        for (int32_t s = 0; s < plan.stages; s++)
+            dml_str_printf(out, "%s%" PRId32, s ? ", " : "[",
+                           plan.stage_begin[s + 1] - plan.stage_begin[s] - (s + 1 == plan.stages));
+        dml_str_printf(out, "]");
+        dml_plan_free(&plan);
+    }
     return DML_ERR_OK;
 }
 

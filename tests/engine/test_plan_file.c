@@ -83,6 +83,34 @@ static void a_saved_plan_loads_as_the_same_program(void **state)
     }
 }
 
+/* A written cut is the plan's, too: where the spec's file writes it, plan=FILE on the command line drops it there. */
+static void a_plan_has_the_cut_that_was_written(void **state)
+{
+    (void)state;
+    static const char *const split[] = {"parallelism.split=uniform",
+                                        "parallelism.split=[2, 1, 4, 3]"};
+    for (size_t k = 0; k < sizeof split / sizeof *split; k++) {
+        const char *const made[] = {"plan=auto", "parallelism.world_size=4", "parallelism.pp=4",
+                                    split[k]};
+        char plan[96];
+        dml_spec direct, loaded;
+        dml_str x = {0}, y = {0};
+        save(UNEVEN, made, 4);
+        DML_CHECK_OK(dml_spec_load(UNEVEN, made, 4, &direct));
+        DML_CHECK_OK(dml_choose_resolve(&direct));
+        snprintf(plan, sizeof plan, "plan=%s", plan_path());
+        const char *const bare[] = {plan};
+        DML_CHECK_OK(dml_spec_load(UNEVEN, bare, 1, &loaded));
+        program_of(&direct, &x);
+        program_of(&loaded, &y);
+        assert_string_equal(dml_str_text(&x), dml_str_text(&y));
+        dml_str_free(&x);
+        dml_str_free(&y);
+        dml_spec_free(&direct);
+        dml_spec_free(&loaded);
+    }
+}
+
 /* ---- damage ---- */
 
 static const char fine[] =
@@ -265,6 +293,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_saved_plan_loads_as_the_same_program),
+        cmocka_unit_test(a_plan_has_the_cut_that_was_written),
         cmocka_unit_test(each_damage_is_named_with_its_place),
         cmocka_unit_test(a_file_that_is_none_is_refused),
         cmocka_unit_test(hand_edits_are_planned_anew),
