@@ -291,7 +291,7 @@ static dml_err prepare(agent *a)
     DML_TRY(check_workers(&a->spec));
     DML_TRY(dml_plan_make(&a->spec, &a->plan));
     DML_TRY(dml_agent_backend(&a->plan, &a->backend, a->why, sizeof a->why));
-    a->threads = dml_agent_threads(&a->plan);
+    a->threads = dml_agent_threads(a->plan.spec, a->plan.workers);
     if (dml_trace_wanted(&a->spec)) DML_TRY(dml_trace_create(&a->plan, &a->trace, &a->trace_fd));
     const dml_leader_config leader = {.plan = &a->plan,
                                       .backend = a->backend,

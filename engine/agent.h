@@ -27,7 +27,7 @@ int dml_agent_main(const dml_agent_options *options);
 dml_err dml_agent_backend(const dml_plan *plan, const dml_backend **out, char *why,
                           int64_t why_bytes);
 
-/* Host threads per worker: the spec's, or the cores shared out, at least one. */
-int32_t dml_agent_threads(const dml_plan *plan);
+/* Host threads of each of so many workers: the spec's, or the cores shared out, at least one. */
+int32_t dml_agent_threads(const dml_spec *spec, int32_t workers);
 
 #endif

@@ -64,10 +64,10 @@ static int32_t cores(void)
     return n > 0 ? n : 1;
 }
 
-int32_t dml_agent_threads(const dml_plan *plan)
+int32_t dml_agent_threads(const dml_spec *spec, int32_t workers)
 {
-    const int32_t asked = plan->spec->parallelism.threads_per_worker;
+    const int32_t asked = spec->parallelism.threads_per_worker;
     if (asked > 0) return asked;
-    const int32_t share = cores() / plan->workers;
+    const int32_t share = cores() / workers;
     return share > 0 ? share : 1;
 }

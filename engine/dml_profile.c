@@ -148,9 +148,12 @@ static void print_whole(const dml_profile *p)
 
 static void print_fit(const char *what, const dml_profile_fit *f)
 {
-    printf("%-24s %10.2f us + bytes / %8.3f GB/s   (fitted to %" PRId64 " .. %" PRId64 " bytes)\n",
-           what, (double)f->latency_ns * 1e-3, (double)f->bytes_per_s * 1e-9, f->from_bytes,
-           f->to_bytes);
+    printf("%-24s %10.2f us", what, (double)f->latency_ns * 1e-3);
+    if (f->bytes_per_s > 0)
+        printf(" + bytes / %8.3f GB/s", (double)f->bytes_per_s * 1e-9);
+    else
+        printf(", however many bytes      "); /* so few that the noise is more */
+    printf("   (fitted to %" PRId64 " .. %" PRId64 " bytes)\n", f->from_bytes, f->to_bytes);
 }
 
 static void print_links(const dml_profile *p)

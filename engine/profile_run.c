@@ -52,6 +52,12 @@ static dml_err rank_job(const dml_profile_job *j, int32_t rank)
     return j->ranks > 1 ? dml_profile_links(j, rank) : DML_ERR_OK;
 }
 
+/* Workers that compute at once. */
+static int32_t computing(const dml_profile_job *j)
+{
+    return j->options->workers > 0 ? j->options->workers : dml_spec_workers(j->spec);
+}
+
 /* Whose backend it is, and how many devices it has: what the parent must know before it starts the others. */
 static dml_err look(const dml_profile_job *j, int32_t rank)
 {
@@ -75,7 +81,8 @@ static dml_err look(const dml_profile_job *j, int32_t rank)
         snprintf(b->transport, sizeof b->transport, "%s", backend->transport);
         b->on_host = backend->on_host;
         b->devices = backend->device->count(why, sizeof why);
-        b->threads = dml_agent_threads(&plan);
+        b->threads =
+            dml_agent_threads(&one, computing(j)); /* not as many as the spec's layout has */
     }
     dml_arena_free(&arena);
     dml_plan_free(&plan);
@@ -381,9 +388,8 @@ static void choose_rows(dml_profile_job *j)
 /* Links want two ends: where the layout is one worker, and the host computes, a second process helps. */
 static dml_err count_ranks(dml_profile_job *j)
 {
-    const dml_profile_options *o = j->options;
     const dml_profile_board *b = j->board;
-    j->computing = o->workers > 0 ? o->workers : dml_spec_workers(j->spec);
+    j->computing = computing(j);
     const int32_t room = b->devices * j->spec->parallelism.workers_per_device;
     if (j->computing > DML_PROFILE_RANKS)
         DML_FAIL(DML_ERR_SPEC, "a profile measures at most %d workers at once, not %d: --workers",

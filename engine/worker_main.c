@@ -71,7 +71,7 @@ static dml_err prepare(process *p)
     c->data_fds = p->segment;
     c->vote_fds = p->segment + p->plan.workers;
     c->plan = &p->plan;
-    c->threads = dml_agent_threads(&p->plan);
+    c->threads = dml_agent_threads(p->plan.spec, p->plan.workers);
     if (!dml_trace_wanted(&p->spec)) return DML_ERR_OK;
     DML_TRY(dml_trace_map(&p->plan, p->fd, &p->trace));
     c->trace = &p->trace;

@@ -43,6 +43,14 @@ grep -q 'step time .* planned [0-9.]* ms, predicted' run.txt || fail "summary: $
 grep -q '"type":"run_end".*"planned_step_time_s":[0-9]' out/metrics.jsonl || fail "run_end"
 grep -q '"type":"plan".*"costs":"profile net.json' out/metrics.jsonl || fail "plan record"
 
+# Cores are shared among the workers that measure, not among those of the spec's layout.
+n=$(nproc)
+if [ "$n" -ge 2 ] && [ "$n" -le 16 ]; then
+  "$build/dml-plan" profile net.yaml parallelism.pp=1 parallelism.threads_per_worker=0 --workers "$n" --iterations 4 \
+    --rows 8 -o all.json > table.txt 2>&1 || fail "$(cat table.txt)"
+  grep -q "$n workers at once, 1 thread each" table.txt || fail "$(head -1 table.txt)"
+fi
+
 # Estimated: of no machine, and it loads.
 "$build/dml-plan" profile net.yaml --model -o model.json > table.txt 2>&1 || fail "--model: $(cat table.txt)"
 "$build/dml-plan" net.yaml profile=model.json > plan.txt 2>&1 || fail "$(cat plan.txt)"

@@ -137,7 +137,7 @@ static void *worker(void *arg)
     const dml_worker_config c = {.plan = &t->r->plan,
                                  .rank = t->rank,
                                  .backend = t->r->backend,
-                                 .threads = dml_agent_threads(&t->r->plan),
+                                 .threads = dml_agent_threads(t->r->plan.spec, t->r->plan.workers),
                                  .control = t->r->control,
                                  .reporter = {take, t->r},
                                  .data_hub = t->r->data_hub,
