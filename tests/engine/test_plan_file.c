@@ -32,6 +32,16 @@ static void program_of(const dml_spec *spec, dml_str *out)
     dml_plan_free(&plan);
 }
 
+static void check_same_program(const dml_spec *a, const dml_spec *b)
+{
+    dml_str x = {0}, y = {0};
+    program_of(a, &x);
+    program_of(b, &y);
+    assert_string_equal(dml_str_text(&x), dml_str_text(&y));
+    dml_str_free(&x);
+    dml_str_free(&y);
+}
+
 /* Chooses under the overrides, the first of which is plan=auto, and saves. */
 static void save(const char *path, const char *const *override, int32_t n)
 {
@@ -64,7 +74,6 @@ static void a_saved_plan_loads_as_the_same_program(void **state)
     for (size_t k = 0; k < sizeof of / sizeof *of; k++) {
         const char *override[MOST];
         dml_spec direct, loaded;
-        dml_str x = {0}, y = {0};
         char plan[96];
         save(of[k].spec, of[k].override, of[k].n);
         DML_CHECK_OK(dml_spec_load(of[k].spec, of[k].override, of[k].n, &direct));
@@ -73,11 +82,7 @@ static void a_saved_plan_loads_as_the_same_program(void **state)
         snprintf(plan, sizeof plan, "plan=%s", plan_path());
         override[0] = plan;
         DML_CHECK_OK(dml_spec_load(of[k].spec, override, of[k].n, &loaded));
-        program_of(&direct, &x);
-        program_of(&loaded, &y);
-        assert_string_equal(dml_str_text(&x), dml_str_text(&y));
-        dml_str_free(&x);
-        dml_str_free(&y);
+        check_same_program(&direct, &loaded);
         dml_spec_free(&direct);
         dml_spec_free(&loaded);
     }
@@ -94,18 +99,13 @@ static void a_plan_has_the_cut_that_was_written(void **state)
                                     split[k]};
         char plan[96];
         dml_spec direct, loaded;
-        dml_str x = {0}, y = {0};
         save(UNEVEN, made, 4);
         DML_CHECK_OK(dml_spec_load(UNEVEN, made, 4, &direct));
         DML_CHECK_OK(dml_choose_resolve(&direct));
         snprintf(plan, sizeof plan, "plan=%s", plan_path());
         const char *const bare[] = {plan};
         DML_CHECK_OK(dml_spec_load(UNEVEN, bare, 1, &loaded));
-        program_of(&direct, &x);
-        program_of(&loaded, &y);
-        assert_string_equal(dml_str_text(&x), dml_str_text(&y));
-        dml_str_free(&x);
-        dml_str_free(&y);
+        check_same_program(&direct, &loaded);
         dml_spec_free(&direct);
         dml_spec_free(&loaded);
     }
