@@ -56,7 +56,8 @@ typedef struct dml_device_api {
     /* Copies between host and device memory or within either, in queue order; from inside a job of the
      * queue it takes place there and then. */
     dml_err (*copy)(dml_queue *queue, void *dst, const void *src, int64_t bytes);
-    /* Returns when all that was submitted to the queue has run, or with the queue's first error.
+    /* Returns when all that was submitted to the queue has run or been skipped, with the queue's first error.
+     * The abort flag ends it through the jobs: what they borrowed is free again, but after a deadline.
      * DML_ERR_PEER  the deadline (dml_clock_ns) passed */
     dml_err (*sync)(dml_queue *queue, int64_t deadline_ns);
     /* The library handle kernels of this backend need (cudaStream_t); NULL on CPU. */

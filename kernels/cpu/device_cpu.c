@@ -306,12 +306,13 @@ static dml_err queue_copy(dml_queue *q, void *dst, const void *src, int64_t byte
     return post(q, (command){.kind = COMMAND_COPY, .copy = {dst, src, bytes}});
 }
 
+/* Not ended by the abort flag: that ends the commands, and their arguments may be the caller's own. */
 static dml_err queue_sync(dml_queue *q, int64_t deadline_ns)
 {
     char what[64];
     snprintf(what, sizeof what, "queue '%s' to finish", q->name);
     const dml_err waited =
-        dml_wait_reached(&q->done, (uint32_t)q->submitted, deadline_ns, q->device->abort, what);
+        dml_wait_reached(&q->done, (uint32_t)q->submitted, deadline_ns, NULL, what);
     DML_TRY(failure(q, UINT64_MAX)); /* the queue's own cause says more than the deadline */
     return waited;
 }

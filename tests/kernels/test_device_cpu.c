@@ -367,6 +367,34 @@ static void await_ends_at_its_deadline_and_at_the_abort_flag(void **state)
     bench_free(b);
 }
 
+typedef struct nap {
+    dml_abort *abort;
+    _Atomic uint32_t ended;
+} nap;
+
+/* A kernel under way when the run is stopped: it does not look at the flag. */
+static dml_err stop_the_run_and_nap(void *arg)
+{
+    nap *n = arg;
+    atomic_store(&n->abort->raised, 1);
+    dml_sleep_until_ns(dml_clock_ns() + 20 * DML_NS_PER_MS);
+    atomic_store(&n->ended, 1);
+    return DML_ERR_OK;
+}
+
+static void a_stopped_sync_leaves_no_job_running(void **state)
+{
+    (void)state;
+    bench *b = bench_new();
+    nap n = {.abort = &b->abort}, skipped = {.abort = &b->abort};
+    DML_CHECK_OK(api->submit(b->queue[0], stop_the_run_and_nap, &n));
+    DML_CHECK_OK(api->submit(b->queue[0], stop_the_run_and_nap, &skipped));
+    DML_CHECK_FAILS(DML_ERR_PEER, "being stopped", api->sync(b->queue[0], soon()));
+    DML_CHECK_EQ(1, atomic_load(&n.ended));
+    DML_CHECK_EQ(0, atomic_load(&skipped.ended));
+    bench_free(b);
+}
+
 /* The stamps are those of the work between the records, however late the host asks. */
 static void elapsed_is_the_time_of_what_lies_between_two_records(void **state)
 {
@@ -414,6 +442,7 @@ int main(void)
         cmocka_unit_test(two_devices_of_one_process_do_not_meet),
         cmocka_unit_test(it_keeps_the_contract_of_a_device),
         cmocka_unit_test(await_ends_at_its_deadline_and_at_the_abort_flag),
+        cmocka_unit_test(a_stopped_sync_leaves_no_job_running),
         cmocka_unit_test(elapsed_is_the_time_of_what_lies_between_two_records),
     };
     return cmocka_run_group_tests_name("device_cpu", tests, NULL, NULL);

@@ -153,6 +153,13 @@ static void *worker(void *arg)
     return NULL;
 }
 
+static void *begin(void *arg)
+{
+    run *r = arg;
+    if (r->hooks.begin) r->hooks.begin(r->hooks.context, r->control);
+    return NULL;
+}
+
 /* What the data transport meets through: the hub of `local`, or a file in memory for each rank. */
 static void open_data(run *r)
 {
@@ -239,7 +246,8 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     pthread_mutex_init(&r->mu, NULL);
     r->result.workers = r->plan.workers;
 
-    pthread_t thread[DML_HOST_WORKERS];
+    pthread_t thread[DML_HOST_WORKERS], beginner;
+    DML_CHECK_EQ(0, pthread_create(&beginner, NULL, begin, r));
     thread_arg arg[DML_HOST_WORKERS];
     for (int32_t w = 0; w < r->plan.workers; w++) {
         arg[w] = (thread_arg){r, w};
@@ -247,6 +255,7 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     }
     for (int32_t w = 0; w < r->plan.workers; w++)
         pthread_join(thread[w], NULL);
+    pthread_join(beginner, NULL);
     if (r->result.err == DML_ERR_OK)
         DML_CHECK_OK(dml_leader_hash(last_plan(r), r->result.end, &r->result.weights_hash));
     r->result.changes = (int32_t)r->generation;
