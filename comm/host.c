@@ -50,7 +50,7 @@ dml_err dml_host_sleep(const dml_transport *t, int64_t until_ns, const char *wha
     for (;;) {
         const int64_t now_ns = dml_clock_ns(), slice_ns = SLEEP_SLICE_MS * DML_NS_PER_MS;
         if (now_ns >= until_ns) return DML_ERR_OK;
-        if (abort && atomic_load_explicit(&abort->raised, memory_order_relaxed))
+        if (dml_abort_raised(abort))
             DML_FAIL(DML_ERR_PEER, "the run is being stopped (in %s)", what);
         dml_sleep_until_ns(until_ns - now_ns < slice_ns ? until_ns : now_ns + slice_ns);
     }
@@ -69,10 +69,15 @@ static dml_err meet(const dml_transport *t, int32_t rank, _Atomic uint32_t *word
     return DML_ERR_OK;
 }
 
+static bool is_there(const dml_transport_config *config, int32_t rank)
+{
+    return !config->absent || !config->absent[rank];
+}
+
 static dml_err map_headers(dml_transport *t, const dml_transport_config *config)
 {
     for (int32_t r = 0; r < config->world; r++)
-        DML_TRY(t->mapper->header(config, r, &t->peer[r].segment));
+        if (is_there(config, r)) DML_TRY(t->mapper->header(config, r, &t->peer[r].segment));
     return DML_ERR_OK;
 }
 
@@ -95,6 +100,7 @@ static dml_err map_peers(dml_transport *t, const dml_transport_config *config)
 {
     for (int32_t r = 0; r < config->world; r++) {
         dml_peer *p = &t->peer[r];
+        if (!is_there(config, r)) continue;
         DML_TRY(meet(t, r, &p->segment->ready, "open"));
         if (p->segment->world != config->world)
             DML_FAIL(DML_ERR_BUG, "worker %d opens a world of %d, worker %d one of %d", r,
@@ -112,7 +118,7 @@ static dml_err join(dml_transport *t, const dml_transport_config *config)
     dml_segment *own = t->peer[config->rank].segment;
     dml_wait_set(&own->joined, config->epoch + 1);
     for (int32_t r = 0; r < config->world; r++)
-        DML_TRY(meet(t, r, &t->peer[r].segment->joined, "join"));
+        if (is_there(config, r)) DML_TRY(meet(t, r, &t->peer[r].segment->joined, "join"));
     DML_TRY(reset_own(t, config));
     dml_wait_set(&own->ready, config->epoch + 1);
     return map_peers(t, config);

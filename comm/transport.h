@@ -52,6 +52,9 @@ typedef struct dml_transport_config {
     dml_links links;
     dml_nvls nvls;            /* NCCL only, as the next */
     int32_t ranks_per_device; /* ranks r with the same r / ranks_per_device share a GPU; 0 is 1 */
+    const bool *
+        absent; /* [world] ranks that are not there at this epoch: nobody meets them, no pair and no group
+                         * names them; borrowed until close; NULL: all are there */
     /* [world] memfd of each rank; shm, and NCCL for its ids; borrowed until open returns.  A memfd may serve one epoch
      * after another, of the same world size. */
     const int *fds;

@@ -73,7 +73,7 @@ typedef struct agent {
 /* From here on it is only a matter of ending: every wait in every worker ends now. */
 static void begin_end(agent *a)
 {
-    atomic_store(&a->control->abort.raised, 1);
+    dml_wait_set(&a->control->fence, DML_FENCE_END);
     if (a->ending_ns == 0) a->ending_ns = dml_clock_ns();
     if (a->give_up_ns == INT64_MAX) a->give_up_ns = dml_clock_ns() + PATIENCE_S * DML_NS_PER_S;
 }

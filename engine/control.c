@@ -37,7 +37,7 @@ void dml_control_unmap(dml_control *control)
 const char *dml_phase_name(dml_phase phase)
 {
     static const char *const name[] = {"starting", "training", "evaluating", "changing plan",
-                                       "ending"};
+                                       "parked",   "joining",  "ending"};
     return name[phase];
 }
 

@@ -2,11 +2,20 @@
  *
  * The page is a memfd passed by descriptor, so nothing is left behind when anyone dies.  Reports are
  * fixed-size records over one SOCK_SEQPACKET pair per worker: a record is whole or absent.
+ *
+ * A worker is lost (docs/recovery.md):
+ *
+ *   agent    fence = g ......... all parked: who had voted? ... move g ... all saved ... moved = g ... all ready
+ *   worker   every wait ends, PARKED .......................... settle, put, SAVED ..... close, open plan g, READY
+ *
+ * A plan changes because someone asked for it: the same from `move` on, and the vote says after which step.
  */
 #ifndef DML_ENGINE_CONTROL_H
 #define DML_ENGINE_CONTROL_H
 
+#include "comm/beacon.h"
 #include "engine/base/wait.h"
+#include "engine/update.h"
 #include "schedule/op.h"
 
 enum { DML_HOST_WORKERS = 64, DML_MAX_HELD = 64, DML_TRAIL_BYTES = 2048 };
@@ -16,23 +25,70 @@ typedef enum dml_phase {
     DML_PHASE_TRAIN,
     DML_PHASE_EVAL,
     DML_PHASE_CHANGE,
+    DML_PHASE_PARKED, /* the fence ended its step: it waits to be told how to go on */
+    DML_PHASE_JOIN,   /* started while the run was under way: it waits for a plan that knows it */
     DML_PHASE_END,
 } dml_phase;
 
-/* What one worker is doing; written by it alone, read by the agent when it is lost. */
+/* The vote on a step, for the words below: exact numerics may take two. */
+static inline int64_t dml_ballot_of(int64_t step, bool is_redo)
+{
+    return 2 * step + is_redo + 1;
+}
+
+/* What one worker is doing; written by it alone, read by the agent, also when it is lost. */
 typedef struct dml_worker_page {
-    _Atomic uint32_t phase; /* dml_phase */
-    _Atomic int64_t step;   /* from 1; 0 before the first */
-    _Atomic int64_t ops;    /* ops finished since the start: progress */
-    _Atomic uint32_t last;  /* last compute op finished: dml_op_kind */
+    dml_beacon beacon;
+    _Atomic int64_t beat_ns; /* dml_clock_ns of its newest heartbeat; 0: none yet */
+    /* What becomes of the step under way.  Whoever contributed has its share of the reduced gradients; once one has
+     * voted, all have contributed, and the step is committed whoever dies. */
+    _Atomic int64_t
+        contributed; /* ballot of the newest vote it took part in, set before the sum; 0: none */
+    _Atomic int64_t voted; /* ballot of which `vote` is the sum; 0: none, or it is being written */
+    dml_vote vote;
+    _Atomic int64_t committed; /* steps whose outcome it has carried out */
+    _Atomic uint32_t phase;    /* dml_phase */
+    _Atomic int64_t step;      /* from 1; 0 before the first */
+    _Atomic int64_t ops;       /* ops finished since the start: progress */
+    _Atomic uint32_t last;     /* last compute op finished: dml_op_kind */
     _Atomic int32_t last_chunk, last_mb;
 } dml_worker_page;
 
+/* Where the state of a new plan comes from. */
+typedef enum dml_source {
+    DML_SOURCE_PEERS, /* every chunk's first live holder, which settles the step first, puts it into the bank */
+    DML_SOURCE_BANK,  /* it lies there: a snapshot, what a broken move had put, or a checkpoint */
+    DML_SOURCE_START, /* nothing was committed: initial weights */
+} dml_source;
+
+/* How everyone goes on: the agent's order.  Written while nobody reads it: all live workers are parked, or have never
+ * heard of it; what announces it (generation, control->plan) is set after it. */
+typedef struct dml_move {
+    _Atomic uint32_t generation; /* of the plan to go on with, and the epoch it runs at */
+    int32_t source;              /* dml_source */
+    int32_t bank;                /* of the two depots */
+    uint64_t lost;               /* bit r: rank r is not there */
+    int64_t step;                /* steps committed when it is carried out */
+    int64_t
+        ballot; /* PEERS: of `vote`, for those that lack it; 0: the step under way is discarded */
+    dml_vote vote;
+} dml_move;
+
+/* control->fence when the run ends: every wait of everyone does. */
+#define DML_FENCE_END UINT32_MAX
+
 typedef struct dml_control {
-    dml_abort abort;       /* raised by the agent: every wait ends */
+    _Atomic uint32_t
+        fence; /* what works at an epoch below it ends, and is refused by transports; it only grows */
     _Atomic uint32_t stop; /* raised by the agent: stop after the current step */
     _Atomic uint32_t
         plan; /* generation of the newest plan there is; go on with it after the current step */
+    _Atomic uint32_t
+        snapshot; /* 2 n + bank, n from 1: put the state after the current step there; 0: none wanted */
+    _Atomic uint32_t
+        moved; /* generation up to which state is safe in a bank: workers may close what held it */
+    _Atomic uint32_t dismissed; /* 1: all have ended, nobody is needed any more */
+    dml_move move;
     dml_worker_page worker[DML_HOST_WORKERS];
 } dml_control;
 
@@ -50,7 +106,35 @@ typedef enum dml_report_kind {
     DML_REPORT_EVAL, /* rank 0 */
     DML_REPORT_END,  /* every worker, after the last step */
     DML_REPORT_FAIL, /* every worker that gives up */
+    DML_REPORT_PARKED, /* every live worker after the fence was raised: nothing of its epoch runs here any more */
+    DML_REPORT_SAVED, /* its part of a move, or of a snapshot, lies in the bank */
+    DML_REPORT_JOIN, /* a worker started while the run is under way: it is ready for a plan that knows it */
+    DML_REPORT_SUSPECT, /* a wait passed its deadline: who may be to blame; it goes on waiting for the fence */
+    DML_REPORT_FAULT, /* a fault is injected here, now: sent before it strikes */
 } dml_report_kind;
+
+typedef struct dml_report_parked {
+    uint32_t fence; /* that it has seen */
+} dml_report_parked;
+
+typedef struct dml_report_saved {
+    uint32_t generation; /* of the move; 0: a snapshot */
+    uint32_t snapshot;   /* control->snapshot that it answers */
+    int64_t step;        /* steps committed in what was put */
+    int64_t bytes;       /* put by this worker */
+} dml_report_saved;
+
+typedef struct dml_report_suspect {
+    int32_t rank; /* -1: it cannot say */
+    char why[256];
+} dml_report_suspect;
+
+typedef struct dml_report_fault {
+    int32_t type; /* dml_fault_type of engine/inject.h */
+    int64_t step; /* from 1 */
+    int64_t at_ns;
+    char text[128]; /* as it was asked for: "kill@step=20,rank=1" */
+} dml_report_fault;
 
 typedef struct dml_report_ready {
     uint32_t generation; /* of the plan that is run from here on; 0: the first */
@@ -61,8 +145,10 @@ typedef struct dml_report_step {
     double loss;  /* mean over the step's samples */
     double grad_norm, lr;
     int64_t samples, correct;
-    int64_t wall_ns; /* from the end of the step before */
-    int32_t verdict; /* dml_verdict */
+    int64_t wall_ns;     /* from the end of the step before */
+    int64_t at_ns;       /* dml_clock_ns of its end */
+    uint32_t generation; /* of the plan under which it was committed */
+    int32_t verdict;     /* dml_verdict */
     double loss_scale;
     double bubble; /* mean of the workers in this step: dml_sim_bubble of schedule/sim.h */
 } dml_report_step;
@@ -114,6 +200,10 @@ typedef struct dml_report {
         dml_report_eval eval;
         dml_report_end end;
         dml_report_fail fail;
+        dml_report_parked parked;
+        dml_report_saved saved;
+        dml_report_suspect suspect;
+        dml_report_fault fault;
     };
 } dml_report;
 

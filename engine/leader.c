@@ -361,7 +361,12 @@ dml_err dml_leader_take(dml_leader *l, const dml_report *r)
                                           : DML_ERR_OK;
     case DML_REPORT_READY:
     case DML_REPORT_LOAD:
-    case DML_REPORT_FAIL: return DML_ERR_OK;
+    case DML_REPORT_FAIL:
+    case DML_REPORT_PARKED:
+    case DML_REPORT_SAVED:
+    case DML_REPORT_JOIN:
+    case DML_REPORT_SUSPECT:
+    case DML_REPORT_FAULT: return DML_ERR_OK;
     }
     DML_FAIL(DML_ERR_BUG, "a report of kind %d", r->kind);
 }

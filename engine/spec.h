@@ -103,6 +103,8 @@ typedef enum dml_console {
 } dml_console;
 typedef enum dml_split { DML_SPLIT_AUTO, DML_SPLIT_UNIFORM, DML_SPLIT_LIST } dml_split;
 typedef enum dml_balance { DML_BALANCE_STATIC, DML_BALANCE_DYNAMIC } dml_balance;
+/* What becomes of a run that loses a worker. */
+typedef enum dml_policy { DML_POLICY_ABORT, DML_POLICY_RESTART, DML_POLICY_REPLAN } dml_policy;
 typedef enum dml_loss { DML_LOSS_CROSS_ENTROPY, DML_LOSS_MSE } dml_loss;
 
 /* Values of parallelism.schedule that are no schedule's name (engine/plan_order.h). */
@@ -249,6 +251,8 @@ typedef struct dml_spec {
         int64_t timeout_ns; /* deadline of one wait between workers */
         dml_balance balance;
         int32_t balance_interval; /* steps of a window in which loads are measured */
+        dml_int_list
+            lost; /* workers of the layout that are gone, all different; they keep their numbers */
     } parallelism;
     struct {
         dml_number_list speed;      /* of each worker, against one of speed 1; none: all 1 */
@@ -265,6 +269,21 @@ typedef struct dml_spec {
         bool overlap; /* reduce gradients in buckets, under backward */
         int64_t first_bucket_bytes, bucket_bytes;
     } comm;
+    struct {
+        dml_policy policy;
+        int32_t max_failures; /* 0: no limit */
+        bool respawn;
+        int64_t respawn_delay_ns;
+        int32_t snapshot_interval;                  /* steps; 0: none */
+        int64_t heartbeat_ns, heartbeat_timeout_ns; /* the latter 0: engine/detect.h chooses */
+    } failures;
+    struct {
+        const char *folder; /* absolute; "": checkpoints in run.output_dir */
+        dml_interval every;
+        int64_t interval_steps; /* * 0: none */
+        int32_t keep;
+        const char *resume; /* "never", "auto", "latest" or a path */
+    } checkpoint;
     struct {
         int64_t interval; /* steps between console lines */
         bool jsonl;

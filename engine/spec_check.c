@@ -162,9 +162,10 @@ static const char *output_path(dml_spec_reader *r, dml_spec_key_id id, const cha
     return bad(r, id) || !text || !text[0] ? "" : dml_spec_path(r, id, text, false);
 }
 
-static void check_trace_paths(dml_spec_reader *r)
+static void check_output_paths(dml_spec_reader *r)
 {
     dml_spec *spec = r->spec;
+    spec->checkpoint.folder = output_path(r, DML_KEY_CKPT_FOLDER, spec->checkpoint.folder);
     spec->logging.trace = output_path(r, DML_KEY_TRACE, spec->logging.trace);
     spec->logging.draw = output_path(r, DML_KEY_DRAW, spec->logging.draw);
     const char *dot = strrchr(spec->logging.draw, '.');
@@ -185,7 +186,7 @@ static const char *input_path(dml_spec_reader *r, dml_spec_key_id id, const char
 static void check_paths(dml_spec_reader *r)
 {
     dml_spec *spec = r->spec;
-    check_trace_paths(r);
+    check_output_paths(r);
     if (!spec->cluster.hardware || strcmp(spec->cluster.hardware, DML_HARDWARE_HERE) != 0)
         spec->cluster.hardware = input_path(r, DML_KEY_HARDWARE, spec->cluster.hardware);
     spec->profile.file = input_path(r, DML_KEY_PROFILE, spec->profile.file);
@@ -486,6 +487,7 @@ dml_err dml_spec_set_samples(dml_spec *spec, int64_t train_samples)
                              "a step takes %lld samples and there are %lld: no step in an epoch",
                              (long long)batch, (long long)train_samples);
     spec->training.eval_interval_steps = steps_of(spec->training.eval_interval, per_epoch);
+    spec->checkpoint.interval_steps = steps_of(spec->checkpoint.every, per_epoch);
     spec->lr_scheduler.warmup_steps = steps_of(spec->lr_scheduler.warmup, per_epoch);
     spec->lr_scheduler.step_size = steps_of(spec->lr_scheduler.step, per_epoch);
     return DML_ERR_OK;

@@ -30,6 +30,7 @@ typedef struct dml_vote {
     int64_t redo;      /* tensors whose exact scale was wrong */
     int64_t too_large; /* tensors with a gradient beyond the bound of exact_wide */
     int64_t stop;      /* workers that were asked to stop after this step */
+    int64_t snapshot;  /* control->snapshot, as rank 0 sees it, when it is a new one; else 0 */
     int64_t plan;      /* generation of the plan to go on with, as rank 0 sees it; 0: this one */
     int64_t not_once;  /* micro-batches that did not run exactly once in some chunk */
     int64_t loss_bits; /* the double's bits: sum over the samples, from the last chunk */

@@ -42,7 +42,7 @@ dml_err dml_worker_meet(dml_worker *w, int64_t memory_bytes, int64_t ballot_byte
         .epoch = w->tenure.generation,
         .memory_bytes = memory_bytes,
         .timeout_ns = w->spec->parallelism.timeout_ns,
-        .abort = &c->control->abort,
+        .abort = &w->abort,
         .links = dml_spec_links(w->spec),
         .nvls = w->spec->comm.nvls,
         .ranks_per_device = w->spec->parallelism.workers_per_device,

@@ -91,7 +91,7 @@ static dml_err open_device(dml_worker *w)
                                                rank / w->spec->parallelism.workers_per_device,
                                       .threads = w->config->threads,
                                       .queue_capacity = queue_capacity(w),
-                                      .abort = &w->config->control->abort};
+                                      .abort = &w->abort};
     DML_TRY(open_near(w, &config));
     DML_TRY(open_queues(w));
     const dml_kctx_config kernels = dml_worker_kernels(w);
@@ -167,7 +167,7 @@ static dml_err open_loader(dml_worker *w, const dml_program *p, int32_t chunk, d
                                  .end_step = end_step,
                                  .depth = w->spec->data.prefetch,
                                  .memory = ring,
-                                 .abort = &w->config->control->abort};
+                                 .abort = &w->abort};
     return dml_loader_open(&c, out);
 }
 
@@ -279,7 +279,8 @@ dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config, const dm
                       .idle = config->rank >= tenure->plan->workers,
                       .spec = tenure->plan->spec,
                       .backend = config->backend,
-                      .page = &config->control->worker[config->rank]};
+                      .page = &config->control->worker[config->rank],
+                      .abort = {.epoch = tenure->generation, .fence = &config->control->fence}};
     if (config->trace && tenure->generation == 0)
         w->recorder = dml_trace_recorder(config->trace, config->rank);
     return open_all(w);

@@ -42,6 +42,7 @@ typedef struct dml_worker {
     const dml_spec *spec;
     const dml_backend *backend;
     dml_worker_page *page;
+    dml_abort abort;       /* of this tenure: raised when the run's fence is beyond it */
     dml_recorder recorder; /* {0}: nothing is traced */
 
     dml_device *device;

@@ -60,6 +60,10 @@ typedef struct dml_device_api {
      * The abort flag ends it through the jobs: what they borrowed is free again, but after a deadline.
      * DML_ERR_PEER  the deadline (dml_clock_ns) passed */
     dml_err (*sync)(dml_queue *queue, int64_t deadline_ns);
+    /* Forgets a failure and goes on: the queue of a worker that survives the loss of another.  Waits until nothing
+     * submitted before runs any more.
+     * DML_ERR_PEER  the deadline passed; any other: the device itself is broken, and so it stays */
+    dml_err (*renew)(dml_queue *queue, int64_t deadline_ns);
     /* The library handle kernels of this backend need (cudaStream_t); NULL on CPU. */
     void *(*native)(dml_queue *queue);
 

@@ -39,7 +39,7 @@ enum {
 
 static bool stopped(const dml_transport *t)
 {
-    return t->abort && atomic_load_explicit(&t->abort->raised, memory_order_relaxed);
+    return dml_abort_raised(t->abort);
 }
 
 /* Polls `comm`, whose last call gave `status`.  ncclInProgress: the deadline passed, or the run is being

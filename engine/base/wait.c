@@ -39,7 +39,7 @@ dml_err dml_wait_reached(_Atomic uint32_t *word, uint32_t target, int64_t deadli
     for (;;) {
         const uint32_t value = atomic_load_explicit(word, memory_order_acquire);
         if (dml_seq_reached(value, target)) return DML_ERR_OK;
-        if (abort && atomic_load_explicit(&abort->raised, memory_order_relaxed))
+        if (dml_abort_raised(abort))
             DML_FAIL(DML_ERR_PEER, "the run is being stopped (while waiting for %s)", what);
         const int64_t now_ns = dml_clock_ns();
         if (now_ns >= deadline_ns)

@@ -13,10 +13,23 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-/* The run's abort flag, in memory that all its processes share.  0: go on. */
+/* What ends the waits of whoever holds it: the flag, or the run's fence.  Who works at epoch e stops when the fence
+ * is beyond e, and may go on at a later epoch when it has left everything of e behind. */
 typedef struct dml_abort {
-    _Atomic uint32_t raised;
+    _Atomic uint32_t raised; /* 0: go on */
+    _Atomic uint32_t epoch;  /* that the holder works at */
+    const _Atomic uint32_t
+        *fence; /* in memory that all processes of the run share; borrowed; NULL: none */
 } dml_abort;
+
+/* NULL: never. */
+static inline bool dml_abort_raised(const dml_abort *a)
+{
+    if (!a) return false;
+    if (atomic_load_explicit(&a->raised, memory_order_relaxed)) return true;
+    return a->fence && atomic_load_explicit(a->fence, memory_order_relaxed) >
+                           atomic_load_explicit(&a->epoch, memory_order_relaxed);
+}
 
 static inline bool dml_seq_reached(uint32_t value, uint32_t target)
 {

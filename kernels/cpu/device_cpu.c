@@ -109,7 +109,7 @@ static dml_err run_wait(const dml_queue *q, dml_queue *source, uint64_t position
 static dml_err run(const dml_queue *q, const command *c)
 {
     const dml_abort *abort = q->device->abort;
-    if (abort && atomic_load_explicit(&abort->raised, memory_order_relaxed))
+    if (dml_abort_raised(abort))
         DML_FAIL(DML_ERR_PEER, "the run is being stopped (in queue '%s')", q->name);
     switch (c->kind) {
     case COMMAND_JOB: return c->job.run(c->job.arg);
@@ -125,15 +125,13 @@ static void *queue_thread(void *arg)
     char name[16];
     snprintf(name, sizeof name, "%s", q->name);
     pthread_setname_np(pthread_self(), name);
-    bool failed = false;
     for (uint64_t number = 1;; number++) {
         dml_wait_reached(&q->posted, (uint32_t)number, INT64_MAX, NULL, "work");
         if (atomic_load_explicit(&q->closing, memory_order_acquire)) break;
         command *c = &q->ring[(number - 1) % q->device->capacity];
-        if (!failed) {
+        if (atomic_load_explicit(&q->failed, memory_order_relaxed) == DML_ERR_OK) {
             const dml_err err = run(q, c);
-            failed = err != DML_ERR_OK;
-            if (failed) fail(q, number, err);
+            if (err != DML_ERR_OK) fail(q, number, err);
         }
         c->ended_ns = dml_clock_ns();
         dml_wait_advance(&q->done);
@@ -317,6 +315,15 @@ static dml_err queue_sync(dml_queue *q, int64_t deadline_ns)
     return waited;
 }
 
+static dml_err queue_renew(dml_queue *q, int64_t deadline_ns)
+{
+    char what[64];
+    snprintf(what, sizeof what, "queue '%s' to come to rest", q->name);
+    DML_TRY(dml_wait_reached(&q->done, (uint32_t)q->submitted, deadline_ns, NULL, what));
+    atomic_store_explicit(&q->failed, DML_ERR_OK, memory_order_release);
+    return DML_ERR_OK;
+}
+
 static void *queue_native(dml_queue *q)
 {
     (void)q;
@@ -416,6 +423,7 @@ const dml_device_api dml_cpu_device = {
     .submit = queue_submit,
     .copy = queue_copy,
     .sync = queue_sync,
+    .renew = queue_renew,
     .native = queue_native,
     .event_open = event_open,
     .event_close = event_close,

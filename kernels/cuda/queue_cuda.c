@@ -115,7 +115,7 @@ static dml_err poll(const wanted *w, int64_t deadline_ns)
             return dml_cuda_status(status, __FILE__, __LINE__,
                                    w->event ? "cudaEventQuery" : "cudaStreamQuery",
                                    "%squeue '%s' of device %d", what, w->queue, w->device->index);
-        if (abort && atomic_load_explicit(&abort->raised, memory_order_relaxed))
+        if (dml_abort_raised(abort))
             DML_FAIL(DML_ERR_PEER, "the run is being stopped (while waiting for %squeue '%s')",
                      what, w->queue);
         const int64_t now_ns = dml_clock_ns();

@@ -19,7 +19,7 @@ static void stop(void *context, dml_control *control)
 {
     const int64_t *after_us = context;
     dml_sleep_until_ns(dml_clock_ns() + *after_us * 1000);
-    atomic_store(&control->abort.raised, 1);
+    dml_wait_set(&control->fence, DML_FENCE_END);
 }
 
 static void it_ends_by_itself(void **state)

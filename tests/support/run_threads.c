@@ -76,13 +76,18 @@ static dml_err take(void *context, const dml_report *report)
         res->eval = report->eval;
         break;
     case DML_REPORT_END: res->end[report->rank] = report->end; break;
+    case DML_REPORT_PARKED:
+    case DML_REPORT_SAVED:
+    case DML_REPORT_JOIN:
+    case DML_REPORT_SUSPECT:
+    case DML_REPORT_FAULT: break;
     case DML_REPORT_FAIL:
         if (r->hooks.failed) r->hooks.failed(r->hooks.context, report->rank, report->fail.trail);
         if (res->err == DML_ERR_OK) {
             res->err = (dml_err)report->fail.err;
             snprintf(res->trail, sizeof res->trail, "%s", report->fail.trail);
         }
-        atomic_store(&r->control->abort.raised, 1);
+        dml_wait_set(&r->control->fence, DML_FENCE_END);
         break;
     }
     pthread_mutex_unlock(&r->mu);
