@@ -1,5 +1,5 @@
-/* base/log.h - lines for people, on stderr.  The level is one of the two hidden states (base/err.h
- * holds the other).  Libraries never print except through here.
+/* base/log.h - lines for people, on stderr.  The level is one of the three hidden states (base/err.h
+ * and base/failpoint.h hold the others).  Libraries never print except through here.
  *
  *   12.345s w2 info replan: worker 3 lost at step 881
  */
