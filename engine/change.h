@@ -12,16 +12,7 @@
 
 #include "engine/balance.h"
 #include "engine/metrics.h"
-
-/* A spec and its plan, which points to it: neither moves. */
-typedef struct dml_planned {
-    dml_spec spec;
-    dml_plan plan;
-} dml_planned;
-
-/* From the text in `fd`; overrides [n].  Owned: dml_planned_free.  DML_ERR_SPEC  as spec and plan. */
-dml_err dml_planned_load(int fd, const char *const *overrides, int32_t n, dml_planned **out);
-void dml_planned_free(dml_planned *p); /* NULL is fine */
+#include "engine/recovery.h"
 
 typedef struct dml_changes {
     const dml_plan *first;   /* borrowed */

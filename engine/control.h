@@ -67,6 +67,7 @@ typedef struct dml_move {
     _Atomic uint32_t generation; /* of the plan to go on with, and the epoch it runs at */
     int32_t source;              /* dml_source */
     int32_t bank;                /* of the two depots */
+    uint64_t stamp;              /* of what is put, or lies, there: engine/depot.h */
     uint64_t lost;               /* bit r: rank r is not there */
     int64_t step;                /* steps committed when it is carried out */
     int64_t
@@ -88,6 +89,9 @@ typedef struct dml_control {
     _Atomic uint32_t
         moved; /* generation up to which state is safe in a bank: workers may close what held it */
     _Atomic uint32_t dismissed; /* 1: all have ended, nobody is needed any more */
+    /* Who reported JOIN waits for its own: the first move that knows it, 0 until then.  From there on it is parked by a
+     * fence like all others. */
+    _Atomic uint32_t admitted[DML_HOST_WORKERS];
     dml_move move;
     dml_worker_page worker[DML_HOST_WORKERS];
 } dml_control;
