@@ -28,6 +28,28 @@ typedef struct dml_replay dml_replay; /* what a job enqueued, kept to be enqueue
 /* A job of a queue.  `arg` is borrowed until the job has run. */
 typedef dml_err (*dml_job)(void *arg);
 
+/* Faults on purpose, for tests of recovery. */
+typedef enum dml_sabotage {
+    DML_SABOTAGE_ERROR, /* the device fails at it: every later call says so, until the process ends */
+    DML_SABOTAGE_HANG, /* it never ends, and what comes behind it in the queue never begins */
+} dml_sabotage;
+
+/* What a driver says of a device by itself, whoever uses it. */
+typedef enum dml_news_kind {
+    DML_NEWS_LOST, /* the device is: its worker ends */
+    DML_NEWS_LINK, /* the way to another */
+} dml_news_kind;
+
+typedef struct dml_news {
+    dml_news_kind kind;
+    int32_t code;   /* the driver's: NVIDIA's Xid */
+    char text[160]; /* "Xid 79 of device 0 (0000:3B:00.0): the GPU has fallen off the bus" */
+} dml_news;
+
+typedef struct dml_watch dml_watch;
+/* Called on the watch's thread. */
+typedef void (*dml_tell)(void *context, const dml_news *news);
+
 typedef struct dml_device_config {
     int32_t index;          /* among the visible devices */
     int32_t threads;        /* host threads a kernel may use, >= 1; CPU only */
@@ -57,12 +79,17 @@ typedef struct dml_device_api {
      * queue it takes place there and then. */
     dml_err (*copy)(dml_queue *queue, void *dst, const void *src, int64_t bytes);
     /* Returns when all that was submitted to the queue has run or been skipped, with the queue's first error.
-     * The abort flag ends it through the jobs: what they borrowed is free again, but after a deadline.
-     * DML_ERR_PEER  the deadline (dml_clock_ns) passed */
+     * Where jobs run on the queue's thread the abort flag ends it through them, and what they borrowed is free again.
+     * A device that runs by itself may go on with what it was given, memory of copies too, as after a deadline: until
+     * renew has returned DML_ERR_OK, or the process has ended.
+     * DML_ERR_PEER         the deadline (dml_clock_ns) passed, or the abort flag was raised
+     * DML_ERR_UNAVAILABLE  the device is lost: nothing may be asked of it any more, and this process must end */
     dml_err (*sync)(dml_queue *queue, int64_t deadline_ns);
     /* Forgets a failure and goes on: the queue of a worker that survives the loss of another.  Waits until nothing
-     * submitted before runs any more.
-     * DML_ERR_PEER  the deadline passed; any other: the device itself is broken, and so it stays */
+     * submitted before runs any more; the abort flag does not end that, and a transfer that waits for a peer is
+     * ended by its transport (comm/transport.h, abandon).  Events recorded before it have passed.
+     * DML_ERR_PEER         the deadline passed
+     * DML_ERR_UNAVAILABLE  the device itself is broken, and so it stays */
     dml_err (*renew)(dml_queue *queue, int64_t deadline_ns);
     /* The library handle kernels of this backend need (cudaStream_t); NULL on CPU. */
     void *(*native)(dml_queue *queue);
@@ -85,6 +112,14 @@ typedef struct dml_device_api {
     dml_err (*capture)(dml_queue *queue, dml_job job, void *arg, dml_replay **out);
     dml_err (*replay)(dml_queue *queue, dml_replay *replay);
     void (*replay_close)(dml_replay *replay); /* after the queue is idle; NULL is fine */
+
+    /* Goes to the end of the queue; called between jobs, by the thread that submits. */
+    dml_err (*sabotage)(dml_queue *queue, dml_sabotage what);
+
+    /* Watches device `index`, open or not, on a thread of its own.  NULL entries: nobody would say anything.
+     * DML_ERR_UNAVAILABLE  what would is not here: the text says which library or call */
+    dml_err (*watch)(int32_t index, dml_tell tell, void *context, dml_watch **out);
+    void (*unwatch)(dml_watch *watch); /* NULL is fine */
 } dml_device_api;
 
 #endif
