@@ -7,7 +7,7 @@
 #include <string.h>
 #include <time.h>
 
-enum { SLICE_MS = 50 };
+enum { HELD = 1, RELEASED, SLICE_MS = 100 };
 
 dml_err dml_beacon_init(dml_beacon *beacon)
 {
@@ -26,8 +26,14 @@ dml_err dml_beacon_hold(dml_beacon *beacon)
 {
     const int rc = pthread_mutex_trylock(&beacon->alive);
     if (rc != 0) DML_FAIL(DML_ERR_BUG, "the beacon cannot be held: %s", strerror(rc));
-    dml_wait_set(&beacon->held, 1);
+    dml_wait_set(&beacon->held, HELD);
     return DML_ERR_OK;
+}
+
+void dml_beacon_release(dml_beacon *beacon)
+{
+    dml_wait_set(&beacon->held, RELEASED);
+    pthread_mutex_unlock(&beacon->alive);
 }
 
 /* In slices: when three or more threads wait, glibc (2.36) loses the wake-up of the third. */
@@ -43,20 +49,25 @@ static int lock_until(dml_beacon *beacon, int64_t deadline_ns)
     }
 }
 
-dml_err dml_beacon_watch(dml_beacon *beacon, int64_t deadline_ns, bool *died)
+dml_err dml_beacon_watch(dml_beacon *beacon, int64_t deadline_ns, dml_life *out)
 {
-    *died = false;
+    *out = DML_LIFE_ON;
     /* Locking before the worker does would keep it from holding. */
-    if (dml_wait_reached(&beacon->held, 1, deadline_ns, NULL, "a beacon to be held") != DML_ERR_OK)
+    if (dml_wait_reached(&beacon->held, HELD, deadline_ns, NULL, "a beacon to be held") !=
+        DML_ERR_OK)
         return DML_ERR_OK;
     const int rc = lock_until(beacon, deadline_ns);
     switch (rc) {
     case ETIMEDOUT: return DML_ERR_OK;
     case EOWNERDEAD: /* the first watcher; unlocking it unrepaired tells all others */
         pthread_mutex_unlock(&beacon->alive);
-        *died = true;
+        *out = DML_LIFE_LOST;
         return DML_ERR_OK;
-    case ENOTRECOVERABLE: *died = true; return DML_ERR_OK;
+    case ENOTRECOVERABLE: *out = DML_LIFE_LOST; return DML_ERR_OK;
+    case 0:
+        pthread_mutex_unlock(&beacon->alive);
+        *out = DML_LIFE_LEFT;
+        if (atomic_load(&beacon->held) == RELEASED) return DML_ERR_OK;
     }
     DML_FAIL(DML_ERR_BUG, "the beacon's holder let it go: %s", strerror(rc));
 }

@@ -2,10 +2,10 @@
  *
  * The worker's main thread holds a robust process-shared mutex for life.  The kernel releases it while
  * the dying process leaves its memory map, before its pages are freed; a socket's end of file or a pidfd
- * comes only after them, about 100 ms later for each resident GB.  Ending in an orderly way announces
+ * comes only after them, about 100 ms later for each resident GB.  Ending without letting go announces
  * the same.
  *
- *   agent    init ------------------------- watch ...................... "died"
+ *   agent    init ------------------------- watch ...................... lost
  *   worker         exec, hold, works, works, SIGKILL
  */
 #ifndef DML_COMM_BEACON_H
@@ -20,8 +20,14 @@
 /* Lies in memory that agent and worker share (a control page). */
 typedef struct dml_beacon {
     pthread_mutex_t alive;
-    _Atomic uint32_t held; /* 1 from `hold` on */
+    _Atomic uint32_t held; /* 1 from `hold` on, 2 from `release` on */
 } dml_beacon;
+
+typedef enum dml_life {
+    DML_LIFE_ON,   /* held, or not held yet */
+    DML_LIFE_LEFT, /* let go in order */
+    DML_LIFE_LOST, /* the holder is dead */
+} dml_life;
 
 /* By the agent, before the worker starts; a page may be initialised anew for the next worker. */
 dml_err dml_beacon_init(dml_beacon *beacon);
@@ -30,12 +36,15 @@ dml_err dml_beacon_init(dml_beacon *beacon);
  * DML_ERR_BUG  it is held already */
 dml_err dml_beacon_hold(dml_beacon *beacon);
 
-/* Blocks until the holder is dead (*died = true) or the deadline (dml_clock_ns) passed (false).  Any
- * number of threads may watch: one is told at once, the others within 50 ms; later watches say
- * `died` at once.  A worker that dies before `hold` is not seen: until then the parent's wait for the
+/* By the same thread, at its orderly end: from here on its death is not announced. */
+void dml_beacon_release(dml_beacon *beacon);
+
+/* Blocks until the holder is dead or has let go, or the deadline (dml_clock_ns) passed (DML_LIFE_ON).  Any
+ * number of threads may watch: one is told at once, the others within 100 ms; later watches say the same
+ * at once.  A worker that dies before `hold` is not seen: until then the parent's wait for the
  * process is what tells.
  *
- * DML_ERR_BUG  the holder let it go while alive */
-dml_err dml_beacon_watch(dml_beacon *beacon, int64_t deadline_ns, bool *died);
+ * DML_ERR_BUG  the holder let it go otherwise */
+dml_err dml_beacon_watch(dml_beacon *beacon, int64_t deadline_ns, dml_life *out);
 
 #endif

@@ -39,7 +39,13 @@ static inline int64_t dml_ballot_of(int64_t step, bool is_redo)
 /* What one worker is doing; written by it alone, read by the agent, also when it is lost. */
 typedef struct dml_worker_page {
     dml_beacon beacon;
-    _Atomic int64_t beat_ns; /* dml_clock_ns of its newest heartbeat; 0: none yet */
+    /* Vital signs, for engine/detect.h. */
+    _Atomic int64_t beat_ns;  /* dml_clock_ns of its newest heartbeat; 0: none is to be expected */
+    _Atomic int32_t beat_tid; /* of the thread that beats */
+    _Atomic int32_t op_kind, op_chunk, op_mb; /* the compute op under way */
+    _Atomic int64_t op_limit_ns; /* it is stuck when it takes longer; 0: nobody can say yet */
+    _Atomic int64_t op_begin_ns; /* set last (release); 0: no op is under way */
+    _Atomic int64_t worked_ns;   /* of the compute lane, in training steps so far */
     /* What becomes of the step under way.  Whoever contributed has its share of the reduced gradients; once one has
      * voted, all have contributed, and the step is committed whoever dies. */
     _Atomic int64_t
@@ -79,6 +85,7 @@ typedef struct dml_move {
 #define DML_FENCE_END UINT32_MAX
 
 typedef struct dml_control {
+    int64_t heartbeat_ns; /* between two of a worker; set before the first is started */
     _Atomic uint32_t
         fence; /* what works at an epoch below it ends, and is refused by transports; it only grows */
     _Atomic uint32_t stop; /* raised by the agent: stop after the current step */

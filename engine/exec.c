@@ -42,7 +42,10 @@ static dml_err timed_job(void *arg)
     if (computes) dml_exec_count_exposed(r, begin_ns);
     if (tells(r)) DML_TRY(dml_exec_tell_step(r));
     dml_exec_record(r, begin_ns, 0); /* if it never ends, that is known */
-    DML_TRY(dml_exec_op(r));
+    if (computes) dml_exec_enter(r, begin_ns);
+    const dml_err err = dml_exec_op(r);
+    if (computes) dml_exec_leave(r);
+    DML_TRY(err);
     const int64_t end_ns = dml_clock_ns();
     dml_exec_record(r, begin_ns, end_ns);
     dml_exec_count_stash(r);

@@ -52,6 +52,7 @@ typedef struct dml_durations {
     int64_t ns[DML_EXEC_SAMPLES];
     int64_t count, window; /* so far; when the window began */
     int64_t parts_ns;      /* of the op under way that is in parts: they count as one */
+    int64_t limit_ns;      /* an op that takes longer is stuck; 0: too early to say */
 } dml_durations;
 
 /* Loaded batches whose copy may still read the loader's ring, oldest first. */
@@ -139,6 +140,10 @@ void dml_exec_land(dml_exec *x);
 
 /* The op runs since begin_ns, until end_ns if that is not 0: into the trace, if there is one. */
 void dml_exec_record(const dml_resolved *r, int64_t begin_ns, int64_t end_ns);
+
+/* The compute op runs from begin_ns on: into the worker's vital signs, until dml_exec_leave. */
+void dml_exec_enter(const dml_resolved *r, int64_t begin_ns);
+void dml_exec_leave(const dml_resolved *r);
 
 /* The op took `ns`: into durations and progress. */
 void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns);

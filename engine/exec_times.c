@@ -7,6 +7,9 @@
 #include <stdlib.h>
 #include <string.h>
 
+enum { STUCK_TIMES = 20, LIMIT_EVERY = 64 };
+#define STUCK_LEAST_NS (2 * DML_NS_PER_S)
+
 #define MIN2(a, b) ((a) < (b) ? (a) : (b))
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
@@ -18,6 +21,8 @@ static dml_durations *durations_of(const dml_exec *x, dml_op_kind kind, int32_t 
 void dml_exec_was_busy(dml_exec *x, int64_t ns)
 {
     atomic_fetch_add_explicit(&x->busy_ns, ns, memory_order_relaxed);
+    if (!x->c.program->forward_only)
+        atomic_fetch_add_explicit(&x->c.page->worked_ns, ns, memory_order_relaxed);
 }
 
 void dml_exec_record(const dml_resolved *r, int64_t begin_ns, int64_t end_ns)
@@ -85,6 +90,51 @@ void dml_exec_count_exposed(const dml_resolved *r, int64_t begin_ns)
     atomic_fetch_add_explicit(&x->exposed_ns, sum_ns, memory_order_relaxed);
 }
 
+/* ---- vital signs ---- */
+
+static int by_value(const void *a, const void *b)
+{
+    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
+    return (x > y) - (x < y);
+}
+
+/* Of the newest `most` durations, or of all that are kept. */
+static int64_t median(const dml_durations *d, int64_t most)
+{
+    const int64_t n = most < DML_EXEC_SAMPLES ? most : DML_EXEC_SAMPLES;
+    int64_t sorted[DML_EXEC_SAMPLES];
+    if (n == 0) return 0;
+    for (int64_t i = 0; i < n; i++)
+        sorted[i] = d->ns[(d->count - n + i) % DML_EXEC_SAMPLES];
+    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
+    return sorted[n / 2];
+}
+
+void dml_exec_enter(const dml_resolved *r, int64_t begin_ns)
+{
+    dml_worker_page *page = r->x->c.page;
+    const int64_t limit_ns = durations_of(r->x, (dml_op_kind)r->op->kind, r->op->chunk)->limit_ns;
+    atomic_store_explicit(&page->op_kind, r->op->kind, memory_order_relaxed);
+    atomic_store_explicit(&page->op_chunk, r->op->chunk, memory_order_relaxed);
+    atomic_store_explicit(&page->op_mb, r->op->mb, memory_order_relaxed);
+    atomic_store_explicit(&page->op_limit_ns, limit_ns, memory_order_relaxed);
+    atomic_store_explicit(&page->op_begin_ns, begin_ns, memory_order_release);
+}
+
+void dml_exec_leave(const dml_resolved *r)
+{
+    atomic_store_explicit(&r->x->c.page->op_begin_ns, 0, memory_order_release);
+}
+
+/* Now and then, at first with each doubling: a median costs a sort. */
+static void set_limit(dml_durations *d)
+{
+    const bool is_time =
+        d->count < LIMIT_EVERY ? (d->count & (d->count - 1)) == 0 : d->count % LIMIT_EVERY == 0;
+    if (!is_time) return;
+    d->limit_ns = MAX2(STUCK_LEAST_NS, STUCK_TIMES * median(d, d->count));
+}
+
 void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
 {
     dml_durations *d = durations_of(x, (dml_op_kind)op->kind, op->chunk);
@@ -92,6 +142,7 @@ void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
     if (dml_op_is_last(x->c.program, op)) {
         d->ns[d->count++ % DML_EXEC_SAMPLES] = d->parts_ns;
         d->parts_ns = 0;
+        set_limit(d);
     }
     dml_worker_page *page = x->c.page;
     if (dml_op_lane(op) == DML_LANE_COMPUTE) dml_exec_was_busy(x, ns);
@@ -110,8 +161,15 @@ void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
 static dml_err collect(dml_exec *x, const dml_resolved *r, int64_t patience_ns)
 {
     const dml_device_api *device = dml_exec_device(x);
+    const bool computes = dml_op_lane(r->op) == DML_LANE_COMPUTE;
+    const int64_t deadline_ns = patience_ns > 0 ? dml_clock_ns() + patience_ns : 0;
     int64_t ns = 0;
-    DML_TRY(device->await(r->done, patience_ns > 0 ? dml_clock_ns() + patience_ns : 0));
+    /* What it waits for is no part of an op: it has begun when its first event is there. */
+    DML_TRY(device->await(r->begun, deadline_ns));
+    if (computes) dml_exec_enter(r, dml_clock_ns());
+    const dml_err err = device->await(r->done, deadline_ns);
+    if (computes) dml_exec_leave(r);
+    DML_TRY(err);
     DML_TRY(device->elapsed(r->begun, r->done, &ns));
     dml_exec_took(x, r->op, ns);
     if (!x->span) return DML_ERR_OK;
@@ -157,24 +215,6 @@ dml_exec_times dml_exec_take_times(dml_exec *x)
         .busy_ns = atomic_exchange_explicit(&x->busy_ns, 0, memory_order_relaxed),
         .exposed_ns = atomic_exchange_explicit(&x->exposed_ns, 0, memory_order_relaxed),
         .stash_peak = atomic_load_explicit(&x->stash_peak, memory_order_relaxed)};
-}
-
-static int by_value(const void *a, const void *b)
-{
-    const int64_t x = *(const int64_t *)a, y = *(const int64_t *)b;
-    return (x > y) - (x < y);
-}
-
-/* Of the newest `most` durations, or of all that are kept. */
-static int64_t median(const dml_durations *d, int64_t most)
-{
-    const int64_t n = most < DML_EXEC_SAMPLES ? most : DML_EXEC_SAMPLES;
-    int64_t sorted[DML_EXEC_SAMPLES];
-    if (n == 0) return 0;
-    for (int64_t i = 0; i < n; i++)
-        sorted[i] = d->ns[(d->count - n + i) % DML_EXEC_SAMPLES];
-    qsort(sorted, (size_t)n, sizeof *sorted, by_value);
-    return sorted[n / 2];
 }
 
 int64_t dml_exec_median_ns(const dml_exec *x, dml_op_kind kind, int32_t chunk)

@@ -60,14 +60,14 @@ static void a_living_worker_is_not_announced(void **state)
 {
     (void)state;
     page *p = page_new();
-    bool died = true;
-    DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(5), &died)); /* before it is held */
-    DML_CHECK(!died);
+    dml_life life = DML_LIFE_LOST;
+    DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(5), &life)); /* before it is held */
+    DML_CHECK_EQ(DML_LIFE_ON, life);
     const pid_t pid = start_worker(p, 0);
     wait_ready(p);
     for (int i = 0; i < 3; i++) {
-        DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(5), &died));
-        DML_CHECK(!died);
+        DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(5), &life));
+        DML_CHECK_EQ(DML_LIFE_ON, life);
     }
     DML_CHECK_FAILS(DML_ERR_BUG, "cannot be held", dml_beacon_hold(&p->beacon));
     kill(pid, SIGKILL);
@@ -75,17 +75,33 @@ static void a_living_worker_is_not_announced(void **state)
     munmap(p, sizeof *p);
 }
 
-static void an_orderly_end_is_announced_too(void **state)
+static void an_end_without_release_is_announced_too(void **state)
 {
     (void)state;
     page *p = page_new();
     const pid_t pid = start_worker(p, 0);
     wait_ready(p);
     dml_wait_set(&p->go, 1);
-    bool died = false;
-    DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(20000), &died));
-    DML_CHECK(died);
+    dml_life life = DML_LIFE_ON;
+    DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(20000), &life));
+    DML_CHECK_EQ(DML_LIFE_LOST, life);
     reap(pid);
+    munmap(p, sizeof *p);
+}
+
+static void an_orderly_end_is_told_from_a_death(void **state)
+{
+    (void)state;
+    page *p = page_new();
+    dml_life life = DML_LIFE_LOST;
+    DML_CHECK_OK(dml_beacon_hold(&p->beacon));
+    DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(1), &life));
+    DML_CHECK_EQ(DML_LIFE_ON, life);
+    dml_beacon_release(&p->beacon);
+    for (int i = 0; i < 2; i++) {
+        DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(20000), &life));
+        DML_CHECK_EQ(DML_LIFE_LEFT, life);
+    }
     munmap(p, sizeof *p);
 }
 
@@ -108,15 +124,15 @@ static int64_t notice_ns(int64_t bytes)
     void *both[2] = {p, &pid};
     pthread_t thread;
     assert_int_equal(0, pthread_create(&thread, NULL, kill_soon, both));
-    bool died = false;
-    DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(20000), &died));
+    dml_life life = DML_LIFE_ON;
+    DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(20000), &life));
     const int64_t seen_ns = dml_clock_ns();
-    DML_CHECK(died);
+    DML_CHECK_EQ(DML_LIFE_LOST, life);
     pthread_join(thread, NULL);
     for (int i = 0; i < 2; i++) { /* and every later watch says so at once */
-        died = false;
-        DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(20000), &died));
-        DML_CHECK(died);
+        life = DML_LIFE_ON;
+        DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(20000), &life));
+        DML_CHECK_EQ(DML_LIFE_LOST, life);
     }
     reap(pid);
     const int64_t took_ns = seen_ns - atomic_load(&p->killed_ns);
@@ -143,14 +159,14 @@ static void a_killed_worker_is_announced_whatever_its_size(void **state)
 
 typedef struct watcher {
     page *p;
-    bool died;
+    dml_life life;
     dml_err err;
 } watcher;
 
 static void *watch(void *arg)
 {
     watcher *w = arg;
-    w->err = dml_beacon_watch(&w->p->beacon, in_ms(20000), &w->died);
+    w->err = dml_beacon_watch(&w->p->beacon, in_ms(20000), &w->life);
     return NULL;
 }
 
@@ -172,7 +188,7 @@ static void all_watchers_are_told(void **state)
     for (int i = 0; i < WATCHERS; i++) {
         pthread_join(thread[i], NULL);
         DML_CHECK_EQ(DML_ERR_OK, w[i].err);
-        DML_CHECK(w[i].died);
+        DML_CHECK_EQ(DML_LIFE_LOST, w[i].life);
     }
     reap(pid);
     munmap(p, sizeof *p);
@@ -187,12 +203,12 @@ static void a_page_serves_the_next_worker(void **state)
         atomic_store(&p->ready, 0);
         const pid_t pid = start_worker(p, 0);
         wait_ready(p);
-        bool died = true;
-        DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(1), &died));
-        DML_CHECK(!died);
+        dml_life life = DML_LIFE_LOST;
+        DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(1), &life));
+        DML_CHECK_EQ(DML_LIFE_ON, life);
         kill(pid, SIGKILL);
-        DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(20000), &died));
-        DML_CHECK(died);
+        DML_CHECK_OK(dml_beacon_watch(&p->beacon, in_ms(20000), &life));
+        DML_CHECK_EQ(DML_LIFE_LOST, life);
         reap(pid);
     }
     munmap(p, sizeof *p);
@@ -202,7 +218,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_living_worker_is_not_announced),
-        cmocka_unit_test(an_orderly_end_is_announced_too),
+        cmocka_unit_test(an_end_without_release_is_announced_too),
+        cmocka_unit_test(an_orderly_end_is_told_from_a_death),
         cmocka_unit_test(a_killed_worker_is_announced_whatever_its_size),
         cmocka_unit_test(all_watchers_are_told),
         cmocka_unit_test(a_page_serves_the_next_worker),

@@ -142,11 +142,11 @@ static void begin_epoch(control *c)
 static int64_t kill_one(control *c, pid_t pid[WORLD], int32_t victim)
 {
     const int32_t worker = c->members[victim];
-    bool died;
+    dml_life life;
     const int64_t kill_ns = dml_clock_ns();
     kill(pid[worker], SIGKILL);
-    DML_CHECK_OK(dml_beacon_watch(&c->worker[worker].beacon, in_ms(20000), &died));
-    DML_CHECK(died);
+    DML_CHECK_OK(dml_beacon_watch(&c->worker[worker].beacon, in_ms(20000), &life));
+    DML_CHECK_EQ(DML_LIFE_LOST, life);
     atomic_store(&c->abort.raised, 1);
     DML_CHECK_OK(dml_wait_reached(&c->reported, (uint32_t)c->n - 1, in_ms(20000), NULL, "reports"));
     memmove(c->members + victim, c->members + victim + 1,
