@@ -6,6 +6,7 @@
 #include "engine/change.h"
 #include "engine/choose.h"
 #include "engine/data_steps.h"
+#include "engine/detect.h"
 #include "engine/launch.h"
 #include "engine/leader.h"
 #include "engine/worker.h"
@@ -23,7 +24,6 @@
 #include <unistd.h>
 
 enum {
-    LOOK_MS = 1000,    /* between two looks at the workers' progress */
     PATIENCE_S = 10,   /* for the others to end after one failed, or after the last step */
     AFTER_KILL_S = 10, /* for SIGKILL to be carried out */
     PAUSE_S = 5,       /* between two looks: then this process did not run */
@@ -37,6 +37,7 @@ typedef struct followed {
     int status;  /* wait status, once exited */
     dml_report_fail fail;
     int64_t failed_at_ns; /* 0: it has not */
+    dml_sign sign;        /* by which it was noticed; no text: there was none */
 } followed;
 
 typedef struct agent {
@@ -47,6 +48,7 @@ typedef struct agent {
     int32_t threads;
     dml_control *control;
     int control_fd, spec_fd;
+    dml_detect *detect;
     int data_fd[DML_HOST_WORKERS], vote_fd[DML_HOST_WORKERS];
     dml_trace trace; /* {0}: none is wanted */
     int trace_fd;
@@ -91,8 +93,10 @@ static dml_err follow_plan(agent *a, const dml_report *r)
     dml_changes_event e = {0};
     if (!a->depot.memory) return DML_ERR_OK;
     dml_err err = dml_changes_take(&a->changes, r, &arena, &e);
-    if (err == DML_ERR_OK && e.changed)
+    if (err == DML_ERR_OK && e.changed) {
+        dml_detect_plan(a->detect, dml_changes_plan(&a->changes));
         err = dml_leader_change(&a->leader, dml_changes_plan(&a->changes));
+    }
     if (err == DML_ERR_OK && e.decided) err = dml_leader_balance(&a->leader, &e.balance);
     dml_arena_free(&arena);
     return err;
@@ -145,14 +149,38 @@ static void take_last_words(agent *a, int32_t rank)
     }
 }
 
+/* It had to be killed for what was seen of it. */
+static bool was_ended(const followed *w)
+{
+    return w->sign.text[0] && w->sign.kind != DML_SIGN_DIED;
+}
+
 static void worker_ended(agent *a, int32_t rank, int status)
 {
     followed *w = &a->worker[rank];
     take_last_words(a, rank);
+    dml_detect_forget(a->detect, rank);
     w->exited = true;
     w->status = status;
-    w->silent = a->killed && !w->said_fail && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
+    const bool by_us = a->killed || was_ended(w);
+    w->silent = by_us && !w->said_fail && WIFSIGNALED(status) && WTERMSIG(status) == SIGKILL;
     if (!w->said_end || status != 0) worker_failed(a, w);
+}
+
+/* A sign may come before the words that explain it. */
+static dml_err take_sign(agent *a, const dml_sign *s)
+{
+    followed *w = &a->worker[s->rank];
+    if (!dml_sign_is_loss(s->kind)) {
+        dml_console_note(&a->leader.view, "rank %d %s", s->rank, s->text);
+        return DML_ERR_OK;
+    }
+    take_last_words(a, s->rank);
+    if (w->exited || w->said_end || w->said_fail) return DML_ERR_OK;
+    w->sign = *s;
+    w->failed_at_ns = s->fault_ns > 0 ? s->fault_ns : s->seen_ns;
+    worker_failed(a, w);
+    return was_ended(w) ? dml_launch_kill(s->rank) : DML_ERR_OK;
 }
 
 /* Takes one event; blocks until there is one.
@@ -227,6 +255,7 @@ static dml_err start_worker(agent *a, int32_t rank)
 {
     int pair[2];
     DML_TRY(open_reports(a, pair));
+    DML_TRY(dml_detect_expect(a->detect, rank));
     const int32_t workers = a->plan.workers;
     int fds[DML_LAUNCH_FDS];
     int32_t n = 0;
@@ -263,6 +292,12 @@ static dml_err start_workers(agent *a)
         DML_TRY(segment("dml-data", &a->data_fd[r]));
         DML_TRY(segment("dml-vote", &a->vote_fd[r]));
     }
+    const dml_detect_config detect = {.control = a->control,
+                                      .workers = a->plan.workers,
+                                      .heartbeat_ns = a->spec.failures.heartbeat_ns,
+                                      .limit_ns = a->spec.failures.heartbeat_timeout_ns};
+    DML_TRY(dml_detect_open(&detect, &a->detect));
+    dml_detect_plan(a->detect, &a->plan);
     for (int32_t r = 0; r < a->plan.workers; r++)
         DML_TRY(start_worker(a, r));
     return DML_ERR_OK;
@@ -331,20 +366,28 @@ static void look_for_progress(agent *a)
     begin_end(a);
 }
 
+/* How long poll may wait: until the next look at vital signs, or the end of patience. */
+static int wait_ms(const agent *a)
+{
+    int64_t until_ns = dml_detect_due_ns(a->detect);
+    if (a->give_up_ns < until_ns) until_ns = a->give_up_ns;
+    const int64_t left_ns = until_ns - dml_clock_ns();
+    return left_ns > 0 ? (int)(left_ns / DML_NS_PER_MS) + 1 : 0;
+}
+
 /* Waits for the next thing to happen, or for patience to end. */
 static dml_err poll_once(agent *a)
 {
-    struct pollfd on[1 + DML_HOST_WORKERS] = {{DML_FD_LAUNCHER, POLLIN, 0}};
+    struct pollfd on[2 + DML_HOST_WORKERS] = {{DML_FD_LAUNCHER, POLLIN, 0},
+                                              {dml_detect_fd(a->detect), POLLIN, 0}};
     for (int32_t r = 0; r < a->plan.workers; r++)
-        on[1 + r] = (struct pollfd){a->worker[r].socket, POLLIN, 0}; /* -1 is skipped */
-    int timeout_ms = LOOK_MS;
-    if (a->give_up_ns != INT64_MAX) {
-        const int64_t left_ns = a->give_up_ns - dml_clock_ns();
-        timeout_ms = left_ns > 0 ? (int)(left_ns / DML_NS_PER_MS) + 1 : 0;
-    }
-    if (poll(on, 1 + (nfds_t)a->plan.workers, timeout_ms) < 0) return DML_ERR_OK; /* EINTR */
+        on[2 + r] = (struct pollfd){a->worker[r].socket, POLLIN, 0}; /* -1 is skipped */
+    if (poll(on, 2 + (nfds_t)a->plan.workers, wait_ms(a)) < 0) return DML_ERR_OK; /* EINTR */
+    dml_sign sign;
+    while (dml_detect_next(a->detect, dml_clock_ns(), &sign))
+        DML_TRY(take_sign(a, &sign));
     for (int32_t r = 0; r < a->plan.workers; r++)
-        if (on[1 + r].revents) take_report(a, r);
+        if (on[2 + r].revents && a->worker[r].socket >= 0) take_report(a, r);
     return on[0].revents ? next_event(a) : DML_ERR_OK;
 }
 
@@ -375,6 +418,7 @@ typedef enum blame {
 static blame blame_of(const followed *w)
 {
     if (w->failed_at_ns == 0) return BLAME_NONE;
+    if (w->sign.text[0]) return BLAME_ITSELF;
     if (w->silent) return BLAME_SILENT;
     return w->said_fail && w->fail.err == DML_ERR_PEER ? BLAME_ECHO : BLAME_ITSELF;
 }
@@ -413,6 +457,7 @@ static const char *last_action(const agent *a, int32_t rank, char *text, size_t 
 static const char *cause_of(const agent *a, const followed *w)
 {
     if (a->hang[0] && blame_of(w) != BLAME_ITSELF) return a->hang;
+    if (was_ended(w)) return w->sign.text;
     if (w->silent) return a->silence;
     return w->said_fail ? w->fail.trail : NULL;
 }
@@ -420,6 +465,7 @@ static const char *cause_of(const agent *a, const followed *w)
 static const char *noticed_by(const agent *a, const followed *w)
 {
     if (a->hang[0] && blame_of(w) != BLAME_ITSELF) return "lack of progress";
+    if (w->sign.text[0]) return dml_sign_name(w->sign.kind);
     return w->silent ? "its peers" : w->said_fail ? "its own report" : "exit status";
 }
 
@@ -428,11 +474,11 @@ static dml_failure_record failure_of(const agent *a, int32_t rank, char *action,
     const followed *w = &a->worker[rank];
     const dml_plan *plan = a->depot.memory ? dml_changes_plan(&a->changes) : &a->plan;
     const bool silent = w->silent, by_signal = WIFSIGNALED(w->status) && !silent;
-    const int64_t at_ns = silent ? a->ending_ns : w->failed_at_ns;
-    const double at_s = (double)(at_ns - a->leader.begin_ns) * 1e-9;
+    const int64_t at_ns = silent && !w->sign.text[0] ? a->ending_ns : w->failed_at_ns;
+    const int64_t seen_ns = w->sign.text[0] ? w->sign.seen_ns : at_ns;
     return (dml_failure_record){
-        .t_fault_s = at_s,
-        .t_detect_s = at_s,
+        .t_fault_s = (double)(at_ns - a->leader.begin_ns) * 1e-9,
+        .t_detect_s = (double)(seen_ns - a->leader.begin_ns) * 1e-9,
         .detected_by = noticed_by(a, w),
         .cause = cause_of(a, w),
         .rank = rank,
@@ -535,6 +581,7 @@ int dml_agent_main(const dml_agent_options *options)
     if (err == DML_ERR_OK) err = follow(&a);
     const int code = err == DML_ERR_OK ? conclude(&a) : give_up(&a, err);
     dml_leader_close(&a.leader);
+    dml_detect_close(a.detect);
     dml_changes_close(&a.changes);
     dml_depot_close(&a.depot);
     dml_control_unmap(a.control);

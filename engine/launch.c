@@ -23,7 +23,7 @@ static const int stop_signal[] = {SIGINT, SIGTERM, SIGHUP};
 enum { STOP_SIGNALS = sizeof stop_signal / sizeof *stop_signal };
 
 typedef struct request {
-    enum { REQUEST_START, REQUEST_KILL_ALL } kind;
+    enum { REQUEST_START, REQUEST_KILL, REQUEST_KILL_ALL } kind;
     int32_t rank;
 } request;
 
@@ -116,10 +116,15 @@ static void start_worker(supervisor *s, int32_t rank, const int *fds, int n_fds)
     tell_agent(s, &(dml_launch_event){DML_LAUNCH_STARTED, rank, (int32_t)pid, 0});
 }
 
-static void kill_workers(supervisor *s)
+static void kill_worker(const supervisor *s, int32_t rank)
+{
+    if (s->worker[rank]) kill(s->worker[rank], SIGKILL);
+}
+
+static void kill_workers(const supervisor *s)
 {
     for (int r = 0; r < DML_HOST_WORKERS; r++)
-        if (s->worker[r]) kill(s->worker[r], SIGKILL);
+        kill_worker(s, r);
 }
 
 /* ---- what can happen ---- */
@@ -141,6 +146,8 @@ static void serve_agent(supervisor *s)
     }
     if (q.kind == REQUEST_KILL_ALL)
         kill_workers(s);
+    else if (q.kind == REQUEST_KILL)
+        kill_worker(s, q.rank);
     else if (m.msg_flags & MSG_CTRUNC) /* some did not fit under this process' limit */
         tell_agent(s, &(dml_launch_event){DML_LAUNCH_FAILED, q.rank, 0, EMFILE});
     else
@@ -290,6 +297,11 @@ dml_err dml_launch_worker(int32_t rank, const int *fds, int32_t n_fds)
     DML_ASSERT_OP(rank, <, DML_HOST_WORKERS);
     DML_ASSERT_OP(n_fds, <=, DML_LAUNCH_FDS);
     return ask(&(request){REQUEST_START, rank}, fds, n_fds);
+}
+
+dml_err dml_launch_kill(int32_t rank)
+{
+    return ask(&(request){REQUEST_KILL, rank}, NULL, 0);
 }
 
 dml_err dml_launch_kill_all(void)

@@ -50,6 +50,8 @@ int dml_supervise(char *const argv[]);
 /* Asks for worker `rank`; fds [n_fds] become DML_FD_LAUNCHER, DML_FD_FIRST ... in it.  The answer comes as
  * an event.  DML_ERR_PEER  the supervisor is gone. */
 dml_err dml_launch_worker(int32_t rank, const int *fds, int32_t n_fds);
+/* Asks for SIGKILL to one worker; nothing happens when it has ended. */
+dml_err dml_launch_kill(int32_t rank);
 /* Asks for SIGKILL to all workers still alive. */
 dml_err dml_launch_kill_all(void);
 /* One event; *got false: the supervisor is gone.  Blocks: poll DML_FD_LAUNCHER first. */

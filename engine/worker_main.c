@@ -6,6 +6,7 @@
 #include "engine/change.h"
 #include "engine/data_steps.h"
 #include "engine/launch.h"
+#include "engine/warden.h"
 
 #include <fcntl.h>
 #include <stdio.h>
@@ -22,6 +23,7 @@ typedef struct process {
     int socket;
     int fd; /* the next descriptor given */
     int plan_fd;
+    dml_warden warden;
     dml_spec spec;
     dml_plan plan;
     dml_planned *later; /* the newest plan that the run changed to */
@@ -61,6 +63,7 @@ static dml_err prepare(process *p)
     snprintf(path, sizeof path, "/proc/self/fd/%d", DML_FD_FIRST + DML_WORKER_FD_SPEC);
     p->fd = DML_FD_FIRST + DML_WORKER_FD_MORE;
     DML_TRY(dml_control_map(DML_FD_FIRST + DML_WORKER_FD_CONTROL, &c->control));
+    DML_TRY(dml_warden_open(c->control, c->rank, &p->warden));
     DML_TRY(dml_spec_load(path, NULL, 0, &p->spec));
     DML_TRY(dml_data_resolve_steps(&p->spec));
     DML_TRY(dml_plan_make(&p->spec, &p->plan));
@@ -89,6 +92,8 @@ static dml_err run(int32_t rank, int socket)
         err = dml_worker_run(&p.config);
     else
         dml_report_failure(&p.config.reporter, rank, err);
+    if (err != DML_ERR_OK) return err; /* as it is, the beacon held: its end is announced */
+    dml_warden_close(&p.warden);
     dml_trace_close(&p.trace);
     dml_planned_free(p.later);
     dml_depot_close(&p.depot);

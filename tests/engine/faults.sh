@@ -75,11 +75,15 @@ grep -q ' 0 of them not done' "$work/log" && { failed=$((failed + 1)); echo 'FAI
 begin parallelism.timeout=1s; until_step 1
 victim=$(children worker | sed -n 3p)
 kill -STOP "$victim"; end
-check 'a stopped worker' 6 'FAILED: rank 2 stopped answering' "pid $victim" 'gave up first: ' 'failures     1'
+check 'a stopped worker' 6 'FAILED: rank 2 stopped answering' "pid $victim" 'by heartbeat' 'the process is stopped' 'failures     1'
 
 begin parallelism.pp=1 parallelism.split=auto parallelism.timeout=2s; until_step 1
 kill -STOP "$(children worker)"; end
-check 'a lone stopped worker' 6 'FAILED: rank 0 stopped answering' 'no worker has finished an op for'
+check 'a lone stopped worker' 6 'FAILED: rank 0 stopped answering' 'ms: the process is stopped'
+
+begin --max-steps 4; until_step 1
+kill -STOP -- "-$run"; sleep 2.5; kill -CONT -- "-$run"; end
+check 'all of it stopped and continued (^Z, fg)' 0 'step 4/4' 'finished     4 steps' 'weights'
 
 begin --max-steps 4 parallelism.pp=1 parallelism.split=auto; until_step 1
 agent=$(children agent) worker=$(children worker)
