@@ -4,6 +4,7 @@
 #include "engine/chunk_bucket.h"
 #include "engine/chunk_sum.h"
 #include "engine/plan_async.h"
+#include "engine/plan_lost.h"
 #include "engine/plan_order.h"
 #include "schedule/check.h"
 #include "schedule/lower.h"
@@ -225,15 +226,21 @@ static dml_err check_coverage(const dml_plan *plan, const dml_program *p)
     return DML_ERR_OK;
 }
 
-static dml_err lower_checked(const dml_program *order, const dml_cost *cost, dml_program *out)
+static dml_err lower_checked(const dml_plan *plan, const dml_program *order, dml_program *out)
 {
     DML_TRY(dml_check(order, NULL));
-    DML_TRY(dml_lower(order, cost, out));
+    DML_TRY(dml_lower(order, &plan->cost, out));
+    dml_plan_drop_lost(plan, out);
     return dml_check(out, NULL);
 }
 
-/* The order of all replicas, before it is lowered, in plan->train: whose routes the costs need. */
-static dml_err make_order(dml_plan *plan)
+static bool is_whole(const dml_plan *plan)
+{
+    return plan->spec->parallelism.lost.n == 0;
+}
+
+/* The order of all replicas, as if none were lost. */
+static dml_err make_whole_order(dml_plan *plan)
 {
     if (!dml_plan_is_equal(plan)) return dml_plan_order(plan, &plan->train, &plan->bound_ns);
     dml_program one = {0};
@@ -242,6 +249,14 @@ static dml_err make_order(dml_plan *plan)
         dml_expand_replicas(&one, plan->replicas, one.mbs * plan->replicas, &plan->train);
     dml_program_free(&one);
     return err;
+}
+
+/* The order of those who are there, before it is lowered, in plan->train: whose routes the costs need. */
+static dml_err make_order(dml_plan *plan, const int64_t *less_bytes)
+{
+    DML_TRY(make_whole_order(plan));
+    return is_whole(plan) ? DML_ERR_OK
+                          : dml_plan_lose(plan, less_bytes, &plan->train, &plan->bound_ns);
 }
 
 static dml_err make_programs(dml_plan *plan)
@@ -253,9 +268,9 @@ static dml_err make_programs(dml_plan *plan)
     dml_err err = check_coverage(plan, &order);
     if (err == DML_ERR_OK) err = fill_skips(plan, &order);
     if (err == DML_ERR_OK) err = dml_schedule_recompute(&order, plan->spec->parallelism.recompute);
-    if (err == DML_ERR_OK) err = lower_checked(&order, &plan->cost, &plan->train);
+    if (err == DML_ERR_OK) err = lower_checked(plan, &order, &plan->train);
     if (err == DML_ERR_OK) err = dml_schedule_forward_only(&order, &forward);
-    if (err == DML_ERR_OK) err = lower_checked(&forward, &plan->cost, &plan->eval);
+    if (err == DML_ERR_OK) err = lower_checked(plan, &forward, &plan->eval);
     dml_program_free(&order);
     dml_program_free(&forward);
     return err;
@@ -368,24 +383,41 @@ static dml_err make_layout(dml_plan *plan)
     return DML_ERR_OK;
 }
 
-/* All that depends on where the model is cut. */
-static dml_err make_cut(dml_plan *plan, bool one, bool within_memory)
+/* What is known before the plan is made. */
+typedef struct known {
+    bool one;             /* of equal pipelines the programs show one */
+    bool within_memory;   /* cut to fit */
+    const int32_t *begin; /* [stages + 1] the cut; NULL: it is made here */
+    int64_t *less_bytes;  /* [workers] engine/plan_lost.h */
+} known;
+
+static dml_err split_model(dml_plan *plan, const known *k)
 {
-    DML_TRY(
-        dml_model_split(plan->spec, &plan->model, plan->stages, within_memory, plan->stage_begin));
+    if (k->begin) {
+        memcpy(plan->stage_begin, k->begin, ((size_t)plan->stages + 1) * sizeof *k->begin);
+        return DML_ERR_OK;
+    }
+    return dml_model_split(plan->spec, &plan->model, plan->stages, k->within_memory,
+                           plan->stage_begin);
+}
+
+/* All that depends on where the model is cut. */
+static dml_err make_cut(dml_plan *plan, const known *k)
+{
+    DML_TRY(split_model(plan, k));
     DML_TRY(dml_model_cut(&plan->model, plan->stages, plan->stage_begin, &plan->arena));
     DML_TRY(make_cost(plan));
-    if (one && dml_plan_is_equal(plan))
+    if (k->one && dml_plan_is_equal(plan))
         DML_TRY(show_one(plan));
     else
-        DML_TRY(make_order(plan));
+        DML_TRY(make_order(plan, k->less_bytes));
     DML_TRY(price_all_buckets(plan));
     if (plan->alike > 1) DML_TRY(take_slowest(plan));
     DML_TRY(make_programs(plan));
     return check_memory(plan);
 }
 
-/* Frees what make_cut made but for the arena. */
+/* Frees what make_cut made but for the arena, for another try. */
 static void drop_cut(dml_plan *plan)
 {
     dml_program_free(&plan->train);
@@ -393,26 +425,74 @@ static void drop_cut(dml_plan *plan)
     dml_cost_free(&plan->cost);
 }
 
-/* Only a cut whose plan is known tells to the byte what it holds: the best without limits comes first, and one that is
- * cut to fit only where that does not. */
-static dml_err make(dml_plan *plan, bool one)
+static void begin_again(dml_plan *plan)
 {
-    const dml_spec *spec = plan->spec;
-    DML_TRY(make_layout(plan));
-    const dml_err err = make_cut(plan, one, false);
-    if (err != DML_ERR_SPEC || !dml_spec_has_limits(spec) ||
-        spec->parallelism.split != DML_SPLIT_AUTO)
-        return err;
     drop_cut(plan);
     set_sizes(plan);
     memset(plan->reduce_bytes, 0, (size_t)plan->stages * sizeof *plan->reduce_bytes);
-    return make_cut(plan, one, true);
+}
+
+/* Only a cut whose plan is known tells to the byte what it holds: the best without limits comes first, and one that is
+ * cut to fit only where that does not. */
+static bool may_cut_to_fit(const dml_spec *spec)
+{
+    return dml_spec_has_limits(spec) && spec->parallelism.split == DML_SPLIT_AUTO;
+}
+
+static dml_err make(dml_plan *plan, bool one)
+{
+    DML_TRY(make_layout(plan));
+    const dml_err err = make_cut(plan, &(known){.one = one});
+    if (err != DML_ERR_SPEC || !may_cut_to_fit(plan->spec)) return err;
+    begin_again(plan);
+    return make_cut(plan, &(known){.one = one, .within_memory = true});
+}
+
+/* ---- without some of the workers --------------------------------------------------------------------- */
+
+/* By how much programs that are made are over the workers' limits; false: there are none, or none is. */
+static bool add_excess(const dml_plan *plan, int64_t *less_bytes)
+{
+    bool any = false;
+    for (int32_t w = 0; plan->eval.lowered && w < plan->workers; w++) {
+        const int64_t most = dml_plan_limit(plan, w);
+        const int64_t over = most > 0 ? dml_plan_worker_bytes(plan, w) - most : 0;
+        if (over <= 0) continue;
+        less_bytes[w] += over;
+        any = true;
+    }
+    return any;
+}
+
+/* The cut is that of the whole plan, which may have been made to fit.  The list scheduler knows what micro-batches
+ * keep, not what values on their way hold beside it: what that comes to is known afterwards. */
+static dml_err make_without(dml_plan *plan)
+{
+    enum { TRIES = 8 };
+    dml_spec spec = *plan->spec;
+    dml_plan whole = {.spec = &spec};
+    known k = {0};
+    spec.parallelism.lost.n = 0;
+    DML_TRY(make_layout(plan));
+    k.less_bytes = DML_NEW_N(&plan->arena, int64_t, plan->workers);
+    if (may_cut_to_fit(plan->spec)) {
+        DML_TRY(dml_plan_make(&spec, &whole));
+        k.begin = whole.stage_begin;
+    }
+    dml_err err = make_cut(plan, &k);
+    for (int32_t n = 1; n < TRIES && err == DML_ERR_SPEC; n++) {
+        if (!add_excess(plan, k.less_bytes)) break;
+        begin_again(plan);
+        err = make_cut(plan, &k);
+    }
+    dml_plan_free(&whole);
+    return err;
 }
 
 dml_err dml_plan_make(const dml_spec *spec, dml_plan *out)
 {
     *out = (dml_plan){.spec = spec};
-    const dml_err err = make(out, false);
+    const dml_err err = is_whole(out) ? make(out, false) : make_without(out);
     if (err != DML_ERR_OK) dml_plan_free(out);
     return err;
 }
@@ -420,7 +500,7 @@ dml_err dml_plan_make(const dml_spec *spec, dml_plan *out)
 dml_err dml_plan_make_one(const dml_spec *spec, dml_plan *out)
 {
     *out = (dml_plan){.spec = spec};
-    const dml_err err = make(out, true);
+    const dml_err err = is_whole(out) ? make(out, true) : make_without(out);
     if (err != DML_ERR_OK) dml_plan_free(out);
     return err;
 }

@@ -27,7 +27,8 @@ typedef struct dml_plan {
     int64_t *reduce_bytes; /* [stages] that its holders sum up in an update: gradients and slots */
     dml_program train, eval; /* lowered and checked */
     dml_cost cost;           /* what the planner assumed: delays as given, the rest from flops */
-    int64_t bound_ns;   /* schedule auto: no order over the same placement is shorter; else 0 */
+    int64_t
+        bound_ns; /* schedule auto, or with workers lost: no order over the same placement is shorter; else 0 */
     bool cost_is_exact; /* at least 99 % of the time is in delay layers */
     dml_arena arena;    /* owns the tables */
 } dml_plan;
@@ -39,13 +40,13 @@ void dml_plan_free(dml_plan *plan);
 
 /* For pricing: of equal pipelines the programs show one, with the costs of the slowest of them and all-reduces among all
  * replicas, and `ranks` workers, one replica, and the micro-batches of one.  Where pipelines are alike, times and bytes
- * are those of dml_plan_make, at a cost that does not grow with their number.  Under parallelism.stages: the same as
- * dml_plan_make. */
+ * are those of dml_plan_make, at a cost that does not grow with their number.  Under parallelism.stages, and where
+ * workers are lost: the same as dml_plan_make. */
 dml_err dml_plan_make_one(const dml_spec *spec, dml_plan *out);
 /* What worker w of the plan's programs may hold, the least of all it stands for; 0: no limit. */
 int64_t dml_plan_limit(const dml_plan *plan, int32_t worker);
 
-/* Equal pipelines, as against parallelism.stages. */
+/* Equal pipelines, as against parallelism.stages; some of their workers may be lost. */
 static inline bool dml_plan_is_equal(const dml_plan *p)
 {
     return p->ranks > 0;
@@ -59,9 +60,12 @@ int32_t dml_plan_holders(const dml_plan *p, int32_t stage, int32_t *out);
 /* Micro-batches of a step that the worker runs of the stage. */
 int32_t dml_plan_share(const dml_plan *p, int32_t worker, int32_t stage);
 
-/* A worker's place, for people; what it runs, only the routes say.  Equal pipelines: its rank in one, and which one;
+/* Whether parallelism.lost names the worker. */
+bool dml_plan_lost(const dml_plan *p, int32_t worker);
+
+/* A worker's place, for people; what it runs, only the routes say, and a lost one keeps the place that it had.  Equal pipelines: its rank in one, and which one;
  * replicas of a rank are neighbours, worker = rank * replicas + replica.  Under parallelism.stages: the first stage
- * that it holds, and how many workers before it hold that too. */
+ * that names it, and how many workers before it that stage names, too; both -1 where none does. */
 int32_t dml_plan_rank(const dml_plan *p, int32_t worker);
 int32_t dml_plan_replica(const dml_plan *p, int32_t worker);
 /* Appends the stages that the worker holds: "0,2". */

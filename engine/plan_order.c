@@ -23,13 +23,6 @@ enum { TRIALS = 300, LARGEST_FILE = 256 << 20 };
 
 /* ---- auto ---- */
 
-/* What each stage keeps per micro-batch, and what of parallelism.memory each worker of the routes has left for
- * that. */
-typedef struct memory {
-    int64_t *held_bytes;  /* [stages] */
-    int64_t *limit_bytes; /* [workers] NULL: no limit */
-} memory;
-
 static bool holds(const dml_program *routes, int32_t worker, int32_t stage)
 {
     for (int32_t mb = 0; mb < routes->mbs; mb++)
@@ -37,10 +30,10 @@ static bool holds(const dml_program *routes, int32_t worker, int32_t stage)
     return false;
 }
 
-/* Of a worker of the routes: of equal pipelines the tightest that it stands for. */
-static int64_t limit_of(const dml_plan *plan, int32_t worker)
+/* Of a worker of the routes: of equal pipelines of which they show one the tightest that it stands for. */
+static int64_t limit_of(const dml_plan *plan, const dml_program *routes, int32_t worker)
 {
-    const int32_t each = dml_plan_is_equal(plan) ? plan->replicas : 1;
+    const int32_t each = plan->workers / routes->workers;
     int64_t least = INT64_MAX;
     for (int32_t k = 0; k < each; k++) {
         const int64_t bytes = dml_spec_memory(plan->spec, worker * each + k);
@@ -49,14 +42,14 @@ static int64_t limit_of(const dml_plan *plan, int32_t worker)
     return least;
 }
 
-static dml_err measure_memory(const dml_plan *plan, const dml_program *routes, bool split,
-                              dml_arena *arena, memory *out)
+dml_err dml_plan_order_memory(const dml_plan *plan, const dml_program *routes, bool split,
+                              dml_arena *arena, dml_order_memory *out)
 {
     const int32_t limited = dml_spec_has_limits(plan->spec) ? routes->workers : 0;
-    *out = (memory){.held_bytes = DML_NEW_N(arena, int64_t, plan->stages)};
+    *out = (dml_order_memory){.held_bytes = DML_NEW_N(arena, int64_t, plan->stages)};
     if (limited > 0) out->limit_bytes = DML_NEW_N(arena, int64_t, routes->workers);
     for (int32_t w = 0; w < limited; w++)
-        out->limit_bytes[w] = limit_of(plan, w);
+        out->limit_bytes[w] = limit_of(plan, routes, w);
     for (int32_t s = 0; s < plan->stages; s++) {
         dml_chunk c;
         DML_TRY(dml_chunk_plan(plan->spec, &plan->model, plan->stage_begin[s],
@@ -76,8 +69,8 @@ static dml_err make_one(const dml_plan *plan, const dml_program *routes, const d
                         bool split, dml_program *out, int64_t *wall_ns, int64_t *bound_ns)
 {
     dml_arena arena = {0};
-    memory m;
-    dml_err err = measure_memory(plan, routes, split, &arena, &m);
+    dml_order_memory m;
+    dml_err err = dml_plan_order_memory(plan, routes, split, &arena, &m);
     if (err == DML_ERR_OK) {
         const dml_list_args args = {.routes = routes,
                                     .cost = cost,
@@ -239,7 +232,7 @@ static dml_err at_schedule(const dml_spec *spec, dml_err err)
     return dml_spec_fail(spec, dml_spec_place(spec, key), key, "%s", dml_err_trail());
 }
 
-static dml_err at_memory(const dml_spec *spec, dml_err err)
+dml_err dml_plan_at_memory(const dml_spec *spec, dml_err err)
 {
     const char *key = spec->cluster.memory.n > 0 ? "cluster.memory" : "parallelism.memory";
     if (err != DML_ERR_NOMEM || !dml_spec_has_limits(spec)) return err;
@@ -267,7 +260,7 @@ dml_err dml_plan_order(const dml_plan *plan, dml_program *out, int64_t *bound_ns
     if (!dml_plan_is_equal(plan) && !is_auto(plan->spec)) return refuse_stages(plan->spec);
     const char *path = csv_path(plan->spec);
     if (path) return read_csv(plan, path, out);
-    if (is_auto(plan->spec)) return at_memory(plan->spec, make_auto(plan, out, bound_ns));
+    if (is_auto(plan->spec)) return dml_plan_at_memory(plan->spec, make_auto(plan, out, bound_ns));
     const dml_schedule *schedule;
     DML_TRY(dml_schedule_find(plan->spec->parallelism.schedule, &schedule));
     const dml_schedule_args args = {.stages = plan->ranks,

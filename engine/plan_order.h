@@ -15,6 +15,19 @@
  *               file */
 dml_err dml_plan_order(const dml_plan *plan, dml_program *out, int64_t *bound_ns);
 
+/* What each stage keeps per micro-batch, and what of its limit each worker of the routes has left for that. */
+typedef struct dml_order_memory {
+    int64_t *held_bytes;  /* [stages] */
+    int64_t *limit_bytes; /* [workers] NULL: no limit */
+} dml_order_memory;
+
+/* Of routes over the plan's workers, or over those of one of equal pipelines; the arena's. */
+dml_err dml_plan_order_memory(const dml_plan *plan, const dml_program *routes, bool split,
+                              dml_arena *arena, dml_order_memory *out);
+
+/* The same failure with the place of the limit in the spec, where it is one of memory. */
+dml_err dml_plan_at_memory(const dml_spec *spec, dml_err err);
+
 /* One line on what the spec asks for; the arena's. */
 const char *dml_plan_order_doc(const dml_spec *spec, dml_arena *arena);
 

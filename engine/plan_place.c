@@ -27,12 +27,28 @@ int32_t dml_plan_holders(const dml_plan *p, int32_t stage, int32_t *out)
     return n;
 }
 
+bool dml_plan_lost(const dml_plan *p, int32_t worker)
+{
+    const dml_int_list *lost = &p->spec->parallelism.lost;
+    for (int32_t i = 0; i < lost->n; i++)
+        if (lost->v[i] == worker) return true;
+    return false;
+}
+
+static bool names(const dml_plan *p, int32_t stage, int32_t worker)
+{
+    const dml_int_list *workers = &p->spec->parallelism.stage[stage].workers;
+    for (int32_t i = 0; i < workers->n; i++)
+        if (workers->v[i] == worker) return true;
+    return false;
+}
+
+/* Of parallelism.stages the first that names it, -1: none does. */
 static int32_t first_stage(const dml_plan *p, int32_t worker)
 {
-    int32_t s = 0;
-    while (!dml_plan_holds(p, worker, s))
-        s++;
-    return s;
+    for (int32_t s = 0; s < p->stages; s++)
+        if (names(p, s, worker)) return s;
+    return -1;
 }
 
 int32_t dml_plan_rank(const dml_plan *p, int32_t worker)
@@ -45,9 +61,9 @@ int32_t dml_plan_replica(const dml_plan *p, int32_t worker)
     if (dml_plan_is_equal(p)) return worker % p->replicas;
     const int32_t s = first_stage(p, worker);
     int32_t before = 0;
-    for (int32_t w = 0; w < worker; w++)
-        before += dml_plan_holds(p, w, s);
-    return before;
+    for (int32_t w = 0; w < worker && s >= 0; w++)
+        before += names(p, s, w);
+    return s < 0 ? -1 : before;
 }
 
 void dml_plan_print_stages(const dml_plan *p, int32_t worker, dml_str *out)

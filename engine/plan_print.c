@@ -112,6 +112,11 @@ static void print_workers(const dml_plan *p, const dml_sim *sim, int32_t steps)
     for (int32_t w = 0; w < p->workers; w++) {
         dml_str place = {0};
         append_place(p, w, &place);
+        if (dml_plan_lost(p, w)) {
+            printf("%-8d %s %10s\n", w, dml_str_text(&place), "lost");
+            dml_str_free(&place);
+            continue;
+        }
         printf("%-8d %s %10.3f %7.1f%% %12d\n", w, dml_str_text(&place),
                (double)sim->busy_ns[w] * 1e-6 / steps, 100.0 * dml_sim_bubble(sim, w),
                sim->peak_stash[w]);

@@ -15,6 +15,7 @@
 #include <string.h>
 
 enum { WORKERS, SHARES, OPTIONS };
+enum { MOST_WORKERS = 1024 };
 
 static const dml_spec_key options[OPTIONS] = {
     [WORKERS] = {"workers", DML_SPEC_INTS, offsetof(dml_stage_spec, workers), DML_SPEC_NONE,
@@ -32,11 +33,14 @@ int32_t dml_spec_stages(const dml_spec *spec)
                : spec->parallelism.pipeline_parallel_size * spec->parallelism.virtual_stages;
 }
 
+/* The lost keep their numbers, also where no stage names them any more. */
 int32_t dml_spec_workers(const dml_spec *spec)
 {
     if (spec->parallelism.n_stages == 0)
         return spec->parallelism.pipeline_parallel_size * spec->parallelism.data_parallel_size;
     int32_t last = 0;
+    for (int32_t i = 0; i < spec->parallelism.lost.n; i++)
+        if (spec->parallelism.lost.v[i] > last) last = spec->parallelism.lost.v[i];
     for (int32_t s = 0; s < spec->parallelism.n_stages; s++) {
         const dml_int_list *workers = &spec->parallelism.stage[s].workers;
         for (int32_t i = 0; i < workers->n; i++)
@@ -166,7 +170,7 @@ void dml_spec_settle_layout(dml_spec_reader *r)
     }
 }
 
-/* Workers are processes 0 .. n - 1: one that runs nothing is a slip of the pen. */
+/* Workers are processes 0 .. n - 1: one that runs nothing is a slip of the pen, or lost. */
 static void check_gaps(dml_spec_reader *r)
 {
     const int32_t workers = dml_spec_workers(r->spec);
@@ -176,6 +180,8 @@ static void check_gaps(dml_spec_reader *r)
         for (int32_t i = 0; i < list->n; i++)
             named[list->v[i]] = true;
     }
+    for (int32_t i = 0; i < r->spec->parallelism.lost.n; i++)
+        named[r->spec->parallelism.lost.v[i]] = true;
     for (int32_t w = 0; w < workers; w++) {
         if (named[w]) continue;
         dml_complain_at(&r->report, r->source->entry[DML_KEY_STAGES].value->place,
@@ -210,10 +216,30 @@ static void check_stage_shares(dml_spec_reader *r, int32_t s)
     }
 }
 
+/* Each once, and one of the layout: equal pipelines have so many workers, stages name theirs. */
+static void check_lost(dml_spec_reader *r)
+{
+    const dml_int_list *lost = &r->spec->parallelism.lost;
+    const bool equal = r->spec->parallelism.n_stages == 0;
+    const int32_t workers = equal ? dml_spec_workers(r->spec) : MOST_WORKERS;
+    for (int32_t i = 0; i < lost->n; i++) {
+        const dml_place place = r->source->entry[DML_KEY_LOST].value->item[i].place;
+        if (lost->v[i] >= workers)
+            dml_complain_at(&r->report, place, "there is no worker %d to lose: the layout has %d",
+                            lost->v[i], workers);
+        for (int32_t k = 0; k < i; k++)
+            if (lost->v[k] == lost->v[i])
+                dml_complain_at(&r->report, place, "worker %d is lost twice", lost->v[i]);
+    }
+}
+
 void dml_spec_check_stages(dml_spec_reader *r)
 {
     dml_spec *spec = r->spec;
     const dml_spec_entry *entry = r->source->entry;
+    if (!entry[DML_KEY_LOST].bad && !entry[DML_KEY_STAGES].bad && !entry[DML_KEY_PIPELINE].bad &&
+        !entry[DML_KEY_REPLICAS].bad)
+        check_lost(r);
     if (spec->parallelism.n_stages == 0 || entry[DML_KEY_STAGES].bad) return;
     check_gaps(r);
     const bool counted = !entry[DML_KEY_GLOBAL_BATCH].bad && !entry[DML_KEY_MICRO_BATCH].bad &&

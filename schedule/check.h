@@ -26,7 +26,7 @@
     X(replicas,  PROGRAM) /* in each update one REDUCE per bucket and holder of its chunk, after the     \
                            * last op that adds to it, in orders that agree                               */ \
     X(stepped,   PROGRAM) /* in each update one VOTE after all reductions, if there are votes, then one  \
-                           * STEP per chunk held, updates in order                                       */ \
+                           * STEP per chunk held, updates in order; a worker with no ops has no part     */ \
     X(intact,    PROGRAM) /* a version is read when it is made and not overwritten yet; a sum is not     \
                            * added to before the STEP of the update that had it                          */ \
     X(slots,     PROGRAM) /* a slot holds, whenever it is read, what the reader wants                    */ \

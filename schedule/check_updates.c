@@ -178,7 +178,8 @@ static dml_err check_step(dml_checking *k, const walk *at, int32_t i)
 static dml_err all_stepped(dml_checking *k, const walk *at)
 {
     const dml_program *p = k->p;
-    for (int32_t u = 0; p->votes && u < dml_program_updates(p, 0); u++)
+    const bool there = p->list[at->w].n > 0; /* else it has no part in the step at all */
+    for (int32_t u = 0; p->votes && there && u < dml_program_updates(p, 0); u++)
         if (at->vote[u] < 0) return dml_check_fail(k, at->w, -1, "does not vote on update %d", u);
     for (int32_t c = 0; c < p->chunks; c++)
         for (int32_t u = 0; holds(at, c) && u < dml_program_updates(p, c); u++)

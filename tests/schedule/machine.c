@@ -384,7 +384,7 @@ static bool try_start(machine *m, int32_t w, int32_t i)
                     op->kind == DML_OP_REDUCE
                         ? find_reduce(m->p, v, op->chunk, op->edge, machine_update(op))
                         : find(m->p, v, DML_OP_VOTE, 0, op->mb);
-                bool takes_part = op->kind == DML_OP_VOTE;
+                bool takes_part = op->kind == DML_OP_VOTE && m->p->list[v].n > 0;
                 for (int32_t mb = 0; mb < m->p->mbs && !takes_part; mb++)
                     takes_part = *dml_program_route(m->p, op->chunk, mb) == v;
                 if (!takes_part) continue;
