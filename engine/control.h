@@ -15,6 +15,7 @@
 
 #include "comm/beacon.h"
 #include "engine/base/wait.h"
+#include "engine/inject.h"
 #include "engine/update.h"
 #include "schedule/op.h"
 
@@ -100,6 +101,7 @@ typedef struct dml_control {
      * fence like all others. */
     _Atomic uint32_t admitted[DML_HOST_WORKERS];
     dml_move move;
+    dml_fault_board faults; /* asked for */
     dml_worker_page worker[DML_HOST_WORKERS];
 } dml_control;
 

@@ -43,7 +43,9 @@ static dml_err timed_job(void *arg)
     if (tells(r)) DML_TRY(dml_exec_tell_step(r));
     dml_exec_record(r, begin_ns, 0); /* if it never ends, that is known */
     if (computes) dml_exec_enter(r, begin_ns);
-    const dml_err err = dml_exec_op(r);
+    dml_err err = dml_exec_strike(r, r->x->c.lane[dml_op_lane(r->op)]);
+    if (err == DML_ERR_OK) err = dml_exec_op(r);
+    if (computes) dml_exec_drag(r, begin_ns);
     if (computes) dml_exec_leave(r);
     DML_TRY(err);
     const int64_t end_ns = dml_clock_ns();
@@ -112,6 +114,8 @@ static dml_err enqueue(dml_resolved *r, dml_queue *q)
     const dml_device_api *device = dml_exec_device(r->x);
     if (clears(r)) return device->submit(q, clear_job, r);
     if (!dml_exec_has_work(r)) return DML_ERR_OK;
+    DML_TRY(dml_exec_strike(r, q));
+    dml_exec_drag(r, 0);
     if (tells(r)) DML_TRY(device->submit(q, tell_job, r));
     if (r->begun) DML_TRY(device->record(q, r->begun));
     if (r->replay && is_full(r))

@@ -14,6 +14,7 @@
 #include "engine/control.h"
 #include "engine/data_loader.h"
 #include "engine/graphs.h"
+#include "engine/inject_strike.h"
 #include "engine/trace.h"
 #include "engine/update.h"
 #include "schedule/program.h"
@@ -59,6 +60,7 @@ typedef struct dml_exec_config {
     dml_graphs
         *graphs; /* compute ops are captured into it and replayed; NULL: submitted each time */
     const dml_recorder *recorder; /* of the program; NULL: no step is traced */
+    dml_striker *striker;         /* faults strike before ops; NULL: none do */
     int64_t timeout_ns;           /* for one wait */
     /* Asynchronous programs that vote: the job of V, on the reduce lane, for one update; fills norm and skip. */
     dml_err (*vote)(void *context, int32_t update, dml_exec_update *out);

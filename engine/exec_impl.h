@@ -2,7 +2,7 @@
  *
  *   exec_resolve.c  op -> pointers         exec_load.c   micro-batches from the loaders' rings
  *   exec_op.c       one op                 exec_times.c  how long ops took, what is done
- *   exec.c          issuing a step
+ *   exec.c          issuing a step        exec_strike.c  faults on purpose
  *
  * The same ops on two kinds of device.  Where jobs run on the queue's thread (the host), a job takes its own
  * time and loads its own batch.  Where a job only enqueues (a GPU), events stamp begin and end of an op, loading
@@ -127,6 +127,19 @@ dml_err dml_exec_capture_job(void *arg);
 
 /* Counts micro-batches between forward and the end of their stash, in the order of the compute lane. */
 void dml_exec_count_stash(const dml_resolved *r);
+
+/* ---- exec_strike.c ---- */
+
+/* Before an op, where it is issued or where it runs: faults that are for it. */
+dml_err dml_exec_strike_op(dml_resolved *r, dml_queue *queue);
+static inline dml_err dml_exec_strike(dml_resolved *r, dml_queue *queue)
+{
+    return dml_striker_wants(r->x->c.striker) ? dml_exec_strike_op(r, queue) : DML_ERR_OK;
+}
+
+/* A compute op that began at begin_ns is over: what a slow worker takes longer.  Where jobs only enqueue, before it,
+ * by what it took before. */
+void dml_exec_drag(const dml_resolved *r, int64_t begin_ns);
 
 /* ---- exec_load.c ---- */
 

@@ -16,6 +16,7 @@
 #include "engine/chunk.h"
 #include "engine/control.h"
 #include "engine/depot.h"
+#include "engine/inject_strike.h"
 #include "engine/plan.h"
 #include "engine/trace.h"
 #include "kernels/backend.h"
@@ -43,6 +44,7 @@ typedef struct dml_worker_config {
      * after the last: for tests and tools.  NULL: nobody looks. */
     void (*inspect)(void *context, const dml_chunk *chunk, bool after);
     void *inspect_context;
+    dml_striker *striker; /* faults that are asked for strike through it; NULL: none do */
     /* Takes the times of layers, of this worker's alone, which then runs its ops as single kernels, never as a graph.
      * For profiles, of plans with one version of the weights.  NULL: none are taken. */
     dml_probe *probe;

@@ -2,6 +2,7 @@
 #include "engine/worker.h"
 
 #include "engine/agent.h"
+#include "engine/base/failpoint.h"
 #include "engine/base/log.h"
 #include "engine/change.h"
 #include "engine/data_steps.h"
@@ -30,6 +31,7 @@ typedef struct process {
     dml_depot depot;    /* {0}: the plan never changes */
     dml_trace trace;
     int segment[2 * DML_HOST_WORKERS];
+    dml_striker striker;
     dml_worker_config config;
 } process;
 
@@ -71,6 +73,11 @@ static dml_err prepare(process *p)
     DML_TRY(take_depot(p));
     for (int32_t i = 0; i < 2 * p->plan.workers; i++)
         p->segment[i] = p->fd++;
+    p->striker = (dml_striker){.board = &c->control->faults,
+                               .rank = c->rank,
+                               .backend = c->backend,
+                               .reporter = &c->reporter};
+    c->striker = &p->striker;
     c->data_fds = p->segment;
     c->vote_fds = p->segment + p->plan.workers;
     c->plan = &p->plan;
@@ -110,6 +117,7 @@ int dml_worker_main(int32_t rank, int32_t supervisor_pid)
     dml_log_setup(DML_LOG_WARN, who);
     dml_process_name("dml-worker");
     dml_err err = dml_die_with_parent(supervisor_pid);
+    if (err == DML_ERR_OK) err = dml_failpoints_from_environment(rank, false);
     if (err == DML_ERR_OK) err = run(rank, DML_FD_LAUNCHER);
     /* After a failure libraries must not tidy up on the way out: they may wait for a device that does not answer. */
     if (err != DML_ERR_OK) _exit(dml_err_exit_code(err));

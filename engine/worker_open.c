@@ -209,6 +209,7 @@ static dml_err open_execs(dml_worker *w)
                          .vote = dml_worker_vote,
                          .vote_context = w,
                          .recorder = &w->recorder,
+                         .striker = w->config->striker,
                          .timeout_ns = w->spec->parallelism.timeout_ns};
     DML_TRY(dml_exec_new(&c, &w->arena, &w->train_exec));
     c.program = &w->plan->eval;
@@ -270,6 +271,14 @@ static dml_err open_all(dml_worker *w)
     return open_execs(w);
 }
 
+static uint64_t lost(const dml_spec *spec)
+{
+    uint64_t ranks = 0;
+    for (int32_t i = 0; i < spec->parallelism.lost.n; i++)
+        ranks |= UINT64_C(1) << spec->parallelism.lost.v[i];
+    return ranks;
+}
+
 dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config, const dml_tenure *tenure)
 {
     *w = (dml_worker){.config = config,
@@ -283,6 +292,7 @@ dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config, const dm
                       .abort = {.epoch = tenure->generation, .fence = &config->control->fence}};
     if (config->trace && tenure->generation == 0)
         w->recorder = dml_trace_recorder(config->trace, config->rank);
+    dml_striker_begin(config->striker, &w->abort, w->spec->parallelism.timeout_ns, lost(w->spec));
     return open_all(w);
 }
 

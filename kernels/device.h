@@ -113,7 +113,8 @@ typedef struct dml_device_api {
     dml_err (*replay)(dml_queue *queue, dml_replay *replay);
     void (*replay_close)(dml_replay *replay); /* after the queue is idle; NULL is fine */
 
-    /* Goes to the end of the queue; called between jobs, by the thread that submits. */
+    /* Goes to the end of the queue; called between jobs, by the thread that submits.  On CPU also from inside a job of
+     * the queue: there and then. */
     dml_err (*sabotage)(dml_queue *queue, dml_sabotage what);
 
     /* Watches device `index`, open or not, on a thread of its own.  NULL entries: nobody would say anything.

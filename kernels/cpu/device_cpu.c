@@ -68,6 +68,7 @@ struct dml_queue {
 };
 
 struct dml_device {
+    _Atomic uint32_t broken; /* by sabotage, for ever */
     uint32_t capacity;
     const dml_abort *abort;
     dml_queue *queues; /* all ever opened: a closed one may still be named by events */
@@ -79,6 +80,13 @@ struct dml_event {
     uint64_t position;
     int64_t recorded_ns;
 };
+
+/* What a real one says of itself once it is lost. */
+static dml_err check_device(const dml_device *device)
+{
+    if (!atomic_load_explicit(&device->broken, memory_order_relaxed)) return DML_ERR_OK;
+    DML_FAIL(DML_ERR_UNAVAILABLE, "the device is lost: an error was injected into it");
+}
 
 /* ---- the queue thread ---- */
 
@@ -109,6 +117,7 @@ static dml_err run_wait(const dml_queue *q, dml_queue *source, uint64_t position
 static dml_err run(const dml_queue *q, const command *c)
 {
     const dml_abort *abort = q->device->abort;
+    DML_TRY(check_device(q->device));
     if (dml_abort_raised(abort))
         DML_FAIL(DML_ERR_PEER, "the run is being stopped (in queue '%s')", q->name);
     switch (c->kind) {
@@ -144,7 +153,7 @@ static void *queue_thread(void *arg)
 /* A block's bytes follow a header of ALIGN_BYTES: 0 for the heap, or the length of its mapping. */
 static dml_err device_alloc(dml_device *device, int64_t bytes, void **out)
 {
-    (void)device;
+    DML_TRY(check_device(device));
     if (bytes < 0) DML_FAIL(DML_ERR_BUG, "an allocation of %lld bytes", (long long)bytes);
     const size_t padded = ((size_t)bytes + 2 * ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES;
     const bool mapped = padded >= MAP_FROM_BYTES;
@@ -227,6 +236,7 @@ static int start_thread(dml_queue *q)
 static dml_err queue_open(dml_device *device, const char *name, dml_queue **out)
 {
     dml_err err;
+    DML_TRY(check_device(device));
     dml_queue *q = calloc(1, sizeof *q);
     if (!q) DML_FAIL(DML_ERR_NOMEM, "no memory for queue '%s'", name);
     q->device = device;
@@ -278,6 +288,7 @@ static void queue_close(dml_queue *q)
 static dml_err post(dml_queue *q, command c)
 {
     const uint64_t capacity = q->device->capacity;
+    DML_TRY(check_device(q->device));
     if (q->submitted >= capacity) {
         char what[64];
         snprintf(what, sizeof what, "room in queue '%s'", q->name);
@@ -312,6 +323,7 @@ static dml_err queue_sync(dml_queue *q, int64_t deadline_ns)
     const dml_err waited =
         dml_wait_reached(&q->done, (uint32_t)q->submitted, deadline_ns, NULL, what);
     DML_TRY(failure(q, UINT64_MAX)); /* the queue's own cause says more than the deadline */
+    DML_TRY(check_device(q->device));
     return waited;
 }
 
@@ -320,6 +332,7 @@ static dml_err queue_renew(dml_queue *q, int64_t deadline_ns)
     char what[64];
     snprintf(what, sizeof what, "queue '%s' to come to rest", q->name);
     DML_TRY(dml_wait_reached(&q->done, (uint32_t)q->submitted, deadline_ns, NULL, what));
+    DML_TRY(check_device(q->device));
     atomic_store_explicit(&q->failed, DML_ERR_OK, memory_order_release);
     return DML_ERR_OK;
 }
@@ -410,6 +423,29 @@ static dml_err event_elapsed(dml_event *begin, dml_event *end, int64_t *ns)
     return DML_ERR_OK;
 }
 
+/* ---- sabotage ---- */
+
+/* Ends with the process alone. */
+static dml_err endless_job(void *arg)
+{
+    (void)arg;
+    while (pause() < 0) /* it always is */
+        ;
+    return DML_ERR_OK;
+}
+
+/* From inside a job it takes place there and then, as a copy does. */
+static dml_err queue_sabotage(dml_queue *q, dml_sabotage what)
+{
+    switch (what) {
+    case DML_SABOTAGE_ERROR: atomic_store(&q->device->broken, 1); return DML_ERR_OK;
+    case DML_SABOTAGE_HANG:
+        return pthread_equal(pthread_self(), q->thread) ? endless_job(NULL)
+                                                        : queue_submit(q, endless_job, NULL);
+    }
+    DML_FAIL(DML_ERR_BUG, "sabotage %d", (int)what);
+}
+
 const dml_device_api dml_cpu_device = {
     .count = device_count,
     .open = device_open,
@@ -431,4 +467,5 @@ const dml_device_api dml_cpu_device = {
     .wait = event_wait,
     .await = event_await,
     .elapsed = event_elapsed,
+    .sabotage = queue_sabotage,
 };
