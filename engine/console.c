@@ -6,6 +6,7 @@
 #include "engine/console.h"
 
 #include "engine/base/clock.h"
+#include "engine/console_impl.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -15,13 +16,11 @@
 #include <sys/ioctl.h>
 #include <unistd.h>
 
-enum { GAUGE_CELLS = 20, DEFAULT_COLUMNS = 80, WORD_BYTES = 40 };
+enum { GAUGE_CELLS = 20, DEFAULT_COLUMNS = 80 };
 #define REDRAW_NS  (100 * DML_NS_PER_MS)
 #define ERASE_LINE "\r\x1b[K"
 
-typedef struct word {
-    char text[WORD_BYTES];
-} word;
+typedef dml_word word;
 
 /* ---- opening ---- */
 
@@ -73,7 +72,7 @@ dml_console_view dml_console_open(FILE *to, dml_console mode, int64_t interval, 
 /* 1824300, or 1,824,300 on a terminal. */
 static word count(const dml_console_view *v, int64_t n)
 {
-    char digits[WORD_BYTES];
+    char digits[DML_WORD_BYTES];
     word w = {{0}};
     const int len = snprintf(digits, sizeof digits, "%" PRId64, n);
     for (int i = 0, at = 0; i < len; i++) {
@@ -104,7 +103,7 @@ static word duration(double s)
     return w;
 }
 
-static word bytes(int64_t n)
+dml_word dml_console_bytes(int64_t n)
 {
     static const char *const units[] = {"B", "KiB", "MiB", "GiB", "TiB"};
     word w;
@@ -130,8 +129,7 @@ static word real(double x, int decimals)
     return w;
 }
 
-/* "%.1f", "-" when unknown. */
-static word figure(double x, const char *unit)
+dml_word dml_console_figure(double x, const char *unit)
 {
     word w;
     if (isnan(x))
@@ -176,7 +174,7 @@ void dml_console_note(dml_console_view *v, const char *fmt, ...)
 
 static void step_text(const dml_console_view *v, const dml_step_record *s, char *out, size_t size)
 {
-    const word bubble = figure(s->bubble_ratio * 100, "%"), eta = duration(s->eta_s);
+    const word bubble = dml_console_figure(s->bubble_ratio * 100, "%"), eta = duration(s->eta_s);
     const bool has_bubble = !isnan(s->bubble_ratio), has_eta = !isnan(s->eta_s);
     snprintf(out, size,
              "step %" PRId64 "/%" PRId64 " | loss %s | gnorm %s | lr %.2e | %s ms | %s samples/s"
@@ -258,7 +256,8 @@ static void stage_lines(dml_console_view *v, const dml_stage_figures *stages, in
         word layers;
         snprintf(layers.text, sizeof layers.text, "%d-%d", s->first_layer, s->last_layer);
         line(v, "  %5d  %-9s  %-12s  %13s  %4.0f%%  %10s", s->stage, layers.text, s->workers,
-             count(v, s->parameters).text, s->flops_share * 100, bytes(s->memory_bytes).text);
+             count(v, s->parameters).text, s->flops_share * 100,
+             dml_console_bytes(s->memory_bytes).text);
     }
 }
 
@@ -306,31 +305,30 @@ void dml_console_header(dml_console_view *v, const dml_run_start_record *r,
     stage_lines(v, stages, n_stages);
     if (!isnan(p->predicted_step_time_s))
         line(v, ENTRY "%.1f ms a step, bubble %s%s%s", "planned", p->predicted_step_time_s * 1e3,
-             figure(p->predicted_bubble_ratio * 100, "%").text, p->costs ? ", by " : "",
+             dml_console_figure(p->predicted_bubble_ratio * 100, "%").text, p->costs ? ", by " : "",
              p->costs ? p->costs : "");
     fflush(v->to);
 }
 
 /* ---- failures ---- */
 
-/* "was killed by signal 9 (SIGKILL)", "exited with code 6", "stopped answering" */
-static void how_it_ended(const dml_failure_record *f, char *out, size_t size)
+void dml_console_how_it_ended(const dml_failure_record *f, char out[DML_CONSOLE_HOW])
 {
     if (f->signal > 0) {
         const char *name = sigabbrev_np((int)f->signal);
-        snprintf(out, size, "was killed by signal %" PRId64 " (%s%s)", f->signal, name ? "SIG" : "",
-                 name ? name : "?");
+        snprintf(out, DML_CONSOLE_HOW, "was killed by signal %" PRId64 " (%s%s)", f->signal,
+                 name ? "SIG" : "", name ? name : "?");
     } else if (f->exit_code >= 0) {
-        snprintf(out, size, "exited with code %" PRId64, f->exit_code);
+        snprintf(out, DML_CONSOLE_HOW, "exited with code %" PRId64, f->exit_code);
     } else {
-        snprintf(out, size, "stopped answering");
+        snprintf(out, DML_CONSOLE_HOW, "stopped answering");
     }
 }
 
 static void root_cause(dml_console_view *v, const dml_failure_record *f)
 {
-    char how[96];
-    how_it_ended(f, how, sizeof how);
+    char how[DML_CONSOLE_HOW];
+    dml_console_how_it_ended(f, how);
     line(v, "%sFAILED: rank %" PRId64 " %s%s", v->color ? "\x1b[1;31m" : "", f->rank, how,
          v->color ? "\x1b[0m" : "");
     line(v, ENTRY "%.3f s into the run, noticed after %.3f s by %s", "time", f->t_fault_s,
@@ -348,8 +346,8 @@ static void root_cause(dml_console_view *v, const dml_failure_record *f)
 
 static void consequence(dml_console_view *v, const dml_failure_record *f)
 {
-    char how[96];
-    how_it_ended(f, how, sizeof how);
+    char how[DML_CONSOLE_HOW];
+    dml_console_how_it_ended(f, how);
     const char *cause = f->cause ? f->cause : "";
     line(v, "  then at %.3f s rank %" PRId64 " (stage %" PRId64 ", pid %" PRId64 ") %s%s%.*s",
          f->t_fault_s, f->rank, f->stage, f->pid, how, cause[0] ? ": " : "",
@@ -390,14 +388,15 @@ static void worker_lines(dml_console_view *v, const dml_worker_figures *workers,
     for (int32_t i = 0; i < n_workers; i++) {
         const dml_worker_figures *w = &workers[i];
         line(v, "  %6d  %-6s  %8s  %6s   %8s  %6s  %5d   %8s  %6s  %5d   %12s   %10s  %9s",
-             w->worker, w->place, figure(w->planned_step_s * 1e3, "").text,
-             figure(w->planned_bubble_ratio * 100, "%").text,
-             figure(w->predicted_step_s * 1e3, "").text,
-             figure(w->predicted_bubble_ratio * 100, "%").text, w->predicted_stash,
-             figure(w->measured_step_s * 1e3, "").text,
-             figure(w->measured_bubble_ratio * 100, "%").text, w->measured_stash,
-             bytes(w->stash_bytes).text, figure(w->measured_exposed_s * 1e3, "").text,
-             figure(w->predicted_exposed_s * 1e3, "").text);
+             w->worker, w->place, dml_console_figure(w->planned_step_s * 1e3, "").text,
+             dml_console_figure(w->planned_bubble_ratio * 100, "%").text,
+             dml_console_figure(w->predicted_step_s * 1e3, "").text,
+             dml_console_figure(w->predicted_bubble_ratio * 100, "%").text, w->predicted_stash,
+             dml_console_figure(w->measured_step_s * 1e3, "").text,
+             dml_console_figure(w->measured_bubble_ratio * 100, "%").text, w->measured_stash,
+             dml_console_bytes(w->stash_bytes).text,
+             dml_console_figure(w->measured_exposed_s * 1e3, "").text,
+             dml_console_figure(w->predicted_exposed_s * 1e3, "").text);
     }
 }
 
@@ -410,20 +409,20 @@ void dml_console_summary(dml_console_view *v, const dml_run_end_record *e,
          count(v, e->samples).text, duration(e->train_time_s).text,
          rate(v, e->samples_per_second).text);
     line(v, ENTRY "median %s, p95 %s, planned %s, predicted %s", "step time",
-         figure(e->step_time_median_s * 1e3, " ms").text,
-         figure(e->step_time_p95_s * 1e3, " ms").text,
-         figure(e->planned_step_time_s * 1e3, " ms").text,
-         figure(e->predicted_step_time_s * 1e3, " ms").text);
-    line(v, ENTRY "%s, predicted %s", "bubble", figure(e->bubble_ratio * 100, "%").text,
-         figure(e->predicted_bubble_ratio * 100, "%").text);
+         dml_console_figure(e->step_time_median_s * 1e3, " ms").text,
+         dml_console_figure(e->step_time_p95_s * 1e3, " ms").text,
+         dml_console_figure(e->planned_step_time_s * 1e3, " ms").text,
+         dml_console_figure(e->predicted_step_time_s * 1e3, " ms").text);
+    line(v, ENTRY "%s, predicted %s", "bubble", dml_console_figure(e->bubble_ratio * 100, "%").text,
+         dml_console_figure(e->predicted_bubble_ratio * 100, "%").text);
     worker_lines(v, workers, n_workers);
     line(v, ENTRY "%s", "last loss", real(e->loss, 5).text);
     if (!isnan(e->test_accuracy_ratio))
         line(v, ENTRY "accuracy %.2f%%, loss %s", "test", e->test_accuracy_ratio * 100,
              real(e->test_loss, 5).text);
     if (e->memory_peak_bytes > 0)
-        line(v, ENTRY "%s", "memory peak", bytes(e->memory_peak_bytes).text);
+        line(v, ENTRY "%s", "memory peak", dml_console_bytes(e->memory_peak_bytes).text);
     if (e->weights_hash) line(v, ENTRY "%s", "weights", e->weights_hash);
-    if (e->failures > 0) line(v, ENTRY "%" PRId64, "failures", e->failures);
+    if (e->failures > 0 && e->recoveries == 0) line(v, ENTRY "%" PRId64, "failures", e->failures);
     fflush(v->to);
 }

@@ -83,6 +83,30 @@ void dml_console_note(dml_console_view *v, const char *fmt, ...)
 /* One block: the earliest fault first and in full, as the root cause, then the others in order of time. */
 void dml_console_failures(dml_console_view *v, const dml_failure_record *failures, int32_t n);
 
+/* A worker is lost; the run may go on. */
+void dml_console_lost(dml_console_view *v, const dml_failure_record *f);
+
+/* It did: what that took, part by part, and what it cost. */
+void dml_console_recovery(dml_console_view *v, const dml_recovery_record *r);
+void dml_console_pace(dml_console_view *v, const dml_pace_record *p);
+
+/* One row of the table of recoveries at the end: times of its parts, nan where it had none. */
+typedef struct dml_recovery_figures {
+    int64_t recovery, step; /* from 1; committed steps with which it goes on */
+    char what[32];          /* "lost 2", "back 0 5" */
+    double detect_s, park_s, plan_s, move_s, rebuild_s, first_step_s, all_s;
+    int64_t bytes, steps_lost;
+    double ratio, predicted_ratio; /* throughput after / before */
+    const char *bits;              /* static */
+} dml_recovery_figures;
+
+/* The parts of a recovery from the moments in its record; `what`, ratios and bits as they are there. */
+dml_recovery_figures dml_recovery_figures_of(const dml_recovery_record *r);
+
+/* At the end, where something was lost.  rows [n], the newest of `all`. */
+void dml_console_recoveries(dml_console_view *v, const dml_run_end_record *end,
+                            const dml_recovery_figures *rows, int32_t n);
+
 /* At the end: totals, step time, accuracy, predicted beside measured. */
 void dml_console_summary(dml_console_view *v, const dml_run_end_record *end,
                          const dml_worker_figures *workers, int32_t n_workers);

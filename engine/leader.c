@@ -5,7 +5,6 @@
 #include "comm/transport.h"
 #include "engine/base/clock.h"
 #include "engine/chunk_sum.h"
-#include "engine/data.h"
 #include "engine/leader_impl.h"
 #include "engine/plan_async.h"
 #include "engine/update.h"
@@ -30,11 +29,10 @@ static dml_err count_steps(dml_leader *l, int64_t *train_samples, int64_t *test_
 {
     const dml_spec *spec = l->plan->spec;
     dml_data *data;
-    DML_TRY(dml_data_open(spec, false, DML_DATA_COUNTS, &data));
-    l->total_steps = dml_data_total_steps(data);
-    l->epoch_steps = dml_data_epoch_steps(data);
-    l->train_samples = *train_samples = dml_data_count(data);
-    dml_data_close(data);
+    DML_TRY(dml_data_open(spec, false, DML_DATA_COUNTS, &l->counts));
+    l->total_steps = dml_data_total_steps(l->counts);
+    l->epoch_steps = dml_data_epoch_steps(l->counts);
+    l->train_samples = *train_samples = dml_data_count(l->counts);
     DML_TRY(dml_data_open(spec, true, DML_DATA_COUNTS, &data));
     *test_samples = dml_data_count(data);
     dml_data_close(data);
@@ -237,7 +235,8 @@ dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
                       .begin_ns = dml_clock_ns(),
                       .test_loss = NAN,
                       .test_accuracy = NAN,
-                      .loss = NAN};
+                      .loss = NAN,
+                      .mended = {.time_max_s = NAN, .before = NAN}};
     FILE *to = config->console;
     l->view = dml_console_open(to ? to : stderr, to ? spec->logging.console : DML_CONSOLE_QUIET,
                                spec->logging.interval, dml_console_env_of(to ? to : stderr));
@@ -265,6 +264,7 @@ static double eta_s(const dml_leader *l)
 static dml_err take_step(dml_leader *l, const dml_report_step *r)
 {
     const double seconds = (double)r->wall_ns * 1e-9;
+    if (r->step <= l->steps) return DML_ERR_OK;
     l->steps = r->step;
     l->samples += r->samples;
     l->train_time_s += seconds;
@@ -292,6 +292,8 @@ static dml_err take_step(dml_leader *l, const dml_report_step *r)
         .samples_per_second = (double)r->samples / seconds,
         .bubble_ratio = r->bubble,
         .eta_s = eta_s(l),
+        .generation = r->generation,
+        .verdict = r->verdict == DML_SKIP ? "skip" : "commit",
     };
     dml_console_step(&l->view, &s);
     if (r->verdict == DML_SKIP && r->loss_scale > 1.0)
@@ -303,7 +305,8 @@ static dml_err take_step(dml_leader *l, const dml_report_step *r)
         dml_console_note(&l->view,
                          "step %" PRId64 ": loss or gradients are not finite; the step was skipped",
                          r->step);
-    return l->has_metrics ? dml_leader_written(l, dml_metrics_step(&l->metrics, &s)) : DML_ERR_OK;
+    if (l->has_metrics) DML_TRY(dml_leader_written(l, dml_metrics_step(&l->metrics, &s)));
+    return dml_leader_pace(l);
 }
 
 static dml_err take_eval(dml_leader *l, const dml_report_eval *r)
@@ -348,17 +351,23 @@ dml_err dml_leader_hash(const dml_plan *p, const dml_report_end *end, uint64_t *
     return err;
 }
 
+bool dml_leader_is_complete(const dml_leader *l)
+{
+    for (int32_t w = 0; w < l->processes; w++)
+        if (!l->ended[w] && !(l->mended.lost >> w & 1)) return false;
+    return true;
+}
+
 dml_err dml_leader_take(dml_leader *l, const dml_report *r)
 {
     switch ((dml_report_kind)r->kind) {
     case DML_REPORT_STEP: return take_step(l, &r->step);
     case DML_REPORT_EVAL: return take_eval(l, &r->eval);
     case DML_REPORT_END:
-        if (!l->ended[r->rank]) l->n_ended++;
         l->ended[r->rank] = true;
         l->end[r->rank] = r->end;
-        return l->n_ended == l->processes ? dml_leader_hash(l->plan, l->end, &l->weights_hash)
-                                          : DML_ERR_OK;
+        return dml_leader_is_complete(l) ? dml_leader_hash(l->plan, l->end, &l->weights_hash)
+                                         : DML_ERR_OK;
     case DML_REPORT_READY:
     case DML_REPORT_LOAD:
     case DML_REPORT_FAIL:
@@ -393,6 +402,7 @@ dml_err dml_leader_change(dml_leader *l, const dml_plan *plan)
 {
     dml_arena arena = {0};
     dml_plan_record record;
+    DML_TRY(dml_leader_pace_now(l));
     l->plan = plan;
     l->changes++;
     l->first_step = l->steps;
@@ -418,4 +428,6 @@ void dml_leader_close(dml_leader *l)
     if (l->trace_to) fclose(l->trace_to);
     if (l->draw_to) fclose(l->draw_to);
     l->trace_to = l->draw_to = NULL;
+    dml_data_close(l->counts);
+    l->counts = NULL;
 }

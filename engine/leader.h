@@ -7,9 +7,23 @@
 
 #include "engine/console.h"
 #include "engine/control.h"
+#include "engine/data.h"
 #include "engine/metrics.h"
 #include "engine/trace.h"
 #include "kernels/backend.h"
+
+enum { DML_LEADER_RECOVERIES = 16 }; /* rows of the table at the end: the newest */
+
+/* What was lost, and how the run went on: engine/leader_recovery.c. */
+typedef struct dml_leader_mended {
+    uint64_t lost;       /* bit r: rank r is not there now */
+    int64_t n, failures; /* recoveries; workers lost, each time they were */
+    int64_t steps_lost;
+    double time_max_s;                               /* of a recovery; nan: none */
+    dml_recovery_figures row[DML_LEADER_RECOVERIES]; /* n modulo that */
+    double before;  /* samples/s under the plan before; nan: no step */
+    bool is_pacing; /* throughput after recovery n is still to be said */
+} dml_leader_mended;
 
 typedef struct dml_leader {
     const dml_plan *plan; /* of now; borrowed */
@@ -20,6 +34,7 @@ typedef struct dml_leader {
     const dml_trace *trace;   /* borrowed; NULL: none */
     FILE *trace_to, *draw_to; /* owned; NULL: not wanted */
     int64_t total_steps, train_samples, epoch_steps, begin_ns;
+    dml_data *counts; /* owned: how many samples each step has */
 
     double planned_step_s; /* from the spec's costs or delays; nan: unknown, as the bubbles */
     double planned_bubble[DML_HOST_WORKERS];
@@ -34,8 +49,8 @@ typedef struct dml_leader {
     double loss, test_loss, test_accuracy;
     dml_report_end end[DML_HOST_WORKERS];
     bool ended[DML_HOST_WORKERS];
-    int32_t n_ended;
-    uint64_t weights_hash; /* of the whole model; once all have ended */
+    uint64_t weights_hash; /* of the whole model; once all who are there have ended */
+    dml_leader_mended mended;
 } dml_leader;
 
 typedef struct dml_leader_config {
@@ -54,7 +69,8 @@ typedef struct dml_leader_config {
  * DML_ERR_UNAVAILABLE  another run is writing to it */
 dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config);
 
-/* READY and FAIL reports are the caller's; the rest is taken here.
+/* READY and FAIL reports are the caller's; the rest is taken here.  A step that it knows is passed over: who goes on in
+ * place of a lost worker says again what that may not have said.
  * DML_ERR_BUG  replicas of a stage ended with different weights */
 dml_err dml_leader_take(dml_leader *l, const dml_report *report);
 
@@ -69,11 +85,22 @@ dml_err dml_leader_balance(dml_leader *l, const dml_balance_record *b);
 /* The reports that follow are of `plan`, which is borrowed from here on. */
 dml_err dml_leader_change(dml_leader *l, const dml_plan *plan);
 
-/* Prints the failures, root cause first. */
+/* A worker is lost, and the run may go on: into the metrics, and to people, at once. */
+dml_err dml_leader_lost(dml_leader *l, const dml_failure_record *failure);
+
+/* What the agent's machine notes.  PLAN, in the place of dml_leader_change and before the first step under that plan is
+ * taken: a state older than the last step means that steps will be taken again.  DONE: the recovery's record and lines.
+ * LOST is passed over (dml_leader_lost says more), as are snapshots. */
+struct dml_recovery_event; /* engine/recovery.h */
+dml_err dml_leader_recovery(dml_leader *l, const struct dml_recovery_event *event);
+
+/* Prints the failures that end the run, root cause first. */
 void dml_leader_failures(dml_leader *l, dml_failure_record *failures, int32_t n);
 
 /* Summary (of a run that has made a step), last records, and what was traced, whatever the status: of a worker that
- * was lost all that it had written.  status: "finished", "stopped", "failed".
+ * was lost all that it had written.
+ *   status    "finished", "stopped", "failed"
+ *   failures  of dml_leader_failures; those of dml_leader_lost are counted already
  *
  * DML_ERR_DATA  a file of the trace could not be written: exit_code, if 0, is recorded as that error's */
 dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures);

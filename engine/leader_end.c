@@ -74,7 +74,7 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
     double bubble[DML_HOST_WORKERS];
     int32_t stash[DML_HOST_WORKERS];
     int64_t exposed_ns[DML_HOST_WORKERS], step_ns;
-    if (l->n_ended < l->processes || l->step_times.count == 0) return 0;
+    if (!dml_leader_is_complete(l) || l->step_times.count == 0) return 0;
     if (predict(l, &step_ns, bubble, stash, exposed_ns) != DML_ERR_OK) return 0;
     end->predicted_step_time_s = (double)step_ns * 1e-9;
     end->predicted_bubble_ratio = dml_leader_mean(bubble, p->workers);
@@ -141,7 +141,7 @@ static int64_t memory_peak(const dml_leader *l)
 static dml_err write_events(const dml_leader *l)
 {
     if (!l->trace_to) return DML_ERR_OK;
-    if (l->n_ended < l->processes || l->changes > 0) /* traced: the first plan */
+    if (!dml_leader_is_complete(l) || l->changes > 0) /* traced: the first plan */
         return dml_trace_json(l->trace, &l->trace->plan->cost, "the plan's costs", l->trace_to);
     dml_cost cost;
     dml_err err = measured_cost(l, &cost);
@@ -186,9 +186,10 @@ static void note_balance(dml_leader *l)
 dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int32_t failures)
 {
     char hash[17] = "";
-    const bool complete = l->n_ended == l->processes;
+    const bool complete = dml_leader_is_complete(l);
     int64_t drawn;
     const dml_err traced = write_trace(l, &drawn);
+    const dml_err paced = dml_leader_pace_now(l);
     if (complete) snprintf(hash, sizeof hash, "%016" PRIx64, l->weights_hash);
     dml_run_end_record end = {
         .status = status,
@@ -210,15 +211,19 @@ dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int3
         .test_accuracy_ratio = l->test_accuracy,
         .weights_hash = complete ? hash : NULL,
         .memory_peak_bytes = memory_peak(l),
-        .failures = failures,
+        .failures = l->mended.failures + failures,
+        .recoveries = l->mended.n,
+        .steps_lost = l->mended.steps_lost,
+        .recovery_time_max_s = l->mended.time_max_s,
     };
     dml_worker_figures workers[DML_HOST_WORKERS];
     dml_arena arena = {0};
     const int32_t n = compare_workers(l, workers, &end, &arena);
     if (l->steps > 0) dml_console_summary(&l->view, &end, workers, n);
     dml_arena_free(&arena);
+    dml_leader_sum_up(l, &end);
     note_balance(l);
-    dml_err err = record_workers(l, workers, n);
+    dml_err err = paced == DML_ERR_OK ? record_workers(l, workers, n) : paced;
     if (err == DML_ERR_OK && l->has_metrics) err = dml_metrics_run_end(&l->metrics, &end);
     if (err != DML_ERR_OK) dml_console_note(&l->view, "%s", dml_err_trail());
     if (traced == DML_ERR_OK) note_trace(l, drawn);

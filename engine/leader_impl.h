@@ -1,4 +1,5 @@
-/* engine/leader_impl.h - what the leader's files share: leader.c, header and reports; leader_end.c, the end. */
+/* engine/leader_impl.h - what the leader's files share: leader.c, header and reports; leader_recovery.c, what
+ * was lost; leader_end.c, the end. */
 #ifndef DML_ENGINE_LEADER_IMPL_H
 #define DML_ENGINE_LEADER_IMPL_H
 
@@ -9,5 +10,17 @@ dml_err dml_leader_written(dml_leader *l, dml_err err);
 
 /* Over the workers. */
 double dml_leader_mean(const double *x, int32_t n);
+
+/* Every worker that is not lost has come to its end. */
+bool dml_leader_is_complete(const dml_leader *l);
+
+/* ---- leader_recovery.c ---- */
+
+/* After each step: whether enough of them were measured to say the throughput after the last recovery. */
+dml_err dml_leader_pace(dml_leader *l);
+/* The same where the plan ends: with what there is, if that is anything. */
+dml_err dml_leader_pace_now(dml_leader *l);
+/* The summary's part, where there was a loss. */
+void dml_leader_sum_up(dml_leader *l, const dml_run_end_record *end);
 
 #endif

@@ -29,7 +29,9 @@ typedef const char *dml_field_TEXT;
     R(STEP,      step)      /* after each step                                                          */ \
     R(EVAL,      eval)      /* after each pass over the test split                                      */ \
     R(BALANCE,   balance)   /* under balance: dynamic after each window: the load, and what follows     */ \
-    R(FAILURE,   failure)   /* one per lost worker                                                      */ \
+    R(FAILURE,   failure)   /* one per lost worker, when its loss is noticed                            */ \
+    R(RECOVERY,  recovery)  /* the first step after a loss or a return is committed                     */ \
+    R(PACE,      pace)      /* some steps later: throughput before and after it, predicted and measured */ \
     R(MESSAGE,   message)   /* what else a person should find in the file                               */ \
     R(WORKER,    worker)    /* one per worker at the end, where all came to theirs                      */ \
     R(RUN_END,   run_end)   /* once: what came out                                                      */
@@ -85,7 +87,9 @@ typedef const char *dml_field_TEXT;
     X(T, INT,  samples)                       /* in this step                                           */ \
     X(T, NUM,  samples_per_second)                                                                         \
     X(T, NUM,  bubble_ratio)                  /* idle share of all workers' compute lanes; nan: unknown */ \
-    X(T, NUM,  eta_s)                         /* nan: unknown                                           */
+    X(T, NUM,  eta_s)                         /* nan: unknown                                           */ \
+    X(T, INT,  generation)                    /* of the plan under which it was committed; 0: the first */ \
+    X(T, TEXT, verdict)                       /* "commit", "skip": weights stayed as they were          */
 #define DML_EVAL_FIELDS(X, T)                                                                              \
     X(T, INT,  step)                          /* steps done before it                                   */ \
     X(T, NUM,  loss)                          /* mean over the split                                    */ \
@@ -108,7 +112,8 @@ typedef const char *dml_field_TEXT;
 #define DML_FAILURE_FIELDS(X, T)                                                                           \
     X(T, NUM,  t_fault_s)                     /* wall_time_s at which it failed, as far as known        */ \
     X(T, NUM,  t_detect_s)                    /* wall_time_s at which that was noticed                  */ \
-    X(T, TEXT, detected_by)                   /* "exit status", "heartbeat", "deadline", ...            */ \
+    X(T, TEXT, detected_by)                   /* "beacon", "heartbeat", "exit status", ...              */ \
+    X(T, INT,  injected)                      /* 1: the run was asked to break there                    */ \
     X(T, TEXT, cause)                         /* the worker's own words, its error trail; NULL: none    */ \
     X(T, INT,  rank)                                                                                       \
     X(T, INT,  stage)                                                                                      \
@@ -119,6 +124,46 @@ typedef const char *dml_field_TEXT;
     X(T, INT,  exit_code)                     /* -1: it did not exit by itself                          */ \
     X(T, INT,  step)                          /* that was under way, from 1                             */ \
     X(T, TEXT, last_action)                   /* the last op it completed; NULL: unknown                */
+/* What begins with t_ is wall_time_s at which a part ended, in this order; nan: there was no such part.  A loss that
+ * strikes while another is mended is part of that recovery, which then began with the first. */
+#define DML_RECOVERY_FIELDS(X, T)                                                                          \
+    X(T, INT,  recovery)                      /* from 1                                                 */ \
+    X(T, TEXT, reason)                        /* "loss", "restart", "rejoin"                            */ \
+    X(T, TEXT, ranks)                         /* lost, or come back, in it: "2" or "0 5"                */ \
+    X(T, TEXT, lost)                          /* all that are not there from here on                    */ \
+    X(T, INT,  injected)                      /* 1: the first loss was                                  */ \
+    X(T, TEXT, detected_by)                   /* the first loss                                         */ \
+    X(T, INT,  generation)                    /* of the plan from here on                               */ \
+    X(T, INT,  fences)                        /* raised until it held; more than 1: losses on the way   */ \
+    X(T, INT,  step)                          /* steps committed in the state that it goes on with      */ \
+    X(T, INT,  steps_lost)                    /* committed steps that are run again: the state's age    */ \
+    X(T, INT,  micro_batches_rerun)           /* of those, and of the step that was broken off          */ \
+    X(T, NUM,  t_fault_s)                     /* as far as known                                        */ \
+    X(T, NUM,  t_detect_s)                                                                                 \
+    X(T, NUM,  t_park_s)                      /* all who live have left the step                        */ \
+    X(T, NUM,  t_plan_s)                      /* the next plan is published                             */ \
+    X(T, NUM,  t_move_state_s)                /* the state lies where the next plan finds it            */ \
+    X(T, NUM,  t_rebuild_comm_s)              /* transports are open, memory is filled                  */ \
+    X(T, NUM,  t_first_step_s)                /* the first step is committed                            */ \
+    X(T, NUM,  recovery_time_s)               /* from fault to first step                               */ \
+    X(T, INT,  bytes_moved)                                                                                \
+    X(T, TEXT, state_source)                  /* "peers", "snapshot", "checkpoint", "start"             */ \
+    X(T, TEXT, repair)                        /* "re-route", "re-cut", "first plan"                     */ \
+    X(T, TEXT, plan_before)                   /* workers of each stage, "0,1 2,3", with their           */ \
+    X(T, TEXT, plan_after)                    /* micro-batches: "0:4,1:4 2:8"                           */ \
+    X(T, NUM,  throughput_before)             /* samples/s, median under the plan before; nan: no step  */ \
+    X(T, NUM,  predicted_throughput_after)    /* that, times the simulated steps' ratio                 */ \
+    X(T, NUM,  predicted_throughput_ratio)    /* after / before; nan: not simulated                     */ \
+    X(T, INT,  bound_holds)                   /* what was lost fits into the bubbles, engine/replan.h   */ \
+    X(T, TEXT, bits)                          /* "same bits", or what else is the same                  */
+#define DML_PACE_FIELDS(X, T)                                                                              \
+    X(T, INT,  recovery)                      /* that it belongs to                                     */ \
+    X(T, INT,  steps)                         /* measured                                               */ \
+    X(T, NUM,  throughput_before)             /* samples/s                                              */ \
+    X(T, NUM,  throughput_after)                                                                           \
+    X(T, NUM,  predicted_throughput_after)                                                                 \
+    X(T, NUM,  throughput_ratio)              /* after / before                                         */ \
+    X(T, NUM,  predicted_throughput_ratio)
 #define DML_MESSAGE_FIELDS(X, T)                                                                           \
     X(T, TEXT, level)                         /* "info", "warn", "error"                                */ \
     X(T, TEXT, text)
@@ -156,7 +201,10 @@ typedef const char *dml_field_TEXT;
     X(T, NUM,  test_accuracy_ratio)                                                                        \
     X(T, TEXT, weights_hash)                  /* 16 hexadecimal digits                                  */ \
     X(T, INT,  memory_peak_bytes)             /* of the worker that used most                           */ \
-    X(T, INT,  failures)
+    X(T, INT,  failures)                      /* workers lost, and what ended the run                   */ \
+    X(T, INT,  recoveries)                    /* rejoins among them                                     */ \
+    X(T, INT,  steps_lost)                    /* committed steps that were run again                    */ \
+    X(T, NUM,  recovery_time_max_s)           /* from fault to next committed step; nan: no loss        */
 /* clang-format on */
 
 #define R(KIND, name) DML_RECORD_##KIND,
