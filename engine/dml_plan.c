@@ -4,13 +4,16 @@
 #include "engine/plan_compare.h"
 #include "engine/plan_file.h"
 #include "engine/plan_print.h"
+#include "engine/replan.h"
 #include "engine/strategies.h"
 
 #include <argp.h>
+#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
+#include <sys/mman.h>
 #include <unistd.h>
 
 enum {
@@ -29,6 +32,7 @@ enum {
     OPT_HARDWARE,
     OPT_ORACLE,
     OPT_SAVE,
+    OPT_LOST,
     OPT_ALL,
     ROWS = 10 /* of a ranking */
 };
@@ -41,6 +45,7 @@ typedef struct command_line {
     int32_t world_size; /* 0: the spec's */
     dml_arena arena;    /* owns overrides that options make */
     const char *save;   /* NULL: nowhere */
+    uint64_t lost;      /* bit r: rank r */
     dml_plan_view view;
 } command_line;
 
@@ -65,6 +70,9 @@ static const struct argp_option options[] = {
     {"hardware", OPT_HARDWARE, "FILE", 0, "what they are: cluster.hardware=FILE", 0},
     {"oracle", OPT_ORACLE, NULL, 0,
      "a ranked table of parallel strategies on --world-size devices, by formula and simulation", 0},
+    {"lost", OPT_LOST, "RANKS", 0,
+     "what becomes of the plan when workers such as 2,5 are lost: before and after, side by side",
+     0},
     {"width", OPT_WIDTH, "COLUMNS", 0, "of the drawing (default: the terminal's, or 120)", 0},
     {0},
 };
@@ -96,6 +104,22 @@ static int32_t devices_of(const char *text, struct argp_state *state)
     return (int32_t)n;
 }
 
+static uint64_t ranks_of(const char *text, struct argp_state *state)
+{
+    uint64_t ranks = 0;
+    for (const char *at = text; *at;) {
+        char *end;
+        const long n = strtol(at, &end, 10);
+        if (end == at || (*end && *end != ',') || n < 0 || n >= DML_HOST_WORKERS)
+            argp_error(state, "--lost %s: ranks from 0 to %d, with commas between them", text,
+                       DML_HOST_WORKERS - 1);
+        ranks |= (uint64_t)1 << n;
+        at = *end ? end + 1 : end;
+    }
+    if (ranks == 0) argp_error(state, "--lost: which ranks?");
+    return ranks;
+}
+
 static void add_override(command_line *c, const char *text, struct argp_state *state)
 {
     if (c->n == MAX_ARGS) argp_error(state, "more than %d overrides", MAX_ARGS);
@@ -115,6 +139,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case OPT_SAVE: c->save = arg; return 0;
     case OPT_ALL: c->all = true; return 0;
+    case OPT_LOST: c->lost = ranks_of(arg, state); return 0;
     case OPT_EVAL: c->view.eval = true; return 0;
     case OPT_WORLD_SIZE:
         c->world_size = devices_of(arg, state);
@@ -159,6 +184,54 @@ static dml_err print_strategies(const dml_spec *spec, bool all)
     return err;
 }
 
+/* ---- without some of the workers --------------------------------------------------------------------- */
+
+static dml_err write_spec(const dml_spec *spec, int *fd)
+{
+    *fd = memfd_create("dml-spec", MFD_CLOEXEC);
+    const int copy = *fd < 0 ? -1 : dup(*fd);
+    FILE *f = copy < 0 ? NULL : fdopen(copy, "w");
+    if (!f) DML_FAIL(DML_ERR_UNAVAILABLE, "memfd_create(dml-spec): %s", strerror(errno));
+    const dml_err err = dml_spec_print(spec, f);
+    fclose(f);
+    return err;
+}
+
+static dml_err check_ranks(uint64_t lost, int32_t workers)
+{
+    for (int32_t r = 0; r < DML_HOST_WORKERS; r++)
+        if (r >= workers && lost >> r & 1)
+            DML_FAIL(DML_ERR_SPEC, "--lost %d: the layout has %d workers", r, workers);
+    return DML_ERR_OK;
+}
+
+static dml_err print_without(const dml_spec *spec, uint64_t lost, int fd)
+{
+    dml_plan first;
+    dml_replan r;
+    dml_str out = {0};
+    DML_TRY(dml_plan_make(spec, &first));
+    dml_err err = check_ranks(lost, first.workers);
+    if (err == DML_ERR_OK) err = dml_replan_make(fd, &first, lost, &r);
+    if (err == DML_ERR_OK) {
+        dml_replan_print(&first, lost, &r, &out);
+        printf("%s\nplanned in %.1f ms\n", dml_str_text(&out), (double)r.took_ns * 1e-6);
+        dml_planned_free(r.planned);
+    }
+    dml_str_free(&out);
+    dml_plan_free(&first);
+    return err;
+}
+
+static dml_err print_lost(const dml_spec *spec, uint64_t lost)
+{
+    int fd;
+    dml_err err = write_spec(spec, &fd);
+    if (err == DML_ERR_OK) err = print_without(spec, lost, fd);
+    if (fd >= 0) close(fd);
+    return err;
+}
+
 /* ---- plan: auto -------------------------------------------------------------------------------------- */
 
 /* A line that is written over, where somebody watches. */
@@ -192,9 +265,11 @@ static dml_err print(const command_line *c, dml_spec *spec)
     if (c->oracle) return print_strategies(spec, c->all);
     if ((c->save || c->all) && !open)
         DML_FAIL(DML_ERR_SPEC, "--save and --all go with plan=auto: there is nothing to choose");
-    const bool ranking = c->save || c->all || (c->view.form == DML_FORM_SUMMARY && !c->compare);
+    const bool ranking =
+        c->save || c->all || (c->view.form == DML_FORM_SUMMARY && !c->compare && !c->lost);
     if (open && ranking) return print_choice(c, spec);
     DML_TRY(dml_choose_resolve(spec));
+    if (c->lost) return print_lost(spec, c->lost);
     return c->compare ? print_comparison(spec) : dml_plan_print(spec, &c->view);
 }
 
