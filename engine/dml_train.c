@@ -3,7 +3,9 @@
  * Options are shorthand for overrides, so there is one place where values are checked: the spec.
  */
 #include "engine/agent.h"
+#include "engine/base/str.h"
 #include "engine/choose.h"
+#include "engine/inject.h"
 #include "engine/launch.h"
 #include "engine/worker.h"
 
@@ -22,12 +24,15 @@ enum {
     OPT_TRACE,
     OPT_TRACE_STEPS,
     OPT_DRAW,
+    OPT_INJECT,
+    OPT_EXPECT_RECOVERIES,
     SHORTHANDS = 16,
     SHORTHAND_BYTES = 4200 /* a path and a key */
 };
 
 typedef struct command_line {
     char *spec;
+    dml_str faults;           /* --inject, one after another: failures.inject=[...] */
     char *argv[MAX_ARGS + 1]; /* spec, then overrides: what the agent gets */
     int n, n_shorthands;
     char shorthand[SHORTHANDS][SHORTHAND_BYTES]; /* options as overrides */
@@ -54,6 +59,10 @@ static const struct argp_option options[] = {
     {"draw", OPT_DRAW, "FILE", 0, "draw a step as it ran, to .svg or .txt (logging.draw=FILE)", 0},
     {"trace-steps", OPT_TRACE_STEPS, "A-B", 0,
      "which steps those two are of (logging.trace_steps=A-B; 3-5)", 0},
+    {"inject", OPT_INJECT, "FAULT", 0,
+     "a fault on purpose, such as kill@step=20,rank=1; again for more (failures.inject=[...])", 0},
+    {"expect-recoveries", OPT_EXPECT_RECOVERIES, "N", 0,
+     "exit 7 when there were more or fewer (failures.expect_recoveries=N)", 0},
     {"print-config", OPT_PRINT_CONFIG, NULL, 0, "print the resolved spec, with origins, and end",
      0},
     {"keys", OPT_KEYS, NULL, 0, "print the reference of all spec keys, and end", 0},
@@ -79,6 +88,20 @@ static void add_shorthand(command_line *c, struct argp_state *state, const char 
     add(c, state, text);
 }
 
+/* Faults replace those of the spec file, as every override does; all of one command line count. */
+static void add_fault(command_line *c, struct argp_state *state, const char *text)
+{
+    dml_fault fault;
+    if (dml_fault_parse(text, &fault) != DML_ERR_OK)
+        argp_error(state, "--inject:\n%s", dml_err_trail());
+    if (c->faults.len == 0) {
+        dml_str_printf(&c->faults, "failures.inject=[");
+    } else {
+        c->faults.text[c->faults.len - 1] = ','; /* over the bracket */
+    }
+    dml_str_printf(&c->faults, "\"%s\"]", text);
+}
+
 static error_t parse(int key, char *arg, struct argp_state *state)
 {
     command_line *c = state->input;
@@ -88,6 +111,10 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_TRACE: add_shorthand(c, state, "logging.trace", arg); return 0;
     case OPT_TRACE_STEPS: add_shorthand(c, state, "logging.trace_steps", arg); return 0;
     case OPT_DRAW: add_shorthand(c, state, "logging.draw", arg); return 0;
+    case OPT_INJECT: add_fault(c, state, arg); return 0;
+    case OPT_EXPECT_RECOVERIES:
+        add_shorthand(c, state, "failures.expect_recoveries", arg);
+        return 0;
     case 'q': add_shorthand(c, state, "logging.console", "quiet"); return 0;
     case OPT_PRINT_CONFIG: c->print_config = true; return 0;
     case OPT_KEYS: c->keys = true; return 0;
@@ -100,6 +127,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_END:
         if (!c->spec && !c->keys) argp_error(state, "SPEC is missing");
+        if (c->faults.len > 0) add(c, state, c->faults.text);
         return 0;
     default: return ARGP_ERR_UNKNOWN;
     }

@@ -127,7 +127,7 @@ typedef struct dml_fault_random {
 
 /* ---- the board ---- */
 
-enum { DML_FAULTS = 128, DML_FAULT_RANKS = 64 };
+enum { DML_FAULTS = 512, DML_FAULT_RANKS = 64 };
 
 typedef enum dml_fault_state {
     DML_FAULT_WAITS,  /* for its step, phase and micro-batch */

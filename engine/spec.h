@@ -11,6 +11,7 @@
 #include "engine/base/arena.h"
 #include "engine/base/err.h"
 #include "engine/costs.h"
+#include "engine/inject.h"
 #include "engine/placement.h"
 #include "kernels/kernels.h"
 #include "schedule/program.h"
@@ -276,6 +277,10 @@ typedef struct dml_spec {
         int64_t respawn_delay_ns;
         int32_t snapshot_interval;                  /* steps; 0: none */
         int64_t heartbeat_ns, heartbeat_timeout_ns; /* the latter 0: engine/detect.h chooses */
+        const dml_fault *fault;                     /* [n_faults] */
+        int32_t n_faults;
+        dml_fault_random random;
+        int32_t expect_recoveries; /* -1: any number */
     } failures;
     struct {
         const char *folder; /* absolute; "": checkpoints in run.output_dir */

@@ -457,6 +457,8 @@ bool dml_spec_convert(dml_spec_reader *r, const dml_spec_key *key, const char *l
         break;
     case DML_SPEC_LINKS: ok = dml_spec_read_links(r, node, base); break;
     case DML_SPEC_SLOW: ok = dml_spec_read_slow(r, node, base); break;
+    case DML_SPEC_FAULTS: ok = dml_spec_read_faults(r, node, base); break;
+    case DML_SPEC_FAULT_TYPES: ok = dml_spec_read_fault_types(r, node, field); break;
     case DML_SPEC_NODE:
         ok = true;
         *(const dml_yaml **)field = node;

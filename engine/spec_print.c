@@ -108,6 +108,8 @@ static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
     case DML_SPEC_SIZES: print_sizes(&s, field); break;
     case DML_SPEC_LINKS: dml_spec_print_links(&s, spec); break;
     case DML_SPEC_SLOW: dml_spec_print_slow(&s, spec); break;
+    case DML_SPEC_FAULTS: dml_spec_print_faults(&s, spec); break;
+    case DML_SPEC_FAULT_TYPES: dml_spec_print_fault_types(&s, *(const uint32_t *)field); break;
     case DML_SPEC_STAGES:
     case DML_SPEC_LAYERS:
     case DML_SPEC_COSTS:       /* a block of its own */

@@ -139,6 +139,12 @@ void dml_spec_print_links(dml_str *s, const dml_spec *spec);
 void dml_spec_print_slow(dml_str *s, const dml_spec *spec);
 bool dml_spec_cluster_is_shown(const dml_spec *spec, dml_spec_key_id id);
 
+/* failures (spec_faults.c): faults on purpose, and types of them as bits, read and printed. */
+bool dml_spec_read_faults(dml_spec_reader *r, const dml_yaml *node, dml_spec *spec);
+bool dml_spec_read_fault_types(dml_spec_reader *r, const dml_yaml *node, uint32_t *out);
+void dml_spec_print_faults(dml_str *s, const dml_spec *spec);
+void dml_spec_print_fault_types(dml_str *s, uint32_t types);
+
 /* costs (spec_costs.c): the table, that its layers are those of the model, and the table printed as a block. */
 bool dml_spec_read_costs(dml_spec_reader *r, const dml_yaml *node, dml_spec *spec);
 void dml_spec_check_costs(dml_spec_reader *r);

@@ -64,6 +64,7 @@ bool dml_spec_key_is_shown(const dml_spec *spec, dml_spec_key_id id)
                equal = id == DML_KEY_PIPELINE || id == DML_KEY_VIRTUAL || id == DML_KEY_REPLICAS;
     if (id == DML_KEY_COSTS) return spec->costs;
     if (id == DML_KEY_LOST) return spec->parallelism.lost.n > 0;
+    if (id == DML_KEY_INJECT) return spec->failures.n_faults > 0;
     if (id == DML_KEY_RAILS) return spec->cluster.n_links > 0;
     if (id == DML_KEY_HARDWARE) return false; /* what it says is in other keys by now */
     if (!dml_spec_cluster_is_shown(spec, id)) return false;

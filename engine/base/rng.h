@@ -14,6 +14,7 @@ typedef enum dml_rng_stream {
     DML_RNG_DROPOUT,  /* masks: id = layer, counter = (step, sample position, element) */
     DML_RNG_DATA,     /* synthetic samples: id = sample index */
     DML_RNG_TEST,     /* whatever a test needs */
+    DML_RNG_FAULTS,   /* faults at random: id 0, counter = draw */
 } dml_rng_stream;
 
 /* 64-bit Philox key of (seed, stream, id), mixed so that neighbouring ids give unrelated keys. */

@@ -123,7 +123,7 @@ static void a_fault_on_the_board_is_claimed_once(void **state)
     DML_CHECK_EQ(0, board.wanted[2]);
     for (uint32_t i = 2; i < DML_FAULTS; i++)
         DML_CHECK_OK(dml_board_add(&board, &f));
-    DML_CHECK_FAILS(DML_ERR_SPEC, "takes 128 faults", dml_board_add(&board, &f));
+    DML_CHECK_FAILS(DML_ERR_SPEC, "takes 512 faults", dml_board_add(&board, &f));
 }
 
 int main(void)
