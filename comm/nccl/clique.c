@@ -6,6 +6,7 @@
  *   all went well   finalize all -> wait until they are quiescent -> destroy all
  *   else            revoke all -> wait for the peers that live to have stopped too -> abort all
  *                   (who is finalizing sees on a peer's page that it has stopped, and aborts as well)
+ *   abandoned       revoke all ....... the run sees to it that all who live have ....... abort all
  *
  * After a failure everything of the device is revoked or aborted together, none is finalized or destroyed: a
  * kernel of one communicator may stand in the way of another's, and destroy waits for ranks that will never
@@ -61,8 +62,8 @@ static ncclResult_t await(ncclComm_t comm, ncclResult_t status, int64_t deadline
 static dml_err meaning(ncclResult_t status)
 {
     if (status == ncclInvalidArgument || status == ncclInvalidUsage) return DML_ERR_BUG;
-    if (status == ncclUnhandledCudaError || status == ncclSystemError) return DML_ERR_UNAVAILABLE;
-    return DML_ERR_PEER;
+    if (status == ncclUnhandledCudaError) return DML_ERR_UNAVAILABLE;
+    return DML_ERR_PEER; /* system errors too: a connection that breaks is one */
 }
 
 /* "ncclSend with worker 3, call 12 (after 4096 bytes) of pair 0 up (2 and 2 workers), epoch 4, device 1" */
@@ -156,6 +157,8 @@ dml_err dml_clique_join(dml_transport *t, const dml_clique_plan *plan, dml_cliqu
 typedef struct leaving {
     dml_transport *t;
     bool orderly;
+    bool revokes, waits,
+        aborts; /* when not orderly; what cannot be revoked is aborted all the same */
     int64_t orderly_ns, revoke_ns, deadline_ns;
     ncclResult_t result; /* the first that is not fine, of */
     const char *call;
@@ -195,8 +198,10 @@ static bool finalize_all(const leaving *l)
     return all;
 }
 
-static void revoke_all(const leaving *l)
+/* False: some go on. */
+static bool revoke_all(const leaving *l)
 {
+    bool all = true;
     ncclGroupStart();
     for
         EACH(c, l)
@@ -204,7 +209,8 @@ static void revoke_all(const leaving *l)
     ncclGroupEnd();
     for
         EACH(c, l)
-    if (c->joined) await(c->comm, ncclInProgress, l->revoke_ns, NULL);
+    if (c->joined) all = await(c->comm, ncclInProgress, l->revoke_ns, NULL) == ncclSuccess && all;
+    return all;
 }
 
 static void note(leaving *l, const char *call, ncclResult_t result)
@@ -214,14 +220,17 @@ static void note(leaving *l, const char *call, ncclResult_t result)
     l->call = call;
 }
 
-/* In one group where that is allowed: each then has a thread, and none waits for the one before. */
+/* In one group where that is allowed: each then has a thread, and none waits for the one before.  Once. */
 static void end_all(leaving *l, const char *call, ncclResult_t (*end)(ncclComm_t))
 {
     const bool together = l->t->library.ends_in_group;
     if (together) note(l, "ncclGroupStart", ncclGroupStart());
     for
         EACH(c, l)
-    if (c->comm) note(l, call, end(c->comm));
+        {
+            if (c->comm) note(l, call, end(c->comm));
+            c->comm = NULL;
+        }
     if (together) note(l, "ncclGroupEnd", ncclGroupEnd());
 }
 
@@ -233,11 +242,10 @@ static void *leave(void *arg)
         end_all(l, "ncclCommDestroy", ncclCommDestroy);
     } else {
         const dml_transport *t = l->t;
-        const bool revokes = t->library.revoke != NULL;
-        if (revokes) revoke_all(l);
+        const bool quiet = l->revokes && revoke_all(l);
         dml_id_stop(t->pages, t->n_ranks, t->rank, t->epoch,
-                    dml_clock_ns() + (revokes ? STOPPING_MS * DML_NS_PER_MS : 0));
-        end_all(l, "ncclCommAbort", ncclCommAbort);
+                    dml_clock_ns() + (l->waits ? STOPPING_MS * DML_NS_PER_MS : 0));
+        if (l->aborts || !quiet) end_all(l, "ncclCommAbort", ncclCommAbort);
     }
     dml_wait_set(&l->done, 1);
     return NULL;
@@ -270,22 +278,46 @@ static int64_t abort_ns(const dml_transport *t)
     return ns > least_ns ? ns : least_ns;
 }
 
-dml_err dml_cliques_leave(dml_transport *t)
+static dml_err end(dml_transport *t, const leaving *how)
 {
-    if (!t->cliques) return DML_ERR_OK;
     leaving *l = calloc(1, sizeof *l);
     if (!l) DML_FAIL(DML_ERR_PEER, "no memory to end communicators: this process must end");
+    *l = *how;
     l->t = t;
-    l->orderly = !t->failed && !stopped(t);
     l->orderly_ns = dml_clock_ns() + (l->orderly ? t->timeout_ns : 0);
     l->revoke_ns = l->orderly_ns + abort_ns(t) / 2;
     l->deadline_ns = l->orderly_ns + abort_ns(t);
     DML_TRY(run(l));
+    free(l);
+    return DML_ERR_OK;
+}
+
+static void forget_all(dml_transport *t)
+{
     for (dml_clique *c = t->cliques, *next; c; c = next) {
         next = c->next;
         free(c);
     }
     t->cliques = NULL;
-    free(l);
+}
+
+/* Where NCCL cannot revoke, or does not come to an end of it, they are aborted: that may pull memory away from under
+ * the kernels of others who live, but nothing else ends our own. */
+dml_err dml_cliques_abandon(dml_transport *t)
+{
+    t->failed = t->abandoned = true;
+    if (!t->cliques) return DML_ERR_OK;
+    return end(t, &(leaving){.revokes = t->library.revoke != NULL});
+}
+
+dml_err dml_cliques_leave(dml_transport *t)
+{
+    if (!t->cliques) return DML_ERR_OK;
+    const bool revokes = t->library.revoke != NULL && !t->abandoned;
+    DML_TRY(end(t, &(leaving){.orderly = !t->failed && !stopped(t),
+                              .revokes = revokes,
+                              .waits = revokes,
+                              .aborts = true}));
+    forget_all(t);
     return DML_ERR_OK;
 }

@@ -32,12 +32,13 @@ struct dml_transport {
     int64_t timeout_ns;
     const dml_abort *abort;
     dml_nccl_library library;
-    dml_id_page **pages; /* [n_ranks] owned */
+    dml_id_page **pages; /* [n_ranks] owned; NULL: that rank is absent */
     dml_clique *cliques; /* owned, newest first */
     dml_route *route;    /* [n_ranks] owned */
     int32_t *server;     /* [n_ranks][n_ranks] owned: the pair that joins two ranks; -1: none */
     int32_t n_pairs;     /* met so far */
     bool failed;         /* some call has: abort, do not finalize */
+    bool abandoned;      /* nothing moves any more, here or at any rank that lives */
     dml_queue *queue;    /* for introductions */
     char *scratch;       /* on the device, and */
     char *notes;         /* on the host, for the same */
@@ -78,6 +79,9 @@ dml_err dml_clique_finish(dml_clique *c);
 
 /* Entry `meet` of the transport. */
 dml_err dml_nccl_meet(dml_transport *t, const dml_pair *pairs, int32_t n);
+
+/* Entry `abandon` of the transport: revokes all of t->cliques or, where NCCL cannot, aborts them. */
+dml_err dml_cliques_abandon(dml_transport *t);
 
 /* Ends all of t->cliques and frees them: finalized when all went well, else aborted.
  * DML_ERR_PEER  NCCL does not come back; nothing may be freed, `t` neither, and this process must end */

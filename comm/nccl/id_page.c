@@ -76,6 +76,7 @@ dml_err dml_id_meet(dml_id_page *const *pages, int32_t n, int32_t rank, uint32_t
 {
     dml_wait_set(&pages[rank]->opened, epoch + 1);
     for (int32_t r = 0; r < n; r++) {
+        if (!pages[r]) continue;
         char what[64];
         snprintf(what, sizeof what, "worker %d to open epoch %u", r, epoch);
         DML_TRY(dml_wait_reached(&pages[r]->opened, epoch + 1, deadline_ns, abort, what));
@@ -92,15 +93,16 @@ void dml_id_stop(dml_id_page *const *pages, int32_t n, int32_t rank, uint32_t ep
 {
     dml_wait_set(&pages[rank]->stopped, epoch + 1);
     for (int32_t r = 0; r < n; r++)
-        if (dml_wait_reached(&pages[r]->stopped, epoch + 1, deadline_ns, NULL, "peers to stop") !=
-            DML_ERR_OK)
+        if (pages[r] && dml_wait_reached(&pages[r]->stopped, epoch + 1, deadline_ns, NULL,
+                                         "peers to stop") != DML_ERR_OK)
             return;
 }
 
 bool dml_id_is_stopped(dml_id_page *const *pages, int32_t n, uint32_t epoch)
 {
     for (int32_t r = 0; r < n; r++)
-        if (dml_seq_reached(atomic_load_explicit(&pages[r]->stopped, memory_order_relaxed),
+        if (pages[r] &&
+            dml_seq_reached(atomic_load_explicit(&pages[r]->stopped, memory_order_relaxed),
                             epoch + 1))
             return true;
     return false;

@@ -38,6 +38,8 @@ void dml_id_withdraw(dml_id_page *page);
 dml_err dml_id_await(dml_id_page *page, int32_t owner, uint32_t epoch, uint64_t group,
                      int64_t deadline_ns, const dml_abort *abort, char id[DML_ID_BYTES]);
 
+/* In what follows a page that is NULL is that of a rank which is absent: nobody waits for it. */
+
 /* Says that `rank` has opened `epoch`, and returns when all `n` ranks have.
  * DML_ERR_PEER  deadline, abort, or one of them is at a later epoch already */
 dml_err dml_id_meet(dml_id_page *const *pages, int32_t n, int32_t rank, uint32_t epoch,

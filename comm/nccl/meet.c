@@ -165,10 +165,22 @@ static dml_err join_pair(dml_transport *t, const dml_pair *p, int32_t number)
     return introduce(t, &v);
 }
 
+static dml_err check_present(const dml_transport *t, const dml_pair *p)
+{
+    for (int32_t i = 0; i < p->n_lower + p->n_upper; i++) {
+        const int32_t rank = i < p->n_lower ? p->lower[i] : p->upper[i - p->n_lower];
+        if (!t->pages[rank])
+            DML_FAIL(DML_ERR_BUG, "worker %d is in a pair, but absent at epoch %u", rank, t->epoch);
+    }
+    return DML_ERR_OK;
+}
+
 /* Every second pair first: those have no rank in common in a pipeline, so they join side by side. */
 dml_err dml_nccl_meet(dml_transport *t, const dml_pair *pairs, int32_t n)
 {
     DML_TRY(dml_pairs_check(pairs, n, t->n_ranks));
+    for (int32_t i = 0; i < n; i++)
+        DML_TRY(check_present(t, &pairs[i]));
     const int32_t base = t->n_pairs;
     bool *used = calloc((size_t)n + 1, sizeof *used);
     if (!used) DML_FAIL(DML_ERR_NOMEM, "no memory for %d pairs", n);

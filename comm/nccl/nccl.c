@@ -13,8 +13,9 @@
  * carry the epoch and which communicator this is, and a rank that hears another epoch refuses to go on.
  *
  * NCCL does not notice a dead peer on the same host; who watches raises the abort flag.  After a failure a
- * transport can only be closed (comm/nccl/clique.c says how), and those left open the next epoch on the same
- * pages or new ones.
+ * transport can only be abandoned and closed (comm/nccl/clique.c says how), and those left open the next epoch on
+ * the same pages or new ones, without those who are absent.  Memory from alloc is the device's, not NCCL's: to
+ * abandon takes nothing from it.
  *
  * Two differences from the CPU transports.  NCCL adds floats in an order of its own: the bits are the same
  * on all members and in repeats on the same machines, not in group order; sums of integers (exact mode) have
@@ -47,11 +48,12 @@ struct dml_group {
 
 /* ---- open and close ---- */
 
-static dml_err map_pages(dml_transport *t, const int *fds)
+static dml_err map_pages(dml_transport *t, const dml_transport_config *config)
 {
-    if (!fds) DML_FAIL(DML_ERR_BUG, "the nccl transport needs a memfd per rank");
+    if (!config->fds) DML_FAIL(DML_ERR_BUG, "the nccl transport needs a memfd per rank");
     for (int32_t r = 0; r < t->n_ranks; r++)
-        DML_TRY(dml_id_page_open(fds[r], &t->pages[r]));
+        if (!config->absent || !config->absent[r])
+            DML_TRY(dml_id_page_open(config->fds[r], &t->pages[r]));
     return DML_ERR_OK;
 }
 
@@ -83,7 +85,7 @@ static dml_err begin(dml_transport *t, const dml_transport_config *config)
     if (n == 1) return DML_ERR_OK;
     dml_nccl_configure(config);
     DML_TRY(dml_nccl_library_find(&t->library));
-    DML_TRY(map_pages(t, config->fds));
+    DML_TRY(map_pages(t, config));
     return dml_id_meet(t->pages, t->n_ranks, t->rank, t->epoch, dml_clock_ns() + t->timeout_ns,
                        t->abort);
 }
@@ -250,6 +252,9 @@ static dml_err group_open(dml_transport *t, const int32_t *ranks, int32_t n, uin
 {
     const int32_t member = dml_pair_place(ranks, n, t->rank);
     if (member < 0) DML_FAIL(DML_ERR_BUG, "worker %d is not in group %u", t->rank, id);
+    for (int32_t i = 0; n > 1 && i < n; i++)
+        if (!t->pages[ranks[i]])
+            DML_FAIL(DML_ERR_BUG, "worker %d of group %u is absent", ranks[i], id);
     dml_group *g = calloc(1, sizeof *g);
     if (!g) DML_FAIL(DML_ERR_NOMEM, "no memory for a group");
     *g = (dml_group){.t = t, .n = n, .member = member};
@@ -333,6 +338,7 @@ const dml_transport_api dml_nccl_transport = {
     .doc = "GPU to GPU by NCCL",
     .library = dml_nccl_library_name,
     .open = transport_open,
+    .abandon = dml_cliques_abandon,
     .close = transport_close,
     .alloc = transport_alloc,
     .meet = dml_nccl_meet,

@@ -68,6 +68,8 @@ static dml_err device_open(const dml_device_config *config, dml_device **out)
 
 static void device_close(dml_device *device)
 {
+    if (!device) return;
+    dml_cuda_queues_free(device);
     free(device);
 }
 
@@ -144,6 +146,7 @@ const dml_device_api dml_cuda_device = {
     .submit = dml_cuda_queue_submit,
     .copy = dml_cuda_queue_copy,
     .sync = dml_cuda_queue_sync,
+    .renew = dml_cuda_queue_renew,
     .native = dml_cuda_queue_native,
     .event_open = dml_cuda_event_open,
     .event_close = dml_cuda_event_close,
@@ -154,4 +157,7 @@ const dml_device_api dml_cuda_device = {
     .capture = dml_cuda_queue_capture,
     .replay = dml_cuda_queue_replay,
     .replay_close = dml_cuda_replay_close,
+    .sabotage = dml_cuda_queue_sabotage,
+    .watch = dml_cuda_watch,
+    .unwatch = dml_cuda_unwatch,
 };

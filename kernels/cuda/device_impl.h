@@ -7,6 +7,7 @@
 struct dml_device {
     int32_t index;
     const dml_abort *abort;
+    dml_queue *queues; /* all ever opened, owned: a closed one may still be named by events */
     const dml_queue
         *failed; /* the first of its queues that did, NULL: none; borrowed until that is closed */
 };
@@ -18,9 +19,12 @@ dml_err dml_cuda_use(const dml_device *device);
 
 dml_err dml_cuda_queue_open(dml_device *device, const char *name, dml_queue **out);
 void dml_cuda_queue_close(dml_queue *queue);
+void dml_cuda_queues_free(dml_device *device); /* closed ones, when the device is */
 dml_err dml_cuda_queue_submit(dml_queue *queue, dml_job job, void *arg);
 dml_err dml_cuda_queue_copy(dml_queue *queue, void *dst, const void *src, int64_t bytes);
 dml_err dml_cuda_queue_sync(dml_queue *queue, int64_t deadline_ns);
+dml_err dml_cuda_queue_renew(dml_queue *queue, int64_t deadline_ns);
+dml_err dml_cuda_queue_sabotage(dml_queue *queue, dml_sabotage what);
 void *dml_cuda_queue_native(dml_queue *queue);
 dml_err dml_cuda_event_open(dml_device *device, dml_event **out);
 void dml_cuda_event_close(dml_event *event);

@@ -17,13 +17,9 @@ static dml_err meaning(cudnnStatus_t status)
     case CUDNN_STATUS_INTERNAL_ERROR_DEVICE_ALLOCATION_FAILED: return DML_ERR_NOMEM;
     default: break;
     }
-    switch ((int)status / 1000) {
-    case 1:
-        return DML_ERR_UNAVAILABLE; /* not initialized, a part not found or of another version */
-    case 2: return DML_ERR_BUG;
-    case 3: return DML_ERR_UNAVAILABLE;
-    default: return DML_ERR_PEER;
-    }
+    /* 2: bad parameters.  1: not initialized, a part not found or of another version; 3: not supported; 4 and 5: the
+     * library, or the device, has failed. */
+    return (int)status / 1000 == 2 ? DML_ERR_BUG : DML_ERR_UNAVAILABLE;
 }
 
 dml_err dml_cudnn_status(cudnnStatus_t status, const char *file, int line, const char *call)

@@ -61,10 +61,7 @@ struct dml_gemm {
 static dml_err check(cublasStatus_t status, int line, const char *call)
 {
     if (status == CUBLAS_STATUS_SUCCESS) return DML_ERR_OK;
-    dml_err err = DML_ERR_PEER;
-    if (status == CUBLAS_STATUS_NOT_INITIALIZED || status == CUBLAS_STATUS_NOT_SUPPORTED ||
-        status == CUBLAS_STATUS_ARCH_MISMATCH)
-        err = DML_ERR_UNAVAILABLE;
+    dml_err err = DML_ERR_UNAVAILABLE; /* it cannot do that here, or the device is lost */
     if (status == CUBLAS_STATUS_ALLOC_FAILED) err = DML_ERR_NOMEM;
     if (status == CUBLAS_STATUS_INVALID_VALUE) err = DML_ERR_BUG;
     return dml_err_set(err, __FILE__, line, "%s: %s (%s)", call, cublasLtGetStatusString(status),

@@ -186,4 +186,8 @@ cudaError_t dml_cu_sgd(const dml_cu_sgd_rule *p, const dml_cu_opt_table *t, cuda
 cudaError_t dml_cu_adamw(const dml_cu_adamw_rule *p, const dml_cu_opt_table *t,
                          cudaStream_t stream);
 
+/* sabotage.cu: the device fails, or never ends */
+cudaError_t dml_cu_trap(cudaStream_t stream);
+cudaError_t dml_cu_hang(cudaStream_t stream);
+
 #endif

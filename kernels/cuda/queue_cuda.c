@@ -2,7 +2,7 @@
  *
  * A job runs at once on the submitting thread and enqueues on the stream.  So what fails in a job is known
  * at submit; what fails on the GPU is known when the stream or an event is asked.  Both stick: the queue keeps
- * the first error and its trail, an event recorded after it carries it to who waits.
+ * the first error and its trail, and an event recorded after it leads who waits there, until the queue is renewed.
  *
  * Waiting is polling, never cudaStreamSynchronize: a hung GPU must not take the deadline and the abort flag
  * with it.  The current device is a property of the calling thread, so every entry sets it (tens of ns).
@@ -13,6 +13,7 @@
 #include "kernels/cuda/device_impl.h"
 
 #include "engine/base/clock.h"
+#include "kernels/cuda/launchers.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -28,16 +29,20 @@ typedef struct failure {
 
 struct dml_queue {
     dml_device *device;
+    dml_queue *next; /* of the device */
     const char *name;
     cudaStream_t stream;
     failure failed;
+    uint32_t renewals;
 };
 
 struct dml_event {
     dml_device *device;
     cudaEvent_t event;
-    const char *queue; /* name of the queue it was recorded in, NULL: never */
-    failure failed;    /* of the queue, when it was recorded */
+    dml_queue
+        *queue; /* that it was recorded in, borrowed until the device is closed; NULL: never */
+    uint32_t renewals; /* of the queue, when it was recorded */
+    bool is_void;      /* the queue had failed by then: nothing was recorded */
 };
 
 struct dml_replay {
@@ -71,6 +76,13 @@ static dml_err said(const failure *f)
     return f->err;
 }
 
+/* What kept the event from being recorded; NULL: nothing, or its queue has been renewed since. */
+static const failure *failure_of(const dml_event *event)
+{
+    if (!event->is_void || event->renewals != event->queue->renewals) return NULL;
+    return &event->queue->failed;
+}
+
 static void fail_queue(dml_queue *queue, dml_err err)
 {
     keep(&queue->failed, err);
@@ -94,6 +106,7 @@ typedef struct wanted {
     const char *queue;
     cudaStream_t stream;
     cudaEvent_t event;
+    bool patiently; /* whoever has failed, and whatever is being stopped */
 } wanted;
 
 static cudaError_t ask(const wanted *w)
@@ -106,7 +119,7 @@ static cudaError_t ask(const wanted *w)
 
 static dml_err poll(const wanted *w, int64_t deadline_ns)
 {
-    const dml_abort *abort = w->device->abort;
+    const dml_abort *abort = w->patiently ? NULL : w->device->abort;
     const char *what = w->event ? "an event of " : "";
     const int64_t begin_ns = dml_clock_ns();
     for (int64_t turn = 0;; turn++) {
@@ -120,7 +133,7 @@ static dml_err poll(const wanted *w, int64_t deadline_ns)
                      what, w->queue);
         const int64_t now_ns = dml_clock_ns();
         const dml_queue *failed = w->device->failed;
-        if (failed && now_ns - begin_ns > PATIENCE_NS) {
+        if (failed && !w->patiently && now_ns - begin_ns > PATIENCE_NS) {
             dml_err_trail_put(failed->failed.trail);
             return failed->failed.err;
         }
@@ -146,17 +159,31 @@ dml_err dml_cuda_queue_open(dml_device *device, const char *name, dml_queue **ou
         free(queue);
         return err;
     }
+    queue->next = device->queues;
+    device->queues = queue;
     *out = queue;
     return DML_ERR_OK;
+}
+
+static void forget_failure(dml_queue *queue)
+{
+    if (queue->device->failed == queue) queue->device->failed = NULL;
 }
 
 void dml_cuda_queue_close(dml_queue *queue)
 {
     if (!queue) return;
     cudaSetDevice(queue->device->index);
-    if (queue->device->failed == queue) queue->device->failed = NULL;
+    forget_failure(queue);
     cudaStreamDestroy(queue->stream);
-    free(queue);
+}
+
+void dml_cuda_queues_free(dml_device *device)
+{
+    for (dml_queue *q = device->queues, *next; q; q = next) {
+        next = q->next;
+        free(q);
+    }
 }
 
 dml_err dml_cuda_queue_submit(dml_queue *queue, dml_job job, void *arg)
@@ -179,8 +206,35 @@ dml_err dml_cuda_queue_sync(dml_queue *queue, int64_t deadline_ns)
 {
     if (queue->failed.err != DML_ERR_OK) return said(&queue->failed);
     DML_TRY(dml_cuda_use(queue->device));
-    const wanted all = {queue->device, queue->name, queue->stream, NULL};
+    const wanted all = {queue->device, queue->name, queue->stream, NULL, false};
     return poll(&all, deadline_ns);
+}
+
+/* What is left on the stream runs on what the failed step has left in memory: whoever renews discards both. */
+dml_err dml_cuda_queue_renew(dml_queue *queue, int64_t deadline_ns)
+{
+    DML_TRY(dml_cuda_use(queue->device));
+    const wanted rest = {queue->device, queue->name, queue->stream, NULL, true};
+    DML_TRY(poll(&rest, deadline_ns));
+    forget_failure(queue);
+    queue->failed.err = DML_ERR_OK;
+    queue->renewals++;
+    return DML_ERR_OK;
+}
+
+dml_err dml_cuda_queue_sabotage(dml_queue *queue, dml_sabotage what)
+{
+    DML_TRY(dml_cuda_use(queue->device));
+    const int32_t index = queue->device->index;
+    switch (what) {
+    case DML_SABOTAGE_ERROR:
+        return DML_CUDA(dml_cu_trap, (queue->stream), "queue '%s' of device %d", queue->name,
+                        index);
+    case DML_SABOTAGE_HANG:
+        return DML_CUDA(dml_cu_hang, (queue->stream), "queue '%s' of device %d", queue->name,
+                        index);
+    }
+    DML_FAIL(DML_ERR_BUG, "no sabotage has the number %d", (int)what);
 }
 
 void *dml_cuda_queue_native(dml_queue *queue)
@@ -218,16 +272,16 @@ dml_err dml_cuda_event_record(dml_queue *queue, dml_event *event)
 {
     ON_QUEUE(queue, DML_CUDA(cudaEventRecord, (event->event, queue->stream),
                              "queue '%s' of device %d", queue->name, queue->device->index));
-    event->failed.err = DML_ERR_OK;
-    if (queue->failed.err != DML_ERR_OK) event->failed = queue->failed;
-    event->queue = queue->name;
+    event->queue = queue;
+    event->renewals = queue->renewals;
+    event->is_void = queue->failed.err != DML_ERR_OK;
     return DML_ERR_OK;
 }
 
 dml_err dml_cuda_event_wait(dml_queue *queue, dml_event *event)
 {
-    if (queue->failed.err == DML_ERR_OK && event->failed.err != DML_ERR_OK)
-        queue->failed = event->failed;
+    const failure *failed = failure_of(event);
+    if (queue->failed.err == DML_ERR_OK && failed) queue->failed = *failed;
     ON_QUEUE(queue, DML_CUDA(cudaStreamWaitEvent, (queue->stream, event->event, 0),
                              "queue '%s' of device %d", queue->name, queue->device->index));
     return DML_ERR_OK;
@@ -236,9 +290,10 @@ dml_err dml_cuda_event_wait(dml_queue *queue, dml_event *event)
 dml_err dml_cuda_event_await(dml_event *event, int64_t deadline_ns)
 {
     if (!event->queue) return DML_ERR_OK;
-    if (event->failed.err != DML_ERR_OK) return said(&event->failed);
+    const failure *failed = failure_of(event);
+    if (failed) return said(failed);
     DML_TRY(dml_cuda_use(event->device));
-    const wanted passed = {event->device, event->queue, NULL, event->event};
+    const wanted passed = {event->device, event->queue->name, NULL, event->event, false};
     return poll(&passed, deadline_ns);
 }
 
@@ -248,7 +303,7 @@ dml_err dml_cuda_event_elapsed(dml_event *begin, dml_event *end, int64_t *ns)
     DML_TRY(dml_cuda_use(begin->device));
     DML_TRY(DML_CUDA(cudaEventElapsedTime, (&ms, begin->event, end->event),
                      "events of queues '%s' and '%s' of device %d",
-                     begin->queue ? begin->queue : "", end->queue ? end->queue : "",
+                     begin->queue ? begin->queue->name : "", end->queue ? end->queue->name : "",
                      begin->device->index));
     *ns = (int64_t)((double)ms * 1e6);
     return DML_ERR_OK;

@@ -14,7 +14,8 @@ set(DML_CUDA_KERNELS
   kernels/cuda/norm.cu
   kernels/cuda/norm_words.cu
   kernels/cuda/optimizer.cu
-  kernels/cuda/pool.cu)
+  kernels/cuda/pool.cu
+  kernels/cuda/sabotage.cu)
 
 # Host code, the same in both.
 set(DML_CUDA_HOST
@@ -37,7 +38,8 @@ set(DML_CUDA_HOST
   kernels/cuda/norm_cuda.c
   kernels/cuda/numa.c
   kernels/cuda/queue_cuda.c
-  kernels/cuda/status_cuda.c)
+  kernels/cuda/status_cuda.c
+  kernels/cuda/watch_nvml.c)
 
 # Host code that only the real build has, and what stands in for it in the emulated ones.  (A library whose
 # calls are emulated, as the runtime and NCCL are, needs no line here: its caller is in DML_CUDA_HOST.)

@@ -4,19 +4,21 @@
 #include <stdarg.h>
 #include <stdio.h>
 
+/* Statuses of stream capture, all about what must not be done in one. */
+enum { CAPTURE_FIRST = 900, CAPTURE_LAST = 908 };
+
 static dml_err meaning(cudaError_t status)
 {
+    if ((int)status >= CAPTURE_FIRST && (int)status <= CAPTURE_LAST) return DML_ERR_BUG;
     switch ((int)status) {
     case cudaErrorMemoryAllocation: return DML_ERR_NOMEM;
-    case cudaErrorInsufficientDriver:
-    case cudaErrorNoDevice:
-    case cudaErrorInvalidDevice:
-    case cudaErrorNoKernelImageForDevice:
-    case cudaErrorNotSupported: return DML_ERR_UNAVAILABLE;
     case cudaErrorInvalidValue:
     case cudaErrorInvalidConfiguration:
+    case cudaErrorIllegalState:
+    case cudaErrorNotReady:
     case cudaErrorInvalidResourceHandle: return DML_ERR_BUG;
-    default: return DML_ERR_PEER; /* an open list: whatever a driver may report of a device */
+    default:
+        return DML_ERR_UNAVAILABLE; /* an open list: whatever a driver may report of a device */
     }
 }
 

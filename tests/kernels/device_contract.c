@@ -142,6 +142,36 @@ static void a_failure_sticks_and_events_carry_it(bench *t)
     DML_CHECK_FAILS(DML_ERR_DATA, "the job cannot", t->api->sync(t->x, soon()));
 }
 
+/* What failed before it is forgotten, also by events; another queue's failure is not. */
+static void a_renewed_queue_goes_on_and_its_old_events_have_passed(bench *t)
+{
+    DML_CHECK_OK(t->api->submit(t->x, fail_job, NULL));
+    DML_CHECK_OK(t->api->record(t->x, t->first));
+    DML_CHECK_OK(t->api->wait(t->y, t->first));
+    DML_CHECK_FAILS(DML_ERR_DATA, "the job cannot", t->api->sync(t->y, soon()));
+    atomic_store(&t->abort.raised,
+                 1); /* the worker is told to stop, and comes to rest all the same */
+    DML_CHECK_OK(t->api->renew(t->x, soon()));
+    DML_CHECK_FAILS(DML_ERR_DATA, "the job cannot", t->api->sync(t->y, soon()));
+    DML_CHECK_OK(t->api->renew(t->y, soon()));
+    atomic_store(&t->abort.raised, 0);
+    DML_CHECK_OK(t->api->await(t->first, soon()));
+    for (int32_t round = 0; round < 3; round++) {
+        write(t, round * 11);
+        DML_CHECK_OK(t->api->copy(t->x, t->a, t->from, BYTES));
+        if (round > 0) DML_CHECK_OK(t->api->record(t->x, t->first));
+        DML_CHECK_OK(t->api->wait(t->y, t->first));
+        if (round == 0) DML_CHECK_OK(t->api->sync(t->x, soon()));
+        DML_CHECK_OK(t->api->copy(t->y, t->to, t->a, BYTES));
+        DML_CHECK_OK(t->api->sync(t->y, soon()));
+        expect(t, round * 11);
+    }
+    DML_CHECK_OK(t->api->submit(t->x, fail_job, NULL)); /* and it may fail again */
+    DML_CHECK_FAILS(DML_ERR_DATA, "the job cannot", t->api->sync(t->x, soon()));
+    DML_CHECK_OK(t->api->renew(t->x, soon()));
+    DML_CHECK_OK(t->api->sync(t->x, soon()));
+}
+
 /* ---- replays ---- */
 
 static dml_err copy_chain(void *arg)
@@ -181,7 +211,7 @@ static void a_capture_runs_nothing_and_a_replay_all_of_it_each_time(bench *t)
     t->api->replay_close(NULL);
 }
 
-static void a_failed_queue_replays_nothing(bench *t)
+static void a_failed_queue_replays_nothing_until_it_is_renewed(bench *t)
 {
     dml_replay *replay = NULL, *late = NULL;
     DML_CHECK_OK(t->api->capture(t->x, copy_chain, t, &replay));
@@ -191,6 +221,10 @@ static void a_failed_queue_replays_nothing(bench *t)
     DML_CHECK_FAILS(DML_ERR_DATA, "the job cannot", t->api->sync(t->x, soon()));
     DML_CHECK_FAILS(DML_ERR_DATA, "the job cannot", t->api->capture(t->x, copy_chain, t, &late));
     DML_CHECK_EQ(0, t->to[0]);
+    DML_CHECK_OK(t->api->renew(t->x, soon()));
+    DML_CHECK_OK(t->api->replay(t->x, replay));
+    DML_CHECK_OK(t->api->sync(t->x, soon()));
+    expect(t, 3);
     t->api->replay_close(replay);
 }
 
@@ -201,8 +235,9 @@ void device_contract(const dml_device_api *api)
         await_returns_when_the_record_has_passed,
         time_passes_between_records_and_no_more_than_here,
         a_failure_sticks_and_events_carry_it,
+        a_renewed_queue_goes_on_and_its_old_events_have_passed,
         a_capture_runs_nothing_and_a_replay_all_of_it_each_time,
-        a_failed_queue_replays_nothing,
+        a_failed_queue_replays_nothing_until_it_is_renewed,
     };
     const size_t n = sizeof promise / sizeof *promise, replays = 2;
     for (size_t i = 0; i < (api->capture ? n : n - replays); i++) {

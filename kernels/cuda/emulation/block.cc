@@ -28,7 +28,7 @@ namespace emu
 {
 enum { WARP = 32, STACK_BYTES = 64 << 10, MAX_THREADS = 1024 };
 
-enum class state { ready, at_barrier, at_warp, ended };
+enum class state { ready, at_barrier, at_warp, ended, asleep };
 
 struct thread {
     fiber f;
@@ -111,6 +111,17 @@ uint64_t exchange(unsigned mask, uint64_t value, int from)
     own_warp().slot[turn][lane()] = value;
     stop_at_warp(mask, warp_call::shuffle);
     return from >= 0 && from < WARP ? own_warp().slot[turn][from] : value;
+}
+
+void trap()
+{
+    fault("thread %d of block %u traps", block.current, blockIdx.x);
+    stop(state::ended);
+}
+
+void sleep()
+{
+    stop(state::asleep);
 }
 
 void *dynamic_shared()
@@ -196,8 +207,14 @@ static void report_deadlock()
     fault("deadlock in block %u: of %zu threads %s", blockIdx.x, block.threads.size(), text);
 }
 
-/* False: the threads of the block wait for each other. */
-static bool run_block()
+static bool any_asleep()
+{
+    for (const thread &t : block.threads)
+        if (t.is == state::asleep) return true;
+    return false;
+}
+
+static ending run_block()
 {
     const size_t n = block.threads.size();
     for (size_t i = 0; i < n; i++) {
@@ -212,13 +229,14 @@ static bool run_block()
         order_shuffle(block.order);
         for (const int i : block.order)
             if (block.threads[static_cast<size_t>(i)].is == state::ready) resume(i);
-        if (all_are(0, n, state::ended)) return true;
+        if (all_are(0, n, state::ended)) return ending::done;
         if (all_are(0, n, state::at_barrier)) {
             here.interval++;
             make_ready(0, n);
         } else if (!open_warps()) {
+            if (any_asleep()) return ending::endless;
             report_deadlock();
-            return false;
+            return ending::fault;
         }
     }
 }
@@ -254,8 +272,9 @@ static void prepare(const grid &g)
     gridDim = g.blocks;
 }
 
-bool run(const grid &g)
+ending run(const grid &g)
 {
+    ending how = ending::done;
     const int32_t faults = dml_emu_faults();
     prepare(g);
     block.dynamic =
@@ -270,11 +289,12 @@ bool run(const grid &g)
         blockIdx = {b % g.blocks.x, b % plane / g.blocks.x, b / plane};
         here.block = b;
         spoil_shared();
-        if (!run_block()) break;
+        how = run_block();
+        if (how != ending::done) break;
     }
     here.launch = 0;
     if (block.dynamic) memory_free(block.dynamic);
     block.dynamic = nullptr;
-    return dml_emu_faults() == faults;
+    return dml_emu_faults() == faults ? how : ending::fault;
 }
 } // namespace emu

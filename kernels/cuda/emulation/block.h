@@ -3,7 +3,7 @@
  * Each CUDA thread of the running block is a fiber.  A pass resumes every ready fiber once, in the chosen
  * order; a fiber runs until it returns or stops at a barrier or a warp exchange.  When all have stopped
  * at the barrier it opens.  When nothing can move, the launch ends with a report of who stands where:
- * on a GPU that is a hang or undefined.
+ * on a GPU that is a hang or undefined.  A kernel that sleeps is meant to hang, and its stream does.
  *
  * Only one launch runs at a time, in whichever thread asks (emulation/runtime.cc).
  */
@@ -39,14 +39,17 @@ struct grid {
 
 /* Enqueues; cudaErrorInvalidConfiguration for a shape no GPU takes or the emulation does not. */
 cudaError_t launch(grid g, cudaStream_t stream);
-/* Runs all blocks now.  False: a fault was reported. */
-bool run(const grid &g);
+/* Runs all blocks now.  endless: a thread sleeps, which only kernels do here that never end. */
+enum class ending { done, fault, endless };
+ending run(const grid &g);
 
 void sync_block();
 void sync_warp(unsigned mask);
 /* Gives `value` to the warp and returns lane `from`'s, the own one if there is no such lane. */
 uint64_t exchange(unsigned mask, uint64_t value, int from);
 int lane();
+void trap();  /* a fault; the thread ends */
+void sleep(); /* the thread never wakes */
 void *dynamic_shared();
 int64_t timer_ns();
 

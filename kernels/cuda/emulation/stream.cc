@@ -183,9 +183,14 @@ cudaError_t enqueue(CUstream_st *s, step next)
     return sticky;
 }
 
+static step never()
+{
+    return {nullptr, [] { return false; }, "hang", {}, {}};
+}
+
 void enqueue_hang(CUstream_st *s)
 {
-    enqueue(s, {nullptr, [] { return false; }, "hang", {}, {}});
+    enqueue(s, never());
 }
 
 cudaError_t launch(grid g, cudaStream_t stream)
@@ -198,7 +203,10 @@ cudaError_t launch(grid g, cudaStream_t stream)
         return returned(cudaErrorInvalidConfiguration);
     if (known(stream) && stream->device != current_device)
         return returned(cudaErrorInvalidResourceHandle);
-    const auto go = [g] { run(g); };
+    const auto go = [g] {
+        CUstream_st *own = acting;
+        if (run(g) == ending::endless) own->steps.push_front(never());
+    };
     return returned(enqueue(stream, {go, nullptr, "kernel", {}, {}}));
 }
 

@@ -48,6 +48,11 @@ static void *run_rank(void *arg)
     return NULL;
 }
 
+static bool is_absent(const gpu_world *w, int32_t rank)
+{
+    return w->absent && w->absent[rank];
+}
+
 void gpu_run(const gpu_world *w, gpu_body body, gpu_rank *ranks)
 {
     dml_emu_setup(DML_EMU_FORWARD, w->seed ? DML_EMU_LOTTERY : DML_EMU_LAZY, w->seed);
@@ -56,7 +61,7 @@ void gpu_run(const gpu_world *w, gpu_body body, gpu_rank *ranks)
     pthread_t threads[GPU_RANKS];
     start starts[GPU_RANKS];
     for (int32_t i = 0; i < w->world; i++)
-        fds[i] = memfd_create("rank", MFD_CLOEXEC);
+        fds[i] = is_absent(w, i) ? -1 : memfd_create("rank", MFD_CLOEXEC);
     for (int32_t i = 0; i < present; i++) {
         const int64_t ms = w->timeout_ms ? w->timeout_ms : GPU_PATIENCE_MS;
         ranks[i] = (gpu_rank){.rank = i,
@@ -70,16 +75,18 @@ void gpu_run(const gpu_world *w, gpu_body body, gpu_rank *ranks)
                                          .timeout_ns = ms * DML_NS_PER_MS,
                                          .abort = w->abort,
                                          .ranks_per_device = w->per_device,
+                                         .absent = w->absent,
                                          .fds = fds}};
         starts[i] = (start){&ranks[i], body, w->stop};
     }
     for (int32_t i = 1; i < present; i++)
-        assert_int_equal(pthread_create(&threads[i], NULL, run_rank, &starts[i]), 0);
+        if (!is_absent(w, i))
+            assert_int_equal(pthread_create(&threads[i], NULL, run_rank, &starts[i]), 0);
     run_rank(&starts[0]);
     for (int32_t i = 1; i < present; i++)
-        pthread_join(threads[i], NULL);
+        if (!is_absent(w, i)) pthread_join(threads[i], NULL);
     for (int32_t i = 0; i < w->world; i++)
-        close(fds[i]);
+        if (!is_absent(w, i)) close(fds[i]);
 }
 
 void gpu_run_ok(const gpu_world *w, gpu_body body)

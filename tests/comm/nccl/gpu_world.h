@@ -24,6 +24,7 @@ typedef dml_err (*gpu_body)(gpu_rank *r);
 typedef struct gpu_world {
     int32_t world;
     int32_t present;    /* the first so many come; 0: all */
+    const bool *absent; /* [world] who does not come; NULL: all others do */
     int64_t timeout_ms; /* 0: GPU_PATIENCE_MS */
     uint32_t epoch[GPU_RANKS];
     int32_t per_device;

@@ -75,7 +75,7 @@ static void a_status_is_told_with_call_peer_communicator_and_device(void **state
     } cases[] = {
         {ncclInvalidUsage, DML_ERR_BUG, "invalid usage"},
         {ncclInvalidArgument, DML_ERR_BUG, "invalid argument"},
-        {ncclSystemError, DML_ERR_UNAVAILABLE, "unhandled system error"},
+        {ncclSystemError, DML_ERR_PEER, "unhandled system error"},
         {ncclUnhandledCudaError, DML_ERR_UNAVAILABLE, "unhandled cuda error"},
         {ncclRemoteError, DML_ERR_PEER, "remote process exited or there was a network error"},
         {ncclInternalError, DML_ERR_PEER, "internal error"},
@@ -119,7 +119,7 @@ static void an_id_that_cannot_be_made_is_told(void **state)
     (void)state;
     forget();
     id_says = ncclSystemError;
-    meet_and_fail(DML_ERR_UNAVAILABLE, "ncclGetUniqueId, device 0: unhandled system error");
+    meet_and_fail(DML_ERR_PEER, "ncclGetUniqueId, device 0: unhandled system error");
 }
 
 static void notes_that_do_not_arrive_end_the_meeting(void **state)

@@ -5,9 +5,11 @@
 #include "tests/comm/nccl/gpu_world.h"
 
 #include "engine/base/clock.h"
+#include "kernels/cuda/device_cuda.h"
 #include "kernels/cuda/emulation/emulation.h"
 
 #include <nccl.h>
+#include <pthread.h>
 #include <stdlib.h>
 
 static const dml_transport_api *const api = &dml_nccl_transport;
@@ -144,6 +146,46 @@ static void an_older_library_aborts_without_revoking(void **state)
     }
 }
 
+/* ---- abandoned, then closed ---- */
+
+static pthread_barrier_t all_abandoned;
+
+static dml_err get_stuck_and_abandon(gpu_rank *r)
+{
+    const dml_err err = get_stuck(r);
+    const int before = revoked + aborted;
+    const dml_err abandoned = api->abandon(r->transport);
+    const int after = revoked + aborted, unwanted = version ? revoked : aborted;
+    pthread_barrier_wait(&all_abandoned); /* as the run sees to it */
+    DML_TRY(abandoned);
+    GPU_EXPECT(after >= before + 3 && unwanted == 0);
+    DML_TRY(dml_cuda_device.renew(r->recv, dml_clock_ns() + 20 * DML_NS_PER_S));
+    return err;
+}
+
+/* Where it can be revoked the memory stays until the others have stopped as well. */
+static void what_is_abandoned_is_revoked_or_else_aborted_and_all_is_aborted_once(void **state)
+{
+    (void)state;
+    gpu_rank ranks[2];
+    pthread_barrier_init(&all_abandoned, NULL, 2);
+    for (int i = 0; i < 2; i++) {
+        forget();
+        version = i ? 22203 : 0;
+        dml_abort stop = {0};
+        gpu_run(&(gpu_world){.world = 2, .abort = &stop, .stop = &stop, .timeout_ms = 1000},
+                get_stuck_and_abandon, ranks);
+        for (int r = 0; r < 2; r++) {
+            if (ranks[r].err != DML_ERR_PEER) fail_msg("rank %d: %s", r, ranks[r].trail);
+            DML_CHECK_EQ(DML_ERR_OK, ranks[r].closed);
+        }
+        DML_CHECK_EQ(i ? 0 : 6, revoked);
+        DML_CHECK_EQ(6, aborted);
+        DML_CHECK_EQ(0, finalized + destroyed);
+    }
+    pthread_barrier_destroy(&all_abandoned);
+}
+
 /* The last test: its threads stay where they are until the process ends. */
 static void a_library_that_does_not_come_back_ends_the_process(void **state)
 {
@@ -238,6 +280,7 @@ int main(void)
         cmocka_unit_test(a_good_end_finalizes_and_destroys),
         cmocka_unit_test(after_a_failure_all_are_revoked_then_aborted),
         cmocka_unit_test(an_older_library_aborts_without_revoking),
+        cmocka_unit_test(what_is_abandoned_is_revoked_or_else_aborted_and_all_is_aborted_once),
         cmocka_unit_test(a_library_that_is_too_old_is_named),
         cmocka_unit_test(nvls_is_left_alone_unless_the_spec_says),
         cmocka_unit_test(ranks_on_one_gpu_are_on_hosts_of_their_own),

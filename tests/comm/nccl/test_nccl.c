@@ -229,6 +229,53 @@ static void a_config_that_cannot_be_is_our_bug(void **state)
     dml_cuda_device.close(device);
 }
 
+/* ---- absent ranks ---- */
+
+static dml_err work_without_the_absent(gpu_rank *r)
+{
+    static const int32_t some[] = {0, 2, 3}, all[] = {0, 1, 2, 3}, low[] = {0}, gone[] = {1},
+                         high[] = {2, 3};
+    dml_group *g = NULL;
+    int32_t *word;
+    const dml_pair pairs[] = {{low, high, 1, 2}}, bad = {low, gone, 1, 1};
+    DML_TRY(api->meet(r->transport, pairs, 1));
+    DML_TRY(api->group_open(r->transport, some, 3, 0, &g));
+    DML_TRY(api->alloc(r->transport, 64, (void **)&word));
+    *word = r->rank;
+    DML_TRY(api->all_reduce(g, r->send, word, 1, DML_I32, DML_SUM));
+    DML_TRY(gpu_settle(r));
+    GPU_EXPECT(*word == 5);
+    if (r->rank == 0) {
+        DML_TRY(api->send(r->transport, r->send, 3, word, 4, 0));
+    } else if (r->rank == 3) {
+        *word = 0;
+        DML_TRY(api->recv(r->transport, r->recv, 0, word, 4, 0));
+    }
+    DML_TRY(gpu_settle(r));
+    GPU_EXPECT(*word == 5);
+    api->group_close(g);
+    GPU_EXPECT(api->meet(r->transport, &bad, 1) == DML_ERR_BUG);
+    GPU_EXPECT(strstr(dml_err_trail(), "worker 1 is in a pair, but absent at epoch 6"));
+    dml_err_trail_put("");
+    GPU_EXPECT(api->group_open(r->transport, all, 4, 1, &g) == DML_ERR_BUG);
+    GPU_EXPECT(strstr(dml_err_trail(), "worker 1 of group 1 is absent"));
+    return DML_ERR_OK;
+}
+
+static void who_is_absent_is_met_by_nobody(void **state)
+{
+    (void)state;
+    static const bool absent[4] = {[1] = true};
+    gpu_rank ranks[GPU_RANKS];
+    gpu_run(&(gpu_world){.world = 4, .absent = absent, .epoch = {6, 6, 6, 6}, .seed = 3},
+            work_without_the_absent, ranks);
+    for (int32_t r = 0; r < 4; r++) {
+        if (absent[r]) continue;
+        if (ranks[r].err != DML_ERR_OK || ranks[r].closed != DML_ERR_OK)
+            fail_msg("rank %d: %s%s", r, ranks[r].trail, ranks[r].closing);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -240,6 +287,7 @@ int main(void)
         cmocka_unit_test(a_receive_without_its_send_ends_at_the_deadline_and_closes_at_once),
         cmocka_unit_test(one_rank_needs_nobody),
         cmocka_unit_test(a_config_that_cannot_be_is_our_bug),
+        cmocka_unit_test(who_is_absent_is_met_by_nobody),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -245,7 +245,7 @@ static void a_capture_that_allocates_fails_and_the_queue_goes_on(void **state)
     int clock = 0;
     mark m = {queue, &clock, 0};
     dml_replay *replay = NULL;
-    DML_CHECK_FAILS(DML_ERR_PEER, "cudaMalloc (64 bytes in a capture)",
+    DML_CHECK_FAILS(DML_ERR_BUG, "cudaMalloc (64 bytes in a capture)",
                     api->capture(queue, allocate, &m, &replay));
     DML_CHECK_OK(api->submit(queue, enqueue_tick, &m));
     DML_CHECK_OK(api->capture(queue, enqueue_tick, &m, &replay));
@@ -258,6 +258,65 @@ static void a_capture_that_allocates_fails_and_the_queue_goes_on(void **state)
     api->replay_close(replay);
     api->queue_close(queue);
     api->close(device);
+}
+
+static int64_t in_ms(int64_t ms)
+{
+    return dml_clock_ns() + ms * DML_NS_PER_MS;
+}
+
+static void what_hangs_holds_up_its_queue_alone_and_cannot_be_renewed(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        dml_emu_setup(DML_EMU_FORWARD, seed ? DML_EMU_LOTTERY : DML_EMU_LAZY, seed);
+        dml_device *device = open_device(NULL);
+        dml_queue *stuck = open_queue(device, "stuck"), *free_one = open_queue(device, "free");
+        int clock = 0;
+        mark before = {stuck, &clock, 0}, behind = {stuck, &clock, 0},
+             beside = {free_one, &clock, 0};
+        DML_CHECK_OK(api->submit(stuck, enqueue_tick, &before));
+        DML_CHECK_OK(api->sabotage(stuck, DML_SABOTAGE_HANG));
+        DML_CHECK_OK(api->submit(stuck, enqueue_tick, &behind));
+        DML_CHECK_OK(api->submit(free_one, enqueue_tick, &beside));
+        DML_CHECK_OK(api->sync(free_one, in_ms(20000)));
+        DML_CHECK_FAILS(DML_ERR_PEER, "queue 'stuck' of device 0 is not done",
+                        api->sync(stuck, in_ms(5)));
+        DML_CHECK_FAILS(DML_ERR_PEER, "queue 'stuck' of device 0 is not done",
+                        api->renew(stuck, in_ms(5)));
+        DML_CHECK(before.at > 0 && beside.at > 0 && behind.at == 0);
+        DML_CHECK_EQ(0, dml_emu_faults());
+        api->queue_close(stuck);
+        api->queue_close(free_one);
+        api->close(device);
+        dml_emu_reset();
+    }
+}
+
+static void a_device_that_traps_stays_broken_and_every_call_says_so(void **state)
+{
+    (void)state;
+    for (uint64_t seed = 0; seed < 3; seed++) {
+        dml_emu_setup(DML_EMU_FORWARD, seed ? DML_EMU_LOTTERY : DML_EMU_LAZY, seed);
+        dml_device *device = open_device(NULL);
+        dml_queue *a = open_queue(device, "a"), *b = open_queue(device, "b");
+        void *memory = NULL;
+        int clock = 0;
+        mark behind = {a, &clock, 0};
+        api->sabotage(a, DML_SABOTAGE_ERROR); /* known at once, or when it is asked */
+        api->submit(a, enqueue_tick, &behind);
+        DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "traps (cudaErrorLaunchFailure)",
+                        api->sync(a, in_ms(20000)));
+        DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "traps", api->sync(b, in_ms(20000)));
+        DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "traps", api->renew(a, in_ms(20000)));
+        DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "traps", api->renew(b, in_ms(20000)));
+        DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "traps", api->alloc(device, 64, &memory));
+        DML_CHECK_EQ(0, behind.at);
+        dml_emu_clear();
+        api->queue_close(a);
+        api->queue_close(b);
+        api->close(device);
+    }
 }
 
 static cpu_set_t cpus_of(int first, int last)
@@ -336,6 +395,8 @@ int main(void)
         cmocka_unit_test(more_hardware_queues_are_asked_for_than_streams_unless_the_user_says),
         cmocka_unit_test(threads_stay_on_those_of_their_cpus_that_are_near),
         cmocka_unit_test(errors_name_call_operation_and_cause),
+        cmocka_unit_test(what_hangs_holds_up_its_queue_alone_and_cannot_be_renewed),
+        cmocka_unit_test(a_device_that_traps_stays_broken_and_every_call_says_so),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -54,6 +54,16 @@ static inline void __syncwarp(unsigned mask = 0xffffffffu)
     emu::sync_warp(mask);
 }
 
+static inline void __trap(void)
+{
+    emu::trap();
+}
+
+static inline void __nanosleep(unsigned)
+{
+    emu::sleep();
+}
+
 /* Lane `from(lane)`'s value; a lane outside the warp gives the caller's own. */
 template <class T> static inline T emu_shuffle(unsigned mask, T value, int from)
 {
