@@ -158,16 +158,20 @@ void dml_exec_took(dml_exec *x, const dml_op *op, int64_t ns)
     atomic_fetch_add_explicit(&page->ops, 1, memory_order_relaxed);
 }
 
+static int64_t in(int64_t patience_ns)
+{
+    return patience_ns > 0 ? dml_clock_ns() + patience_ns : 0;
+}
+
 static dml_err collect(dml_exec *x, const dml_resolved *r, int64_t patience_ns)
 {
     const dml_device_api *device = dml_exec_device(x);
     const bool computes = dml_op_lane(r->op) == DML_LANE_COMPUTE;
-    const int64_t deadline_ns = patience_ns > 0 ? dml_clock_ns() + patience_ns : 0;
     int64_t ns = 0;
     /* What it waits for is no part of an op: it has begun when its first event is there. */
-    DML_TRY(device->await(r->begun, deadline_ns));
+    DML_TRY(device->await(r->begun, in(patience_ns)));
     if (computes) dml_exec_enter(r, dml_clock_ns());
-    const dml_err err = device->await(r->done, deadline_ns);
+    const dml_err err = device->await(r->done, in(patience_ns));
     if (computes) dml_exec_leave(r);
     DML_TRY(err);
     DML_TRY(device->elapsed(r->begun, r->done, &ns));

@@ -449,10 +449,10 @@ static void a_failing_call_is_named_with_its_layer_and_op(void **state)
 
 static atomic_int awaits;
 
-/* As a device that does not come back with a forward of the third step. */
+/* As a device that does not come back with a forward of the third step; two waits an op. */
 static dml_err failing_await(dml_event *event, int64_t deadline_ns)
 {
-    if (deadline_ns > 0 && atomic_fetch_add(&awaits, 1) >= 40)
+    if (deadline_ns > 0 && atomic_fetch_add(&awaits, 1) >= 70)
         DML_FAIL(DML_ERR_PEER, "an event of queue 'compute' is not done");
     return real->device->await(event, deadline_ns);
 }
