@@ -171,7 +171,7 @@ static int as_agent(int argc, char **argv)
 int main(int argc, char **argv)
 {
     dml_fill_standard_fds();
-    if (argc >= 4 && strcmp(argv[1], "--agent") == 0) return as_agent(argc, argv);
+    if (argc >= 4 && strncmp(argv[1], "--agent", 7) == 0) return as_agent(argc, argv);
     if (argc == 4 && strcmp(argv[1], "--worker") == 0)
         return dml_worker_main(atoi(argv[2]), atoi(argv[3]));
 

@@ -1,5 +1,5 @@
-/* engine/launch.c - the supervisor and the agent's way to talk to it. */
-#include "engine/launch.h"
+/* engine/launch.c - the supervisor. */
+#include "engine/launch_impl.h"
 
 #include "engine/control.h"
 
@@ -16,22 +16,24 @@
 #include <sys/wait.h>
 #include <unistd.h>
 
-enum { ARGS = 64 };
+enum { ARGS = 64, MAX_RESTARTS = 5 };
 
 /* The ways to ask for a stop. */
 static const int stop_signal[] = {SIGINT, SIGTERM, SIGHUP};
 enum { STOP_SIGNALS = sizeof stop_signal / sizeof *stop_signal };
 
-typedef struct request {
-    enum { REQUEST_START, REQUEST_KILL, REQUEST_KILL_ALL } kind;
-    int32_t rank;
-} request;
-
 typedef struct supervisor {
     pid_t self, agent;
     int agent_socket, signals;
     pid_t worker[DML_HOST_WORKERS]; /* 0: none */
-    int stop_signals, last_signal;  /* how often the user asked to stop, and how the last time */
+    pid_t last
+        [DML_HOST_WORKERS]; /* the newest there was, 0: none; and its status when it has ended */
+    int status[DML_HOST_WORKERS];
+    char *const *args;        /* the agent's */
+    int kept[DML_KEEP_SLOTS]; /* 1 + descriptor; 0: none */
+    int restarts;
+    bool resuming;                 /* the agent is told nothing before it has recalled all */
+    int stop_signals, last_signal; /* how often the user asked to stop, and how the last time */
     int agent_status;
     bool agent_ended;
 } supervisor;
@@ -96,6 +98,7 @@ static pid_t start(const supervisor *s, char *const argv[], const int *fds, int 
 
 static void tell_agent(const supervisor *s, const dml_launch_event *e)
 {
+    if (s->resuming) return;
     /* An agent that is gone is noticed by its exit status. */
     (void)!send(s->agent_socket, e, sizeof *e, MSG_NOSIGNAL | MSG_DONTWAIT);
 }
@@ -112,7 +115,7 @@ static void start_worker(supervisor *s, int32_t rank, const int *fds, int n_fds)
         tell_agent(s, &(dml_launch_event){DML_LAUNCH_FAILED, rank, 0, errno});
         return;
     }
-    s->worker[rank] = pid;
+    s->worker[rank] = s->last[rank] = pid;
     tell_agent(s, &(dml_launch_event){DML_LAUNCH_STARTED, rank, (int32_t)pid, 0});
 }
 
@@ -127,31 +130,103 @@ static void kill_workers(const supervisor *s)
         kill_worker(s, r);
 }
 
+/* With the flag that says whether it is the first. */
+static dml_err start_agent(supervisor *s, const char *how)
+{
+    char name[] = "dml-agent", flag[16], parent[16];
+    int pair[2], n = 3;
+    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
+        DML_FAIL(DML_ERR_UNAVAILABLE, "socketpair: %s", strerror(errno));
+    snprintf(flag, sizeof flag, "%s", how);
+    snprintf(parent, sizeof parent, "%d", (int)s->self);
+    char *argv[ARGS + 4] = {name, flag, parent};
+    for (char *const *arg = s->args; *arg; arg++) {
+        if (n == ARGS + 3) DML_FAIL(DML_ERR_SPEC, "more than %d arguments", ARGS);
+        argv[n++] = *arg;
+    }
+    s->agent = start(s, argv, &pair[1], 1);
+    close(pair[1]);
+    if (s->agent < 0) {
+        close(pair[0]);
+        DML_FAIL(DML_ERR_UNAVAILABLE, "cannot start the agent: %s", strerror(errno));
+    }
+    s->agent_socket = pair[0];
+    return DML_ERR_OK;
+}
+
+/* The agent is dead, and SIGCHLD yet to come: poll must not return for its socket again. */
+static void drop_agent_socket(supervisor *s, int socket)
+{
+    if (s->agent_socket != socket) return; /* another's by now */
+    close(socket);
+    s->agent_socket = -1;
+}
+
+/* Another agent in its place, if it was killed and has left what that needs. */
+static bool restart_agent(supervisor *s)
+{
+    const int sig = WIFSIGNALED(s->agent_status) ? WTERMSIG(s->agent_status) : 0;
+    if (sig == 0 || !s->kept[DML_KEEP_LAST] || s->stop_signals > 1 || s->restarts == MAX_RESTARTS)
+        return false;
+    fprintf(stderr,
+            "dml-train: the agent (pid %d) was killed by signal %d (%s); starting it again\n",
+            (int)s->agent, sig, strsignal(sig));
+    drop_agent_socket(s, s->agent_socket);
+    s->restarts++;
+    s->resuming = true;
+    return start_agent(s, "--agent-again") == DML_ERR_OK;
+}
+
+/* ---- what the agent leaves to the next one ---- */
+
+static void keep(supervisor *s, int32_t slot, int fd)
+{
+    if (s->kept[slot]) close(s->kept[slot] - 1);
+    s->kept[slot] = 1 + fd;
+}
+
+static void give_back(const supervisor *s, int32_t slot)
+{
+    const dml_launch_request e = {DML_LAUNCH_RECALL, slot};
+    dml_launch_put(s->agent_socket, &e, sizeof e, &(int){s->kept[slot] - 1}, s->kept[slot] ? 1 : 0);
+}
+
+static void resume(supervisor *s)
+{
+    s->resuming = false;
+    for (int r = 0; r < DML_HOST_WORKERS; r++) {
+        if (!s->last[r]) continue;
+        tell_agent(s, &(dml_launch_event){DML_LAUNCH_STARTED, r, (int32_t)s->last[r], 0});
+        if (!s->worker[r])
+            tell_agent(s,
+                       &(dml_launch_event){DML_LAUNCH_ENDED, r, (int32_t)s->last[r], s->status[r]});
+    }
+    if (s->stop_signals > 0)
+        tell_agent(s, &(dml_launch_event){DML_LAUNCH_SIGNAL, 0, 0, s->last_signal});
+}
+
 /* ---- what can happen ---- */
 
 static void serve_agent(supervisor *s)
 {
-    request q;
-    int fds[DML_LAUNCH_FDS];
-    char control[CMSG_SPACE(sizeof fds)];
-    struct iovec io = {&q, sizeof q};
-    struct msghdr m = {
-        .msg_iov = &io, .msg_iovlen = 1, .msg_control = control, .msg_controllen = sizeof control};
-    if (recvmsg(s->agent_socket, &m, MSG_CMSG_CLOEXEC) != (ssize_t)sizeof q) return;
-    int n = 0;
-    const struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-    if (c && c->cmsg_type == SCM_RIGHTS) {
-        n = (int)((c->cmsg_len - CMSG_LEN(0)) / sizeof(int));
-        memcpy(fds, CMSG_DATA(c), (size_t)n * sizeof(int));
+    dml_launch_request q;
+    int fds[DML_LAUNCH_FDS], n;
+    if (!dml_launch_get(s->agent_socket, &q, sizeof q, fds, &n)) return;
+    switch (q.kind) {
+    case DML_LAUNCH_START:
+        if (n < 0)
+            tell_agent(s, &(dml_launch_event){DML_LAUNCH_FAILED, q.rank, 0, EMFILE});
+        else
+            start_worker(s, q.rank, fds, n);
+        break;
+    case DML_LAUNCH_KILL: kill_worker(s, q.rank); break;
+    case DML_LAUNCH_KILL_ALL: kill_workers(s); break;
+    case DML_LAUNCH_KEEP:
+        if (n == 1) keep(s, q.rank, fds[0]);
+        return;
+    case DML_LAUNCH_RECALL: give_back(s, q.rank); break;
+    case DML_LAUNCH_RESUME: resume(s); break;
     }
-    if (q.kind == REQUEST_KILL_ALL)
-        kill_workers(s);
-    else if (q.kind == REQUEST_KILL)
-        kill_worker(s, q.rank);
-    else if (m.msg_flags & MSG_CTRUNC) /* some did not fit under this process' limit */
-        tell_agent(s, &(dml_launch_event){DML_LAUNCH_FAILED, q.rank, 0, EMFILE});
-    else
-        start_worker(s, q.rank, fds, n);
     for (int i = 0; i < n; i++)
         close(fds[i]);
 }
@@ -162,12 +237,13 @@ static void reap(supervisor *s)
     pid_t pid;
     while ((pid = waitpid(-1, &status, WNOHANG)) > 0) {
         if (pid == s->agent) {
-            s->agent_ended = true;
             s->agent_status = status;
+            s->agent_ended = !restart_agent(s);
         }
         for (int r = 0; r < DML_HOST_WORKERS; r++)
             if (s->worker[r] == pid) {
                 s->worker[r] = 0;
+                s->status[r] = status;
                 tell_agent(s, &(dml_launch_event){DML_LAUNCH_ENDED, r, (int32_t)pid, status});
             }
     }
@@ -231,89 +307,22 @@ static dml_err open_signals(supervisor *s)
     return DML_ERR_OK;
 }
 
-static dml_err open_supervisor(supervisor *s, char *const args[])
-{
-    int pair[2];
-    if (socketpair(AF_UNIX, SOCK_SEQPACKET | SOCK_CLOEXEC, 0, pair) != 0)
-        DML_FAIL(DML_ERR_UNAVAILABLE, "socketpair: %s", strerror(errno));
-    DML_TRY(open_signals(s));
-    char name[] = "dml-agent", flag[] = "--agent", parent[16];
-    snprintf(parent, sizeof parent, "%d", (int)s->self);
-    char *argv[ARGS + 4] = {name, flag, parent};
-    int n = 3;
-    while (*args && n < ARGS + 3)
-        argv[n++] = *args++;
-    if (*args) DML_FAIL(DML_ERR_SPEC, "more than %d arguments", ARGS);
-    s->agent = start(s, argv, &pair[1], 1);
-    if (s->agent < 0) DML_FAIL(DML_ERR_UNAVAILABLE, "cannot start the agent: %s", strerror(errno));
-    close(pair[1]);
-    s->agent_socket = pair[0];
-    return DML_ERR_OK;
-}
-
 int dml_supervise(char *const argv[])
 {
-    supervisor s = {.self = getpid()};
-    const dml_err err = open_supervisor(&s, argv);
+    supervisor s = {.self = getpid(), .args = argv};
+    dml_err err = open_signals(&s);
+    if (err == DML_ERR_OK) err = start_agent(&s, "--agent");
     if (err != DML_ERR_OK) {
         fprintf(stderr, "dml-train: %s\n", dml_err_trail());
         return dml_err_exit_code(err);
     }
-    struct pollfd on[] = {{s.signals, POLLIN, 0}, {s.agent_socket, POLLIN, 0}};
     while (!s.agent_ended) {
+        struct pollfd on[] = {{s.signals, POLLIN, 0}, {s.agent_socket, POLLIN, 0}};
         if (poll(on, 2, -1) < 0) continue; /* EINTR; an idle wait: SIGCHLD ends it */
         if (on[1].revents & POLLIN) serve_agent(&s);
         if (on[0].revents & POLLIN) take_signals(&s);
-        if (!(on[1].revents & POLLIN) && on[1].revents & POLLHUP) on[1].fd = -1;
+        if (on[1].revents == POLLHUP) drop_agent_socket(&s, on[1].fd);
     }
     wait_for_workers(&s);
     return exit_code(&s);
-}
-
-/* ---- the agent's side ---- */
-
-static dml_err ask(const request *q, const int *fds, int32_t n_fds)
-{
-    char control[CMSG_SPACE(sizeof(int) * DML_LAUNCH_FDS)] = {0};
-    request copy = *q;
-    struct iovec io = {&copy, sizeof copy};
-    struct msghdr m = {.msg_iov = &io, .msg_iovlen = 1};
-    if (n_fds > 0) {
-        m.msg_control = control;
-        m.msg_controllen = CMSG_SPACE(sizeof(int) * (size_t)n_fds);
-        struct cmsghdr *c = CMSG_FIRSTHDR(&m);
-        c->cmsg_level = SOL_SOCKET;
-        c->cmsg_type = SCM_RIGHTS;
-        c->cmsg_len = CMSG_LEN(sizeof(int) * (size_t)n_fds);
-        memcpy(CMSG_DATA(c), fds, sizeof(int) * (size_t)n_fds);
-    }
-    if (sendmsg(DML_FD_LAUNCHER, &m, MSG_NOSIGNAL) != (ssize_t)sizeof copy)
-        DML_FAIL(DML_ERR_PEER, "the supervisor does not answer: %s", strerror(errno));
-    return DML_ERR_OK;
-}
-
-dml_err dml_launch_worker(int32_t rank, const int *fds, int32_t n_fds)
-{
-    DML_ASSERT_OP(rank, <, DML_HOST_WORKERS);
-    DML_ASSERT_OP(n_fds, <=, DML_LAUNCH_FDS);
-    return ask(&(request){REQUEST_START, rank}, fds, n_fds);
-}
-
-dml_err dml_launch_kill(int32_t rank)
-{
-    return ask(&(request){REQUEST_KILL, rank}, NULL, 0);
-}
-
-dml_err dml_launch_kill_all(void)
-{
-    return ask(&(request){REQUEST_KILL_ALL, 0}, NULL, 0);
-}
-
-dml_err dml_launch_next(dml_launch_event *out, bool *got)
-{
-    const ssize_t n = recv(DML_FD_LAUNCHER, out, sizeof *out, 0);
-    *got = n == (ssize_t)sizeof *out;
-    if (n < 0 && errno != ECONNRESET)
-        DML_FAIL(DML_ERR_BUG, "receiving from the supervisor: %s", strerror(errno));
-    return DML_ERR_OK;
 }

@@ -6,7 +6,12 @@
  *
  * It waits, starts and ends processes; it reads no spec and maps no memory, so there is little that can
  * go wrong in it.  All its children carry a parent-death signal: whoever is killed, no process stays.
- * When the agent ends, the workers are killed and the agent's exit code is the program's.
+ * When the agent ends, the workers are killed and the agent's exit code is the program's.  An agent that is killed
+ * after it has given what the next one needs (dml_launch_keep) is started again, a few times; workers do not notice:
+ *
+ *   agent       keep(control page), keep(reports of w0), ...... SIGKILL
+ *   supervisor  holds a descriptor of each .......................... starts the agent again
+ *   agent                                                             recall, recall, ..., resume: events again
  *
  * Signals that ask to stop (INT, TERM, HUP) are the supervisor's alone; in its children they are ignored from
  * exec on.  The first goes to the agent, which ends the run after its step; the second ends it at once.
@@ -50,6 +55,15 @@ int dml_supervise(char *const argv[]);
 /* Asks for worker `rank`; fds [n_fds] become DML_FD_LAUNCHER, DML_FD_FIRST ... in it.  The answer comes as
  * an event.  DML_ERR_PEER  the supervisor is gone. */
 dml_err dml_launch_worker(int32_t rank, const int *fds, int32_t n_fds);
+/* Gives the supervisor a copy of `fd` under the number `slot`, in the place of one that it had; it has no answer.
+ * From DML_KEEP_LAST on, the last to be given, the agent can be started again. */
+enum { DML_KEEP_LAST, DML_KEEP_FIRST, DML_KEEP_SLOTS = 3 * 64 + 16 };
+dml_err dml_launch_keep(int32_t slot, int fd);
+/* An agent that was started again: the copy, owned by the caller; -1: there is none. */
+dml_err dml_launch_recall(int32_t slot, int *fd);
+/* It has recalled all: from here on it is told events; first STARTED of the newest process of each rank, ENDED too if it
+ * has, and SIGNAL if one came. */
+dml_err dml_launch_resume(void);
 /* Asks for SIGKILL to one worker; nothing happens when it has ended. */
 dml_err dml_launch_kill(int32_t rank);
 /* Asks for SIGKILL to all workers still alive. */
