@@ -14,9 +14,9 @@
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 #define MIN2(a, b) ((a) < (b) ? (a) : (b))
 
-/* Priorities tried: the old order comes first, and what matters after a loss is time.  Playing one takes about 100 ns
- * for each op. */
-enum { TRIALS = 64, LEAST_TRIALS = 8, OPS_PLAYED = 200000 };
+/* Priorities tried: the old order comes first, and what matters after a loss is time.  Playing one takes about half a
+ * microsecond for each op. */
+enum { TRIALS = 64, LEAST_TRIALS = 6, OPS_PLAYED = 80000 };
 
 static const char key[] = "parallelism.lost";
 

@@ -25,6 +25,7 @@
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
 
 enum { KINDS = DML_LIST_KINDS, SEED = 1 };
+#define NEVER INT64_MAX
 typedef enum kind { F = DML_LIST_F, I = DML_LIST_I, W = DML_LIST_W } kind;
 
 typedef struct priority {
@@ -41,23 +42,26 @@ typedef struct lane {
     int32_t in_flight; /* between F and input gradient */
     int32_t *open;     /* [ops of the worker] numbers of ops whose inputs have a time */
     int32_t n_open;
-    int32_t best; /* place in `open` of the next op, -1: none may run */
-    int64_t start_ns;
-    int32_t *line;        /* [n_line] ops of the worker by rank, where there are ranks */
-    int32_t n_line, next; /* those before `next` have run */
+    int32_t best;           /* place in `open` of the next op, -1: none may run */
+    int32_t *mine;          /* [n_mine] micro-batches that pass here, ascending */
+    int32_t n_mine, newest; /* newest: place in `mine` behind the last that has begun here */
+    int32_t *line;          /* [n_line] ops of the worker by rank, where there are ranks */
+    int32_t n_line, next;   /* those before `next` have run */
 } lane;
 
 typedef struct player {
     dml_list_instance in; /* its arena holds the player's tables, too */
     double *noise;        /* [KINDS][chunks] of the trial */
     lane *lane;           /* [workers] */
+    int64_t *start_ns;    /* [workers] of its next op; NEVER: none may run */
     int64_t *ready_ns;    /* [KINDS cells] */
     int32_t *left;        /* [mbs] chunks that it has not left */
     int32_t oldest;       /* micro-batch with chunks left */
     int32_t *order;       /* [ops] op numbers as they start, for all workers */
     int64_t *need,
         *kept; /* [workers][mbs] bytes that the micro-batch will still keep there, and keeps now */
-    bool *has_run; /* [KINDS cells] */
+    int32_t *place; /* [workers][mbs] of the micro-batch in its lane's `mine` */
+    bool *has_run;  /* [KINDS cells] */
 } player;
 
 /* Each worker's ops by rank. */
@@ -79,6 +83,27 @@ static void open_lines(player *pl)
     pl->has_run = DML_NEW_N(&pl->in.arena, bool, ops);
 }
 
+/* Who keeps what, so that a worker looks at its own micro-batches alone. */
+static void open_memory(player *pl)
+{
+    const dml_program *p = pl->in.p;
+    const int64_t cells = (int64_t)p->workers * p->mbs;
+    pl->need = DML_NEW_N(&pl->in.arena, int64_t, cells);
+    pl->kept = DML_NEW_N(&pl->in.arena, int64_t, cells);
+    pl->place = DML_NEW_N(&pl->in.arena, int32_t, cells);
+    for (int32_t w = 0; w < p->workers; w++) {
+        lane *l = &pl->lane[w];
+        l->mine = DML_NEW_N(&pl->in.arena, int32_t, p->mbs);
+        for (int32_t mb = 0; mb < p->mbs; mb++) {
+            bool passes = false;
+            for (int32_t c = 0; c < p->chunks && !passes; c++)
+                passes = *dml_program_route(p, c, mb) == w;
+            pl->place[(int64_t)w * p->mbs + mb] = l->n_mine;
+            if (passes) l->mine[l->n_mine++] = mb;
+        }
+    }
+}
+
 static dml_err open_player(player *pl, const dml_list_args *a)
 {
     *pl = (player){0};
@@ -86,12 +111,11 @@ static dml_err open_player(player *pl, const dml_list_args *a)
     const dml_program *p = a->routes;
     const int64_t ops = (int64_t)KINDS * pl->in.cells;
     pl->lane = DML_NEW_N(&pl->in.arena, lane, p->workers);
+    pl->start_ns = DML_NEW_N(&pl->in.arena, int64_t, p->workers);
     pl->ready_ns = DML_NEW_N(&pl->in.arena, int64_t, ops);
     pl->order = DML_NEW_N(&pl->in.arena, int32_t, ops);
     pl->noise = DML_NEW_N(&pl->in.arena, double, KINDS * p->chunks);
     pl->left = DML_NEW_N(&pl->in.arena, int32_t, p->mbs);
-    pl->need = DML_NEW_N(&pl->in.arena, int64_t, (int64_t)p->workers * p->mbs);
-    pl->kept = DML_NEW_N(&pl->in.arena, int64_t, (int64_t)p->workers * p->mbs);
     int32_t *of = DML_NEW_N(&pl->in.arena, int32_t, p->workers);
     for (int32_t c = 0; c < pl->in.cells; c++)
         of[dml_list_worker_of(&pl->in, c)] += KINDS;
@@ -99,6 +123,7 @@ static dml_err open_player(player *pl, const dml_list_args *a)
         pl->lane[w].open = DML_NEW_N(&pl->in.arena, int32_t, of[w]);
         pl->lane[w].line = DML_NEW_N(&pl->in.arena, int32_t, of[w]);
     }
+    open_memory(pl);
     open_lines(pl);
     return DML_ERR_OK;
 }
@@ -110,15 +135,18 @@ static dml_err open_player(player *pl, const dml_list_args *a)
 static bool fits(const player *pl, int32_t w, int32_t chunk, int32_t mb)
 {
     if (!pl->in.a->limit_bytes) return true;
-    const int64_t *need = &pl->need[(int64_t)w * pl->in.p->mbs],
-                  *kept = &pl->kept[(int64_t)w * pl->in.p->mbs];
-    int64_t keeps = dml_list_held(pl->in.a, chunk);
-    for (int32_t later = mb + 1; later < pl->in.p->mbs; later++)
-        keeps += kept[later];
-    for (int32_t at = mb; at >= pl->oldest; at--) {
+    const lane *l = &pl->lane[w];
+    const int64_t first = (int64_t)w * pl->in.p->mbs, limit = pl->in.a->limit_bytes[w],
+                  held = dml_list_held(pl->in.a, chunk);
+    const int64_t *need = &pl->need[first], *kept = &pl->kept[first];
+    const int32_t place = pl->place[first + mb];
+    int64_t keeps = held;
+    for (int32_t later = place + 1; later < l->newest; later++)
+        keeps += kept[l->mine[later]];
+    for (int32_t i = place; i >= 0 && l->mine[i] >= pl->oldest; i--) {
+        const int32_t at = l->mine[i];
         keeps += kept[at];
-        const int64_t more = at == mb ? need[at] - dml_list_held(pl->in.a, chunk) : need[at];
-        if (keeps + more > pl->in.a->limit_bytes[w]) return false;
+        if (keeps + need[at] - (at == mb ? held : 0) > limit) return false;
     }
     return true;
 }
@@ -185,7 +213,7 @@ static void decide(player *pl, const priority *pr, int32_t w)
             l->best = i;
         }
     }
-    if (l->best >= 0) l->start_ns = MAX2(l->free_ns, pl->ready_ns[l->open[l->best]]);
+    pl->start_ns[w] = l->best >= 0 ? MAX2(l->free_ns, pl->ready_ns[l->open[l->best]]) : NEVER;
 }
 
 /* The op's last input is there at `ns`. */
@@ -223,6 +251,7 @@ static void account(player *pl, int32_t op, int32_t w)
         pl->need[at] -= bytes;
         pl->kept[at] += bytes;
         pl->lane[w].in_flight++;
+        pl->lane[w].newest = MAX2(pl->lane[w].newest, pl->place[at] + 1);
     }
     if (k == I) pl->lane[w].in_flight--;
     if (k == W || (k == I && !pl->in.a->split)) {
@@ -243,7 +272,12 @@ static void begin_trial(player *pl, const priority *pr)
     }
     for (int32_t w = 0; w < p->workers; w++) {
         const lane *l = &pl->lane[w];
-        pl->lane[w] = (lane){.open = l->open, .line = l->line, .n_line = l->n_line, .best = -1};
+        pl->lane[w] = (lane){.open = l->open,
+                             .mine = l->mine,
+                             .n_mine = l->n_mine,
+                             .line = l->line,
+                             .n_line = l->n_line,
+                             .best = -1};
     }
     const size_t cells = (size_t)p->workers * (size_t)p->mbs;
     memcpy(pl->need, pl->in.load, cells * sizeof *pl->need);
@@ -265,16 +299,15 @@ static int64_t play(player *pl, const priority *pr)
     int64_t wall_ns = 0;
     begin_trial(pl, pr);
     for (int32_t n = 0; n < ops; n++) {
-        int32_t w = -1;
-        for (int32_t i = 0; i < pl->in.p->workers; i++)
-            if (pl->lane[i].best >= 0 && (w < 0 || pl->lane[i].start_ns < pl->lane[w].start_ns))
-                w = i;
-        if (w < 0 && pr->strict) return INT64_MAX;
-        DML_ASSERT_OP(w, >=, 0);
+        int32_t w = 0;
+        for (int32_t i = 1; i < pl->in.p->workers; i++)
+            if (pl->start_ns[i] < pl->start_ns[w]) w = i;
+        if (pl->start_ns[w] == NEVER && pr->strict) return INT64_MAX;
+        DML_ASSERT_OP(pl->start_ns[w], <, NEVER);
         lane *l = &pl->lane[w];
         const int32_t op = l->open[l->best], before = pl->oldest;
         if (pr->strict) pl->has_run[op] = true;
-        const int64_t end_ns = l->start_ns + pl->in.ns[op / pl->in.cells][op % pl->in.cells];
+        const int64_t end_ns = pl->start_ns[w] + pl->in.ns[op / pl->in.cells][op % pl->in.cells];
         l->open[l->best] = l->open[--l->n_open];
         l->free_ns = end_ns;
         wall_ns = MAX2(wall_ns, end_ns);
