@@ -7,7 +7,8 @@
  * reached its base plus the number of barriers of this group.  One writer a word, no reset, no root.
  *
  * A closed group's slot is free once all its members have closed too: before that one of them may still
- * be reading from it.  Closing does not wait; the next open looks.
+ * be reading from it.  Closing does not wait; the next open looks.  Who closes because it was stopped may have left a call
+ * in which others still wait for it: that is not counted, or they would take it for an arrival.
  */
 #include "comm/group.h"
 
@@ -163,7 +164,7 @@ dml_err dml_group_barrier(dml_group *g, const char *what)
 
 void dml_host_group_close(dml_group *g)
 {
-    if (!g) return;
+    if (!g || dml_abort_raised(g->t->config.abort)) return; /* it goes with the transport */
     g->barriers++;
     dml_wait_advance(&g->member[g->me].slot->arrived);
     g->closed = true;

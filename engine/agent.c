@@ -52,9 +52,9 @@ typedef struct agent {
     int data_fd[DML_HOST_WORKERS], vote_fd[DML_HOST_WORKERS];
     dml_trace trace; /* {0}: none is wanted */
     int trace_fd;
-    dml_depot depot;     /* {0}: the plan never changes */
-    dml_changes changes; /* likewise */
-    int depot_fd;
+    dml_depot bank[2];
+    dml_changes changes; /* {0}: the plan never changes */
+    int bank_fd[2], plan_fd;
     followed worker[DML_HOST_WORKERS];
     dml_leader leader;
     dml_err leader_err; /* the leader's own failure: output folder gone, replicas differ */
@@ -91,7 +91,7 @@ static dml_err follow_plan(agent *a, const dml_report *r)
 {
     dml_arena arena = {0};
     dml_changes_event e = {0};
-    if (!a->depot.memory) return DML_ERR_OK;
+    if (!a->changes.first) return DML_ERR_OK;
     dml_err err = dml_changes_take(&a->changes, r, &arena, &e);
     if (err == DML_ERR_OK && e.changed) {
         dml_detect_plan(a->detect, dml_changes_plan(&a->changes));
@@ -262,10 +262,9 @@ static dml_err start_worker(agent *a, int32_t rank)
     fds[n++] = pair[1];
     fds[n++] = a->control_fd;
     fds[n++] = a->spec_fd;
-    if (a->depot.memory) {
-        fds[n++] = a->depot_fd;
-        fds[n++] = a->changes.fd;
-    }
+    for (int32_t b = 0; b < 2; b++)
+        fds[n++] = a->bank_fd[b];
+    fds[n++] = a->plan_fd;
     for (int32_t r = 0; r < workers; r++)
         fds[n++] = a->data_fd[r];
     for (int32_t r = 0; r < workers; r++)
@@ -284,10 +283,11 @@ static dml_err start_workers(agent *a)
 {
     DML_TRY(dml_control_create(&a->control, &a->control_fd));
     DML_TRY(publish_spec(a));
-    if (a->spec.parallelism.balance == DML_BALANCE_DYNAMIC) {
-        DML_TRY(dml_depot_create(&a->spec, &a->plan.model, &a->depot, &a->depot_fd));
-        DML_TRY(dml_changes_open(&a->changes, &a->plan, a->spec_fd, a->control));
-    }
+    for (int32_t b = 0; b < 2; b++)
+        DML_TRY(dml_depot_create(&a->spec, &a->plan.model, &a->bank[b], &a->bank_fd[b]));
+    DML_TRY(segment("dml-plan", &a->plan_fd));
+    if (a->spec.parallelism.balance == DML_BALANCE_DYNAMIC)
+        dml_changes_open(&a->changes, &a->plan, a->spec_fd, a->plan_fd, a->control);
     for (int32_t r = 0; r < a->plan.workers; r++) {
         DML_TRY(segment("dml-data", &a->data_fd[r]));
         DML_TRY(segment("dml-vote", &a->vote_fd[r]));
@@ -472,7 +472,7 @@ static const char *noticed_by(const agent *a, const followed *w)
 static dml_failure_record failure_of(const agent *a, int32_t rank, char *action, size_t bytes)
 {
     const followed *w = &a->worker[rank];
-    const dml_plan *plan = a->depot.memory ? dml_changes_plan(&a->changes) : &a->plan;
+    const dml_plan *plan = a->changes.first ? dml_changes_plan(&a->changes) : &a->plan;
     const bool silent = w->silent, by_signal = WIFSIGNALED(w->status) && !silent;
     const int64_t at_ns = silent && !w->sign.text[0] ? a->ending_ns : w->failed_at_ns;
     const int64_t seen_ns = w->sign.text[0] ? w->sign.seen_ns : at_ns;
@@ -583,7 +583,8 @@ int dml_agent_main(const dml_agent_options *options)
     dml_leader_close(&a.leader);
     dml_detect_close(a.detect);
     dml_changes_close(&a.changes);
-    dml_depot_close(&a.depot);
+    for (int32_t b = 0; b < 2; b++)
+        dml_depot_close(&a.bank[b]);
     dml_control_unmap(a.control);
     dml_trace_close(&a.trace);
     dml_plan_free(&a.plan);

@@ -6,7 +6,6 @@
 #include <errno.h>
 #include <stdlib.h>
 #include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 /* ---- plans from text ---- */
@@ -42,12 +41,10 @@ void dml_planned_free(dml_planned *p)
 
 /* ---- the agent's side ---- */
 
-dml_err dml_changes_open(dml_changes *c, const dml_plan *first, int base_fd, dml_control *control)
+void dml_changes_open(dml_changes *c, const dml_plan *first, int base_fd, int fd,
+                      dml_control *control)
 {
-    *c = (dml_changes){.first = first, .base_fd = base_fd, .control = control};
-    c->fd = memfd_create("dml-plan", MFD_CLOEXEC);
-    if (c->fd < 0) DML_FAIL(DML_ERR_UNAVAILABLE, "memfd_create(dml-plan): %s", strerror(errno));
-    return DML_ERR_OK;
+    *c = (dml_changes){.first = first, .base_fd = base_fd, .fd = fd, .control = control};
 }
 
 void dml_changes_close(dml_changes *c)
@@ -55,7 +52,6 @@ void dml_changes_close(dml_changes *c)
     if (!c->first) return;
     dml_planned_free(c->now);
     dml_planned_free(c->next);
-    close(c->fd);
     *c = (dml_changes){0};
 }
 
@@ -102,6 +98,14 @@ static void adopt(dml_changes *c, dml_changes_event *out)
     out->changed = true;
 }
 
+/* Once all have left what they hold, they may close it. */
+static void count_saved(dml_changes *c)
+{
+    if (++c->saved < c->first->workers) return;
+    c->saved = 0;
+    dml_wait_set(&c->control->moved, c->generation + 1);
+}
+
 /* Whether all of the plan's workers have spoken of the same window. */
 static bool is_complete(const dml_changes *c)
 {
@@ -124,6 +128,7 @@ dml_err dml_changes_take(dml_changes *c, const dml_report *r, dml_arena *arena,
     *out = (dml_changes_event){0};
     if (r->kind == DML_REPORT_READY && r->rank == 0 && r->ready.generation > c->generation)
         adopt(c, out);
+    if (r->kind == DML_REPORT_SAVED && r->saved.generation > c->generation) count_saved(c);
     if (r->kind != DML_REPORT_LOAD) return DML_ERR_OK;
     c->load[r->rank] = r->load;
     return c->next || !is_complete(c) ? DML_ERR_OK : weigh(c, arena, out);

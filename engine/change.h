@@ -18,9 +18,10 @@ typedef struct dml_changes {
     const dml_plan *first;   /* borrowed */
     dml_control *control;    /* borrowed */
     int base_fd;             /* borrowed: the first spec's text, resolved */
-    int fd;                  /* owned: that of the newest plan; workers have it */
+    int fd;                  /* borrowed: that of the newest plan; workers have it */
     dml_planned *now, *next; /* owned; NULL: the first plan, none */
     uint32_t generation;     /* of what rank 0 runs */
+    int32_t saved;           /* workers whose state for the next plan lies in the bank */
     dml_report_load load[DML_HOST_WORKERS];
     double promised_ns;     /* of a step under the plan of now; 0: seen whether it came true */
     int32_t patience, wait; /* windows that the next change waits, and has still to wait */
@@ -33,14 +34,15 @@ typedef struct dml_changes_event {
     dml_balance_record balance; /* texts are the arena's */
 } dml_changes_event;
 
-/* Makes the memfd.  base_fd: text of first->spec as workers load it.  DML_ERR_UNAVAILABLE, as memfd_create. */
-dml_err dml_changes_open(dml_changes *c, const dml_plan *first, int base_fd, dml_control *control);
+/* base_fd: text of first->spec as workers load it; fd: where that of the newest plan goes. */
+void dml_changes_open(dml_changes *c, const dml_plan *first, int base_fd, int fd,
+                      dml_control *control);
 void dml_changes_close(dml_changes *c); /* {0} is fine */
 
 /* The plan that rank 0 runs. */
 const dml_plan *dml_changes_plan(const dml_changes *c);
 
-/* Takes READY and LOAD reports; looks at no others.  A plan announced is one that is predicted to be faster by more than
+/* Takes READY, SAVED and LOAD reports; looks at no others.  A plan announced is one that is predicted to be faster by more than
  * DML_CHANGE_GAIN: so loads that differ by noise change nothing.  After `changed` the plan before it is gone.
  *
  *   arena  owns texts of the event

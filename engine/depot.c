@@ -152,26 +152,63 @@ static dml_err move_chunk(const dml_depot *d, const dml_chunk *c, const dml_devi
     return device->sync(queue, dml_clock_ns() + c->spec->parallelism.timeout_ns);
 }
 
-static void mark(dml_depot *d, int32_t piece, uint32_t generation)
+static void mark(dml_depot *d, int32_t piece, uint64_t stamp)
 {
-    atomic_store_explicit(&d->mark[piece], generation, memory_order_release);
+    atomic_store_explicit(&d->mark[piece], stamp, memory_order_release);
 }
 
-dml_err dml_depot_put(dml_depot *d, uint32_t generation, const dml_chunk *c,
+static void mark_chunk(dml_depot *d, const dml_chunk *c, uint64_t stamp)
+{
+    for (int32_t i = c->param_begin; i < c->param_end; i++)
+        mark(d, i, stamp);
+    for (int32_t i = c->state_begin; i < c->state_end; i++)
+        mark(d, d->model->n_params + i, stamp);
+}
+
+dml_err dml_depot_put(dml_depot *d, uint64_t stamp, const dml_chunk *c,
                       const dml_device_api *device, dml_queue *queue)
 {
+    mark_chunk(d, c, 0);
     DML_TRY(move_chunk(d, c, device, queue, true));
-    for (int32_t i = c->param_begin; i < c->param_end; i++)
-        mark(d, i, generation);
-    for (int32_t i = c->state_begin; i < c->state_end; i++)
-        mark(d, d->model->n_params + i, generation);
+    mark_chunk(d, c, stamp);
     return DML_ERR_OK;
 }
 
-void dml_depot_put_run(dml_depot *d, uint32_t generation, const dml_depot_run *run)
+void dml_depot_put_run(dml_depot *d, uint64_t stamp, const dml_depot_run *run)
 {
+    mark(d, run_piece(d), 0);
     *d->run = *run;
-    mark(d, run_piece(d), generation);
+    mark(d, run_piece(d), stamp);
+}
+
+int64_t dml_depot_chunk_bytes(const dml_depot *d, const dml_chunk *c)
+{
+    int64_t elems = 0;
+    for (int32_t i = c->param_begin; i < c->param_end; i++)
+        elems += d->model->param[i].elems * d->values;
+    for (int32_t i = c->state_begin; i < c->state_end; i++)
+        elems += d->model->state[i].elems;
+    return elems * (int64_t)sizeof(float);
+}
+
+static uint64_t mark_of(const dml_depot *d, int32_t piece)
+{
+    return atomic_load_explicit(&d->mark[piece], memory_order_acquire);
+}
+
+uint64_t dml_depot_run_stamp(const dml_depot *d)
+{
+    return mark_of(d, run_piece(d));
+}
+
+bool dml_depot_complete(const dml_depot *d, uint64_t *stamp)
+{
+    *stamp = 0;
+    const uint64_t first = mark_of(d, 0);
+    for (int32_t i = 1; i < pieces(d); i++)
+        if (mark_of(d, i) != first) return false;
+    *stamp = first;
+    return first != 0;
 }
 
 static const char *name_of(const dml_depot *d, int32_t piece)
@@ -181,13 +218,16 @@ static const char *name_of(const dml_depot *d, int32_t piece)
     return piece < run_piece(d) ? m->state[piece - m->n_params].name : "the step";
 }
 
-dml_err dml_depot_check(const dml_depot *d, uint32_t generation)
+dml_err dml_depot_check(const dml_depot *d, uint64_t stamp)
 {
     for (int32_t i = 0; i < pieces(d); i++) {
-        const uint32_t put = atomic_load_explicit(&d->mark[i], memory_order_acquire);
-        if (put != generation)
-            DML_FAIL(DML_ERR_BUG, "'%s' was left under plan %u, not %u", name_of(d, i), put,
-                     generation);
+        const uint64_t put = mark_of(d, i);
+        if (put != stamp)
+            DML_FAIL(DML_ERR_BUG,
+                     "'%s' is that of plan %u after %lld steps, not of plan %u after %lld",
+                     name_of(d, i), dml_depot_stamp_generation(put),
+                     (long long)dml_depot_stamp_steps(put), dml_depot_stamp_generation(stamp),
+                     (long long)dml_depot_stamp_steps(stamp));
     }
     return DML_ERR_OK;
 }

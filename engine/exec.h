@@ -90,7 +90,8 @@ void dml_exec_close(dml_exec *x); /* releases events; NULL is fine */
  * Errors name the op: the one whose call failed or, when the device says it later, the first not known to be done. */
 dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *rows);
 
-/* Issues the ops after VOTE: the optimizer steps. */
+/* Issues the ops after VOTE: the optimizer steps.  Again, after an error and a renewal of the queues: those that have
+ * not been made. */
 dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr);
 
 /* The vote, which is the caller's, began then, all had come at met_ns, and it is over since end_ns if that is not 0. */

@@ -2,6 +2,7 @@
  * update.  Runs inside a job of the op's lane. */
 #include "engine/exec_impl.h"
 
+#include "engine/base/failpoint.h"
 #include "engine/chunk_bucket.h"
 
 #include <stdio.h>
@@ -102,7 +103,7 @@ static dml_err vote(const dml_resolved *r)
     return c->vote(c->vote_context, r->update, &r->x->update[r->update]);
 }
 
-static dml_err step(const dml_resolved *r)
+static dml_err carry_out(const dml_resolved *r)
 {
     const dml_exec_config *c = &r->x->c;
     const dml_kernel_table *kt = c->backend->kernels;
@@ -110,6 +111,19 @@ static dml_err step(const dml_resolved *r)
     if (u->skip) return dml_update_skip(r->held->update, r->update, kt, c->compute);
     return dml_update_commit(r->held->update, r->update, kt, c->compute, u->norm, u->samples, u->lr,
                              r->x->words.loss_scale);
+}
+
+/* Once, however often a step is brought to its end: a loss in between lets some chunks have moved on. */
+static dml_err step(const dml_resolved *r)
+{
+    dml_update *update = r->held->update;
+    const int64_t outcomes = r->x->words.step + r->update + 1;
+    if (update->outcomes >= outcomes) return DML_ERR_OK;
+    dml_failpoints_be(r->x->c.worker); /* this thread is the queue's */
+    DML_TRY(DML_FAILPOINT(WORKER_COMMIT));
+    DML_TRY(carry_out(r));
+    update->outcomes = outcomes;
+    return DML_ERR_OK;
 }
 
 static dml_err run(const dml_resolved *r)

@@ -53,6 +53,7 @@ typedef struct dml_update {
     int32_t *new_exponent;  /* [n params] exact: proposed by judge */
     dml_opt_tensor *tensor; /* [versions][sums][n params] */
     int64_t commits;        /* optimizer steps taken: t of AdamW's bias correction */
+    int64_t outcomes;       /* steps of the run whose outcome this chunk has carried out */
 } dml_update;
 
 /* Bytes of device memory (for `partial`) and of host memory the update needs. */

@@ -3,11 +3,11 @@
  * Workers hold their stage, meet each other through transports, and need nobody to tell them what comes
  * next: the program says it.  They agree on each step's outcome by the vote.
  *
- * The plan may change at a step's end (engine/change.h makes the new one): the vote tells everyone at once, so all leave
- * after the same step.
+ * The plan may change at a step's end: the vote tells everyone at once, so all leave after the same step.  It changes in
+ * the midst of one when others are lost; then the step ends the same way for all (docs/recovery.md).
  *
- *   step k | put state | close | make plan g | open at epoch g | get state | step k + 1
- *                              everyone has closed ^ before anyone has opened
+ *   step k | put state | all have: moved = g | close | make plan g | open at epoch g | get state | step k + 1
+ *   ... fence | parked | settle step k | put state | ... the same
  */
 #ifndef DML_ENGINE_WORKER_H
 #define DML_ENGINE_WORKER_H
@@ -34,10 +34,17 @@ typedef struct dml_worker_config {
     void *data_hub, *vote_hub;
     const dml_trace
         *trace; /* of the first plan: where this worker records its part; NULL: nothing is traced */
-    /* What changes of plan need; all workers of the run take part in each plan, and those whose number a plan does not
-     * know hold nothing and vote.  NULL, NULL: the plan never changes. */
-    dml_depot *depot;
-    /* Plan `generation`, which control->plan has announced; borrowed until the next call. */
+    /* What changes of plan need, planned ones and recoveries: the two banks; all workers of the run that are there take
+     * part in each plan, and those whom a plan gives nothing hold nothing and vote.  NULLs: the plan never changes. */
+    dml_depot *bank[2];
+    /* The loss of others is survived (failures.policy is not abort): a fence parks this worker, and it stays until it is
+     * dismissed. */
+    bool recovers;
+    bool joins; /* the run is under way: it waits to be admitted to a plan */
+    /* Where workers are threads: raised when this one is killed.  Its waits end, and it unwinds without a word to anybody.
+     * NULL: a process, for which SIGKILL does that. */
+    const _Atomic uint32_t *dead;
+    /* Plan `generation`, which control->plan or control->move has announced; borrowed until the next call. */
     dml_err (*next)(void *context, uint32_t generation, const dml_plan **out);
     void *next_context;
     /* Looks at a chunk held, on this worker's thread and with its queues idle, before the first step and
@@ -52,13 +59,13 @@ typedef struct dml_worker_config {
 
 /* Runs the whole training; returns when it is over.  On failure a FAIL report has been sent.
  *
- * DML_ERR_PEER      another worker is gone, or the run was stopped
+ * DML_ERR_PEER      another worker is gone and that is not survived, or the run was stopped
  * DML_ERR_DIVERGED  too many steps in a row were not finite
  * and whatever opening the device, the data or memory gave */
 dml_err dml_worker_run(const dml_worker_config *config);
 
-/* Descriptors a worker process is given after its report socket: control page, resolved spec, under balance: dynamic
- * the depot and the newest plan's spec, then one data and one vote segment per rank, then the trace if there is one. */
+/* Descriptors a worker process is given after its report socket: control page, resolved spec, the two
+ * banks, the newest plan's spec, then one data and one vote segment per rank, then the trace if there is one. */
 enum { DML_WORKER_FD_CONTROL, DML_WORKER_FD_SPEC, DML_WORKER_FD_MORE };
 
 /* main() of a worker process: `rank` and the supervisor's pid from the command line. */

@@ -7,9 +7,14 @@
  * not finite ends the run there, because later steps were made from it.
  *
  * Ballots lie in a row, one for each step and one more of the segment: who was asked to stop, and how long lanes were
- * busy.
+ * busy.  That one is summed last, when everyone has those of the steps: so once a worker knows it, all can report them.
+ *
+ * When others are lost a segment stands or falls as a whole.  Falls: what it began with is put back, and it is run again
+ * from there, after the drain that its begin is.
  */
 #include "engine/worker_loop.h"
+
+#include "engine/base/failpoint.h"
 
 #include "engine/lr.h"
 
@@ -86,20 +91,33 @@ static void plan_updates(dml_loop *l, int64_t step, int32_t n)
                                           .pace = dml_loop_pace(w, step + k)};
 }
 
-/* Everyone knows the ballots of all `n` steps, and of the segment. */
-static dml_err close_ballots(dml_loop *l, int32_t n, dml_vote *segment)
+/* Everyone knows the ballots of all `n` steps. */
+static dml_err close_ballots(dml_worker *w, int32_t n)
+{
+    const bool voted =
+        w->plan->train.votes; /* step by step, by jobs that who is idle does not have */
+    if (voted && !w->idle) return DML_ERR_OK;
+    for (int32_t k = 0; k < n; k++) {
+        judge(w, k);
+        if (voted) DML_TRY(sum_ballots(w, k, k + 1));
+    }
+    return voted ? DML_ERR_OK : sum_ballots(w, 0, n);
+}
+
+/* Everyone knows that everyone has come to the segment's end, and with what in mind. */
+static dml_err hold_vote(dml_loop *l, int32_t n, dml_vote *segment)
 {
     dml_worker *w = l->w;
-    const bool voted = w->plan->train.votes;
-    for (int32_t k = 0; k < n && !voted; k++)
-        judge(w, k);
-    *segment =
-        (dml_vote){.stop = atomic_load_explicit(&w->config->control->stop, memory_order_relaxed),
-                   .busy_ns = l->step_busy_ns};
+    const int64_t ballot = dml_ballot_of(l->step + n - 1, false);
+    *segment = (dml_vote){.busy_ns = l->step_busy_ns};
+    dml_loop_ask(l, segment);
     memcpy(ballot_of(w, n), segment, sizeof *segment);
-    DML_TRY(sum_ballots(w, voted ? n : 0, n + 1));
+    DML_TRY(DML_FAILPOINT(WORKER_VOTE_BEFORE));
+    dml_loop_contribute(w, ballot);
+    DML_TRY(sum_ballots(w, n, n + 1));
     memcpy(segment, ballot_of(w, n), sizeof *segment);
-    return DML_ERR_OK;
+    dml_loop_publish_vote(w, ballot, segment);
+    return DML_FAILPOINT(WORKER_VOTE_AFTER);
 }
 
 /* What became of step `k` of the segment. */
@@ -124,30 +142,99 @@ static dml_err read_ballot(dml_loop *l, int64_t step, int32_t k, dml_vote *vote,
     return DML_ERR_OK;
 }
 
-dml_err dml_loop_train_segment(dml_loop *l, int64_t step, int32_t n)
+static int32_t steps_of_segment(const dml_loop *l)
+{
+    return dml_segment_steps(&l->w->segments, l->step, l->total_steps);
+}
+
+/* ---- what it began with ---- */
+
+static uint64_t stamp_of(const dml_loop *l)
+{
+    return dml_depot_stamp(l->w->tenure.generation, l->step);
+}
+
+static dml_err keep_start(dml_loop *l)
 {
     dml_worker *w = l->w;
-    dml_loop_set_phase(w, DML_PHASE_TRAIN, step + 1);
-    plan_updates(l, step, n);
-    const dml_step_words words = {.step = step, .loss_scale = 1.0f, .pace = dml_loop_pace(w, step)};
-    DML_TRY(dml_exec_run_updates(w->train_exec, &words, w->rows, w->updates, n));
-    const dml_exec_times times = dml_exec_take_times(w->train_exec);
-    l->step_busy_ns = times.busy_ns;
-    dml_vote segment, vote;
-    DML_TRY(close_ballots(l, n, &segment));
+    if (!w->start.memory) return DML_ERR_OK;
+    dml_depot_run run = {.step = l->step};
+    dml_depot_put_run(&w->start, 0, &run);
+    for (int32_t c = 0; c < w->plan->train.chunks; c++) {
+        const dml_held *h = &w->held[c];
+        if (!h->chunk) continue;
+        run.commits = h->update->commits;
+        DML_TRY(dml_depot_put(&w->start, stamp_of(l), h->chunk, w->backend->device,
+                              w->lane[DML_LANE_COMPUTE]));
+    }
+    dml_depot_put_run(&w->start, stamp_of(l), &run);
+    return DML_ERR_OK;
+}
+
+dml_err dml_loop_discard_segment(dml_loop *l)
+{
+    dml_worker *w = l->w;
+    if (!w->start.memory || dml_depot_run_stamp(&w->start) != stamp_of(l)) return DML_ERR_OK;
+    for (int32_t c = 0; c < w->plan->train.chunks; c++) {
+        const dml_held *h = &w->held[c];
+        if (!h->chunk) continue;
+        DML_TRY(dml_depot_get(&w->start, h->chunk, w->backend->device, w->lane[DML_LANE_COMPUTE]));
+        h->update->commits = w->start.run->commits;
+    }
+    return DML_ERR_OK;
+}
+
+/* ---- its outcome ---- */
+
+/* The figures of the segment, and what it comes to in those of its steps. */
+static dml_loop_step count_times(dml_loop *l, int32_t n, const dml_vote *segment)
+{
+    dml_worker *w = l->w;
     const int64_t wall_ns = dml_loop_lap(l);
-    dml_recorder_end(&w->recorder, step + 1, n, DML_COMMIT);
+    dml_recorder_end(&w->recorder, l->step + 1, n, DML_COMMIT);
     l->busy_ns += l->step_busy_ns;
-    l->exposed_ns += times.exposed_ns;
+    l->exposed_ns += l->step_exposed_ns;
     l->wall_ns += wall_ns;
     l->counted += n;
-    l->stop = segment.stop > 0;
-    dml_loop_step done = {
-        .wall_ns = wall_ns / n, .busy_ns = segment.busy_ns / n, .span_ns = wall_ns / n};
+    return (dml_loop_step){
+        .wall_ns = wall_ns / n, .busy_ns = segment->busy_ns / n, .span_ns = wall_ns / n};
+}
+
+dml_err dml_loop_finish_segment(dml_loop *l, const dml_vote *segment)
+{
+    dml_worker *w = l->w;
+    const int64_t step = l->step;
+    const int32_t n = steps_of_segment(l);
+    dml_loop_step done = count_times(l, n, segment);
+    dml_loop_heed(l, segment);
+    l->step += n;
+    dml_loop_forget_steps(l);
+    atomic_store_explicit(&w->page->committed, l->step, memory_order_release);
     for (int32_t k = 0; k < n; k++) {
+        dml_vote vote;
         DML_TRY(read_ballot(l, step, k, &vote, &done));
         DML_TRY(dml_loop_report_step(l, &done));
         DML_TRY(dml_loop_count_skips(l, done.verdict, step + k));
     }
     return DML_ERR_OK;
+}
+
+dml_err dml_loop_train_segment(dml_loop *l)
+{
+    dml_worker *w = l->w;
+    const int64_t step = l->step;
+    const int32_t n = steps_of_segment(l);
+    dml_loop_set_phase(w, DML_PHASE_TRAIN, step + 1);
+    plan_updates(l, step, n);
+    DML_TRY(keep_start(l));
+    const dml_step_words words = {.step = step, .loss_scale = 1.0f, .pace = dml_loop_pace(w, step)};
+    l->step_busy_ns = l->step_exposed_ns = 0;
+    if (!w->idle) DML_TRY(dml_exec_run_updates(w->train_exec, &words, w->rows, w->updates, n));
+    const dml_exec_times times = dml_loop_times(w->train_exec);
+    l->step_busy_ns = times.busy_ns;
+    l->step_exposed_ns = times.exposed_ns;
+    dml_vote segment;
+    DML_TRY(close_ballots(w, n));
+    DML_TRY(hold_vote(l, n, &segment));
+    return dml_loop_finish_segment(l, &segment);
 }

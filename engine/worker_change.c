@@ -1,4 +1,4 @@
-/* engine/worker_change.c - a worker's state goes to the depot and comes back: between two plans nothing else stays.
+/* engine/worker_change.c - a worker's state goes to a bank and comes back: between two plans nothing else stays.
  *
  * Why a plan changes begins here as well: every worker tells the agent what its chunks cost.
  *
@@ -6,16 +6,35 @@
  */
 #include "engine/worker_loop.h"
 
-dml_err dml_worker_put_state(dml_worker *w, uint32_t generation, const dml_depot_run *run)
+#include "engine/base/failpoint.h"
+
+/* The lowest holder that is there, but first the one that speaks for the chunk; -1: none. */
+static int32_t first_holder(const dml_worker *w, int32_t chunk, uint64_t lost)
+{
+    const dml_program *p = &w->plan->train;
+    int32_t first = *dml_program_route(p, chunk, 0);
+    if (!dml_is_among(lost, first)) return first;
+    first = -1;
+    for (int32_t mb = 1; mb < p->mbs; mb++) {
+        const int32_t r = *dml_program_route(p, chunk, mb);
+        if (!dml_is_among(lost, r) && (first < 0 || r < first)) first = r;
+    }
+    return first;
+}
+
+dml_err dml_worker_put_state(dml_worker *w, dml_depot *bank, uint64_t stamp, uint64_t lost,
+                             const dml_depot_run *run, int64_t *bytes)
 {
     dml_depot_run now = *run;
     for (int32_t c = 0; c < w->plan->train.chunks; c++) {
         const dml_held *h = &w->held[c];
-        if (!h->chunk || !h->update->counts) continue;
-        DML_TRY(dml_depot_put(w->config->depot, generation, h->chunk, w->backend->device,
-                              w->lane[DML_LANE_COMPUTE]));
+        if (!h->chunk || first_holder(w, c, lost) != w->config->rank) continue;
+        DML_TRY(DML_FAILPOINT(WORKER_PUT));
+        DML_TRY(
+            dml_depot_put(bank, stamp, h->chunk, w->backend->device, w->lane[DML_LANE_COMPUTE]));
+        *bytes += dml_depot_chunk_bytes(bank, h->chunk);
         now.commits = h->update->commits;
-        if (c == 0) dml_depot_put_run(w->config->depot, generation, &now);
+        if (c == 0) dml_depot_put_run(bank, stamp, &now);
     }
     return DML_ERR_OK;
 }
@@ -23,9 +42,55 @@ dml_err dml_worker_put_state(dml_worker *w, uint32_t generation, const dml_depot
 dml_err dml_worker_get_state(dml_worker *w, int32_t chunk)
 {
     const dml_held *h = &w->held[chunk];
-    h->update->commits = w->config->depot->run->commits;
-    return dml_depot_get(w->config->depot, h->chunk, w->backend->device, w->lane[DML_LANE_COMPUTE]);
+    DML_TRY(DML_FAILPOINT(WORKER_GET));
+    h->update->commits = w->tenure.from->run->commits;
+    return dml_depot_get(w->tenure.from, h->chunk, w->backend->device, w->lane[DML_LANE_COMPUTE]);
 }
+
+/* ---- the run itself ---- */
+
+dml_depot_run dml_loop_now(const dml_loop *l)
+{
+    return (dml_depot_run){.step = l->step,
+                           .skipped = l->skipped,
+                           .good_steps = l->loss_scale.good_steps,
+                           .loss_scale = l->loss_scale.scale,
+                           .evaluated_at = l->evaluated_at,
+                           .snapshot = l->snapshot};
+}
+
+void dml_loop_resume(dml_loop *l, const dml_depot_run *run)
+{
+    l->loss_scale = dml_loss_scale_of(l->w->config->plan->spec);
+    if (!run) {
+        l->step = 0;
+        l->skipped = 0;
+        l->evaluated_at = -1;
+        return;
+    }
+    l->step = run->step;
+    l->skipped = run->skipped;
+    l->loss_scale.good_steps = run->good_steps;
+    l->loss_scale.scale = run->loss_scale;
+    l->evaluated_at = run->evaluated_at;
+    if (run->snapshot > l->snapshot) l->snapshot = run->snapshot;
+}
+
+dml_err dml_loop_save_snapshot(dml_loop *l)
+{
+    dml_worker *w = l->w;
+    if (!l->snaps) return DML_ERR_OK;
+    const dml_depot_run now = dml_loop_now(l);
+    dml_report r = {.kind = DML_REPORT_SAVED, .saved = {.snapshot = l->snapshot, .step = l->step}};
+    l->snaps = false;
+    DML_TRY(dml_worker_put_state(w, w->config->bank[l->snapshot & 1],
+                                 dml_depot_stamp(w->tenure.generation, l->step), w->tenure.lost,
+                                 &now, &r.saved.bytes));
+    DML_TRY(DML_FAILPOINT(WORKER_SAVED));
+    return dml_worker_report(w, &r);
+}
+
+/* ---- loads ---- */
 
 /* Worth a report: the agent weighs loads, and this was the last step of a window. */
 static bool window_ends(const dml_loop *l)

@@ -25,10 +25,10 @@ static dml_err open_votes(dml_worker *w, dml_transport_config *t, int64_t ballot
     void *ballot;
     DML_TRY(w->vote_comm->alloc(w->vote_transport, ballot_bytes, &ballot));
     w->ballot = ballot;
-    int32_t *all = DML_NEW_N(&w->arena, int32_t, w->processes);
+    int32_t *all = DML_NEW_N(&w->arena, int32_t, w->processes), n = 0;
     for (int32_t r = 0; r < w->processes; r++)
-        all[r] = r;
-    return w->vote_comm->group_open(w->vote_transport, all, w->processes, 0, &w->world);
+        if (!w->absent[r]) all[n++] = r;
+    return w->vote_comm->group_open(w->vote_transport, all, n, 0, &w->world);
 }
 
 dml_err dml_worker_meet(dml_worker *w, int64_t memory_bytes, int64_t ballot_bytes)
@@ -46,6 +46,7 @@ dml_err dml_worker_meet(dml_worker *w, int64_t memory_bytes, int64_t ballot_byte
         .links = dml_spec_links(w->spec),
         .nvls = w->spec->comm.nvls,
         .ranks_per_device = w->spec->parallelism.workers_per_device,
+        .absent = w->absent,
         .fds = c->data_fds,
         .hub = c->data_hub,
     };

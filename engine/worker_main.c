@@ -28,7 +28,7 @@ typedef struct process {
     dml_spec spec;
     dml_plan plan;
     dml_planned *later; /* the newest plan that the run changed to */
-    dml_depot depot;    /* {0}: the plan never changes */
+    dml_depot bank[2];
     dml_trace trace;
     int segment[2 * DML_HOST_WORKERS];
     dml_striker striker;
@@ -47,14 +47,16 @@ static dml_err next(void *context, uint32_t generation, const dml_plan **out)
     return DML_ERR_OK;
 }
 
-static dml_err take_depot(process *p)
+static dml_err take_banks(process *p)
 {
-    if (p->spec.parallelism.balance != DML_BALANCE_DYNAMIC) return DML_ERR_OK;
-    DML_TRY(dml_depot_map(&p->spec, &p->plan.model, p->fd++, &p->depot));
+    for (int32_t b = 0; b < 2; b++) {
+        DML_TRY(dml_depot_map(&p->spec, &p->plan.model, p->fd++, &p->bank[b]));
+        p->config.bank[b] = &p->bank[b];
+    }
     p->plan_fd = p->fd++;
-    p->config.depot = &p->depot;
     p->config.next = next;
     p->config.next_context = p;
+    p->config.recovers = p->spec.failures.policy != DML_POLICY_ABORT;
     return DML_ERR_OK;
 }
 
@@ -70,7 +72,7 @@ static dml_err prepare(process *p)
     DML_TRY(dml_data_resolve_steps(&p->spec));
     DML_TRY(dml_plan_make(&p->spec, &p->plan));
     DML_TRY(dml_agent_backend(&p->plan, &c->backend, why, sizeof why));
-    DML_TRY(take_depot(p));
+    DML_TRY(take_banks(p));
     for (int32_t i = 0; i < 2 * p->plan.workers; i++)
         p->segment[i] = p->fd++;
     p->striker = (dml_striker){.board = &c->control->faults,
@@ -103,7 +105,8 @@ static dml_err run(int32_t rank, int socket)
     dml_warden_close(&p.warden);
     dml_trace_close(&p.trace);
     dml_planned_free(p.later);
-    dml_depot_close(&p.depot);
+    for (int32_t b = 0; b < 2; b++)
+        dml_depot_close(&p.bank[b]);
     dml_plan_free(&p.plan);
     dml_spec_free(&p.spec);
     dml_control_unmap(p.config.control);

@@ -1,10 +1,12 @@
 /* engine/worker_open.c - setting a worker up: device, chunks, memory, meeting the others, preparing shapes. */
 #include "engine/worker_state.h"
 
+#include "engine/base/failpoint.h"
 #include "engine/base/log.h"
 #include "engine/probe.h"
 
 #include <sched.h>
+#include <unistd.h>
 
 enum { IDLE_QUEUE = 16 }; /* jobs and copies, of a worker that only votes */
 
@@ -131,13 +133,13 @@ static dml_err bind_chunk(dml_worker *w, int32_t c)
     const dml_chunk_memory *m = &w->chunk_memory[c];
     const bool counts = *dml_program_route(&w->plan->train, c, 0) == w->config->rank;
     w->held[c].update = &w->update[c];
-    if (w->tenure.generation == 0)
+    if (!w->tenure.from)
         DML_TRY(dml_chunk_bind(chunk, w->backend->device, w->lane[DML_LANE_COMPUTE], m->shared,
                                m->private_));
     else
         dml_chunk_place(chunk, m->shared, m->private_);
     dml_update_init(w->held[c].update, chunk, counts, m->partial, m->readback, &w->arena);
-    return w->tenure.generation == 0 ? DML_ERR_OK : dml_worker_get_state(w, c);
+    return w->tenure.from ? dml_worker_get_state(w, c) : DML_ERR_OK;
 }
 
 /* ---- data ---- */
@@ -236,6 +238,16 @@ static dml_err open_probe(dml_worker *w)
 
 /* ---- all of it ---- */
 
+/* What an asynchronous segment begins with is moved away from in its midst: a copy stays. */
+static dml_err open_start(dml_worker *w)
+{
+    int fd;
+    if (!w->config->recovers || w->segments.steps <= 1) return DML_ERR_OK;
+    DML_TRY(dml_depot_create(w->spec, &w->plan->model, &w->start, &fd));
+    close(fd);
+    return DML_ERR_OK;
+}
+
 static dml_err meet(dml_worker *w)
 {
     w->ballot_words = ballot_words(w);
@@ -256,43 +268,67 @@ static dml_err open_all(dml_worker *w)
     DML_TRY(open_data(w, false, &w->train));
     DML_TRY(open_data(w, true, &w->test));
     dml_worker_plan_memory(w);
-    DML_TRY(meet(w)); /* everyone has closed the plan before: its state lies in the depot */
-    if (w->tenure.generation > 0) DML_TRY(dml_depot_check(w->config->depot, w->tenure.generation));
+    DML_TRY(DML_FAILPOINT(WORKER_OPEN));
+    DML_TRY(meet(w));
     DML_TRY(dml_worker_choose(w));
     DML_TRY(dml_worker_take_memory(w));
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) DML_TRY(bind_chunk(w, c));
+    w->holds = true;
     DML_TRY(dml_worker_rehearse(w));
     DML_TRY(open_probe(w));
     DML_TRY(open_loaders(w, false, &w->train));
     DML_TRY(open_loaders(w, true, &w->test));
     w->rows = DML_NEW_N(&w->arena, int32_t, w->plan->train.mbs);
     w->updates = DML_NEW_N(&w->arena, dml_exec_update, w->plan->updates);
+    DML_TRY(open_start(w));
     return open_execs(w);
 }
 
-static uint64_t lost(const dml_spec *spec)
+/* Who is there, and who of them works. */
+static void count_ranks(dml_worker *w)
 {
-    uint64_t ranks = 0;
-    for (int32_t i = 0; i < spec->parallelism.lost.n; i++)
-        ranks |= UINT64_C(1) << spec->parallelism.lost.v[i];
-    return ranks;
+    const dml_program *p = &w->plan->train;
+    w->absent = DML_NEW_N(&w->arena, bool, w->processes);
+    for (int32_t r = w->processes - 1; r >= 0; r--) {
+        w->absent[r] = dml_is_among(w->tenure.lost, r);
+        if (w->absent[r]) continue;
+        w->present++;
+        w->working += r < p->workers && p->list[r].n > 0;
+        w->leads = r == w->config->rank; /* of the lowest rank in the end */
+    }
+    w->idle = w->config->rank >= p->workers || p->list[w->config->rank].n == 0;
 }
 
-dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config, const dml_tenure *tenure)
+/* Nothing of an earlier tenure is to be taken for one of this. */
+static void clear_page(dml_worker *w)
+{
+    atomic_store_explicit(&w->page->contributed, 0, memory_order_relaxed);
+    atomic_store_explicit(&w->page->voted, 0, memory_order_relaxed);
+    atomic_store_explicit(&w->page->committed, w->tenure.first_step, memory_order_release);
+}
+
+dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config, const dml_tenure *tenure,
+                        dml_kept *kept)
 {
     *w = (dml_worker){.config = config,
                       .tenure = *tenure,
                       .plan = tenure->plan,
                       .processes = config->plan->workers,
-                      .idle = config->rank >= tenure->plan->workers,
-                      .spec = tenure->plan->spec,
+                      .spec = config->plan->spec,
                       .backend = config->backend,
                       .page = &config->control->worker[config->rank],
-                      .abort = {.epoch = tenure->generation, .fence = &config->control->fence}};
+                      .kept = kept,
+                      .abort = {.epoch = tenure->plan ? tenure->generation : DML_FENCE_END - 1,
+                                .killed = config->dead,
+                                .fence = &config->control->fence}};
+    if (!w->plan) return DML_ERR_OK;
+    w->spec = w->plan->spec;
     if (config->trace && tenure->generation == 0)
         w->recorder = dml_trace_recorder(config->trace, config->rank);
-    dml_striker_begin(config->striker, &w->abort, w->spec->parallelism.timeout_ns, lost(w->spec));
+    dml_striker_begin(config->striker, &w->abort, w->spec->parallelism.timeout_ns, w->tenure.lost);
+    count_ranks(w);
+    clear_page(w);
     return open_all(w);
 }
 
@@ -331,6 +367,7 @@ dml_err dml_worker_close(dml_worker *w)
     w->backend->kernels->close(w->reduce);
     dml_worker_free_memory(w);
     w->backend->device->close(w->device);
+    dml_depot_close(&w->start);
     dml_arena_free(&w->arena);
     return DML_ERR_OK;
 }

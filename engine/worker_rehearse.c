@@ -7,7 +7,9 @@
 #include "engine/worker_state.h"
 
 #include "engine/base/clock.h"
+#include "engine/base/hash.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 enum { ROW_COUNTS = 3 }; /* whole micro-batches, the tail of a short step, the test split's */
@@ -135,6 +137,18 @@ static dml_err choose_for(const dml_worker *w, dml_kctx *k, const dml_chunk_span
     return DML_ERR_OK;
 }
 
+/* Room for choices of w->kept->choices_bytes. */
+static dml_err make_room(dml_worker *w)
+{
+    dml_kept *kept = w->kept;
+    free(kept->choices);
+    kept->choices = malloc((size_t)kept->choices_bytes + 1);
+    if (!kept->choices)
+        DML_FAIL(DML_ERR_NOMEM, "no memory for %lld bytes of kernel choices",
+                 (long long)kept->choices_bytes);
+    return DML_ERR_OK;
+}
+
 static dml_err choose_for_all(dml_worker *w, dml_kctx *k)
 {
     const dml_kernel_table *kt = w->backend->kernels;
@@ -145,9 +159,9 @@ static dml_err choose_for_all(dml_worker *w, dml_kctx *k)
         err = choose_for(w, k, &p->span[c], &arena);
     dml_arena_free(&arena);
     DML_TRY(err);
-    DML_TRY(kt->choices(k, NULL, &w->choices_bytes));
-    w->choices = dml_arena_alloc(&w->arena, w->choices_bytes);
-    return kt->choices(k, w->choices, &w->choices_bytes);
+    DML_TRY(kt->choices(k, NULL, &w->kept->choices_bytes));
+    DML_TRY(make_room(w));
+    return kt->choices(k, w->kept->choices, &w->kept->choices_bytes);
 }
 
 static dml_err lead(dml_worker *w)
@@ -162,29 +176,60 @@ static dml_err lead(dml_worker *w)
     return err;
 }
 
-/* From rank 0 to all: a sum in which the others add nothing, as much at a time as the ballot holds. */
-static dml_err spread(dml_worker *w, void *data, int64_t bytes)
+/* From one to all: a sum in which the others add nothing, as much at a time as the ballot holds. */
+static dml_err spread(dml_worker *w, bool from_here, void *data, int64_t bytes)
 {
     const int64_t room = w->ballot_words * (int64_t)sizeof *w->ballot;
     for (int64_t at = 0; at < bytes; at += room) {
         const int64_t n = bytes - at < room ? bytes - at : room;
         memset(w->ballot, 0, (size_t)room);
-        if (w->config->rank == 0) memcpy(w->ballot, (char *)data + at, (size_t)n);
+        if (from_here) memcpy(w->ballot, (char *)data + at, (size_t)n);
         DML_TRY(dml_worker_sum_ballot(w, w->ballot_words));
         memcpy((char *)data + at, w->ballot, (size_t)n);
     }
     return DML_ERR_OK;
 }
 
+/* What choices are made for: the model, cut as in this plan. */
+static uint64_t cut_of(const dml_worker *w)
+{
+    const dml_program *p = &w->plan->train;
+    return dml_hash(p->span, p->chunks * (int64_t)sizeof *p->span, 1);
+}
+
+/* The lowest rank that knows the run's choices for this cut; -1: nobody does. */
+static dml_err find_source(dml_worker *w, int32_t *out)
+{
+    const bool knows = w->kept->choices && w->kept->cut == cut_of(w);
+    memset(w->ballot, 0, sizeof *w->ballot);
+    if (knows) w->ballot[0] = (int64_t)(UINT64_C(1) << w->config->rank);
+    DML_TRY(dml_worker_sum_ballot(w, 1));
+    const uint64_t know = (uint64_t)w->ballot[0];
+    *out = know ? __builtin_ctzll(know) : -1;
+    return DML_ERR_OK;
+}
+
+/* Everyone gets the choices of `from_here`'s worker. */
+static dml_err share(dml_worker *w, bool from_here)
+{
+    dml_kept *kept = w->kept;
+    kept->cut = 0; /* not known until all of it is there */
+    DML_TRY(spread(w, from_here, &kept->choices_bytes, sizeof kept->choices_bytes));
+    if (!from_here) DML_TRY(make_room(w));
+    DML_TRY(spread(w, from_here, kept->choices, kept->choices_bytes));
+    kept->cut = cut_of(w);
+    return DML_ERR_OK;
+}
+
 dml_err dml_worker_choose(dml_worker *w)
 {
     const dml_kernel_table *kt = w->backend->kernels;
+    int32_t source = -1;
     if (!kt->choices) return DML_ERR_OK;
-    if (w->config->rank == 0) DML_TRY(lead(w));
-    DML_TRY(spread(w, &w->choices_bytes, sizeof w->choices_bytes));
-    if (!w->choices) w->choices = dml_arena_alloc(&w->arena, w->choices_bytes);
-    DML_TRY(spread(w, w->choices, w->choices_bytes));
-    return kt->choose(w->compute, w->choices, w->choices_bytes);
+    DML_TRY(find_source(w, &source));
+    if (source < 0 && w->leads) DML_TRY(lead(w));
+    DML_TRY(share(w, source < 0 ? w->leads : source == w->config->rank));
+    return kt->choose(w->compute, w->kept->choices, w->kept->choices_bytes);
 }
 
 /* ---- rehearsal ---- */

@@ -27,18 +27,33 @@ typedef struct dml_chunk_memory {
 
 /* What a worker runs between two changes of plan. */
 typedef struct dml_tenure {
-    const dml_plan *plan; /* borrowed */
-    uint32_t
-        generation; /* of the plan; 0: the first, with which state begins, other states lie in the depot */
-    int64_t first_step; /* from 0 */
+    const dml_plan *plan;  /* borrowed; NULL: none yet, it has joined a run that is under way */
+    uint32_t generation;   /* of the plan; 0: the first */
+    uint64_t lost;         /* bit r: rank r is not there */
+    const dml_depot *from; /* where state lies; NULL: it begins with initial weights */
+    int64_t first_step;    /* from 0 */
 } dml_tenure;
+
+/* What outlives a tenure. */
+typedef struct dml_kept {
+    void *
+        choices; /* [choices_bytes] of kernel algorithms, made once for the run; owned; NULL: none */
+    int64_t choices_bytes;
+    uint64_t cut; /* for which they were made: a hash of the plan's chunks; 0: they are not whole */
+} dml_kept;
 
 typedef struct dml_worker {
     const dml_worker_config *config; /* borrowed */
     dml_tenure tenure;
     const dml_plan *plan; /* the tenure's */
     int32_t processes;    /* workers of the run, whatever the plan */
-    bool idle; /* the plan does not know this worker: it holds nothing and has no executors */
+    int32_t present;      /* of them, those that are there */
+    int32_t working;      /* of those, the ones that the plan gives something to hold */
+    bool *absent;         /* [processes] those that are not there */
+    bool idle;            /* it holds nothing in this plan, has no executors, and votes */
+    bool leads;     /* the lowest rank that is there: it speaks for all, and what it sees counts */
+    bool holds;     /* what the tenure begins with is in its memory */
+    dml_kept *kept; /* borrowed */
     const dml_spec *spec;
     const dml_backend *backend;
     dml_worker_page *page;
@@ -61,12 +76,11 @@ typedef struct dml_worker {
     dml_feed train, test;
     dml_graphs *graphs; /* of both executors; NULL where the device captures nothing */
     dml_exec *train_exec, *eval_exec;
-    void *
-        choices; /* [choices_bytes] of kernel algorithms, the leader's; NULL where there is none to make */
-    int64_t choices_bytes;
     int32_t
         *rows; /* [mbs of the training program] samples of each micro-batch of what is under way */
     dml_segments segments;
+    dml_depot
+        start; /* asynchronous, with losses survived: what is held, as the segment under way began */
     dml_exec_update
         *updates; /* [segments.steps] those of the segment under way; NULL: steps are single */
 
@@ -100,22 +114,23 @@ dml_err dml_worker_meet_replicas(dml_worker *w, int32_t chunk);
 
 /* ---- worker_change.c ---- */
 
-/* Leaves what the chunks of which this worker is the first holder have come to in the depot, for the plan of
- * `generation`; `run` too where it holds the first chunk. */
-dml_err dml_worker_put_state(dml_worker *w, uint32_t generation, const dml_depot_run *run);
-/* Fills a chunk held, and counts its updates on, from there.  Its memory is placed. */
+/* Leaves what the chunks of which this worker is the first holder that is there (`lost`: bit r, rank r is not) have come
+ * to in a bank; `run` too where it holds the first chunk so.  *bytes: that it copied. */
+dml_err dml_worker_put_state(dml_worker *w, dml_depot *bank, uint64_t stamp, uint64_t lost,
+                             const dml_depot_run *run, int64_t *bytes);
+/* Fills a chunk held, and counts its updates on, from where the tenure's state lies.  Its memory is placed. */
 dml_err dml_worker_get_state(dml_worker *w, int32_t chunk);
 
 /* ---- worker_rehearse.c ---- */
 
-/* Collective.  The leader, rank 0, chooses kernel algorithms for the whole model; everyone's compute context gets
- * them.  Before its first kernel. */
+/* Collective.  The leader chooses kernel algorithms for the whole model, once for the run, and everyone's compute
+ * context gets them; who came later, from the lowest rank that knows them.  Before its first kernel. */
 dml_err dml_worker_choose(dml_worker *w);
 
 /* Runs every shape that occurs, on zeros; then seals the kernel contexts. */
 dml_err dml_worker_rehearse(dml_worker *w);
 
-/* ---- worker.c ---- */
+/* ---- worker_step.c ---- */
 
 /* Sums `words` of the ballot over all workers; every worker has the result. */
 dml_err dml_worker_sum_ballot(dml_worker *w, int64_t words);
@@ -130,10 +145,18 @@ dml_err dml_worker_vote(void *context, int32_t update, dml_exec_update *out);
 dml_kctx_config dml_worker_kernels(const dml_worker *w);
 bool dml_worker_splits_backward(const dml_worker *w); /* the program has W ops */
 
-/* Opens everything, prepares every shape, and meets the other workers.  Close `w` whatever the result.
- * DML_ERR_BUG  state that the tenure begins with is not in the depot */
-dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config, const dml_tenure *tenure);
-/* DML_ERR_PEER  as the transport's close: the process must end without another call to its device */
+/* Bit r: rank r. */
+static inline bool dml_is_among(uint64_t ranks, int32_t rank)
+{
+    return ranks >> rank & 1;
+}
+
+/* Opens everything, prepares every shape, and meets the other workers; without a plan, nothing.  Close `w` whatever the
+ * result. */
+dml_err dml_worker_open(dml_worker *w, const dml_worker_config *config, const dml_tenure *tenure,
+                        dml_kept *kept);
+/* What was raised of its abort flag stays so: others who still wait for it are not to take its leaving for an arrival.
+ * DML_ERR_PEER  as the transport's close: the process must end without another call to its device */
 dml_err dml_worker_close(dml_worker *w);
 
 #endif

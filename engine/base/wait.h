@@ -19,6 +19,8 @@ typedef struct dml_abort {
     _Atomic uint32_t raised; /* 0: go on */
     _Atomic uint32_t epoch;  /* that the holder works at */
     const _Atomic uint32_t
+        *killed; /* a flag of someone else's, for holders that are threads; borrowed; NULL: none */
+    const _Atomic uint32_t
         *fence; /* in memory that all processes of the run share; borrowed; NULL: none */
 } dml_abort;
 
@@ -27,6 +29,7 @@ static inline bool dml_abort_raised(const dml_abort *a)
 {
     if (!a) return false;
     if (atomic_load_explicit(&a->raised, memory_order_relaxed)) return true;
+    if (a->killed && atomic_load_explicit(a->killed, memory_order_relaxed)) return true;
     return a->fence && atomic_load_explicit(a->fence, memory_order_relaxed) >
                            atomic_load_explicit(&a->epoch, memory_order_relaxed);
 }

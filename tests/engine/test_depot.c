@@ -60,11 +60,11 @@ static void each_element(const rig *r, bool look)
     }
 }
 
-static void put_all(dml_depot *d, uint32_t generation, rig *r)
+static void put_all(dml_depot *d, uint64_t stamp, rig *r)
 {
     for (int32_t c = 0; c < r->n; c++)
-        DML_CHECK_OK(dml_depot_put(d, generation, &r->chunk[c], r->backend->device, r->queue));
-    dml_depot_put_run(d, generation, &(dml_depot_run){.step = 5, .commits = 4});
+        DML_CHECK_OK(dml_depot_put(d, stamp, &r->chunk[c], r->backend->device, r->queue));
+    dml_depot_put_run(d, stamp, &(dml_depot_run){.step = 5, .commits = 4});
 }
 
 static void another_cut_finds_every_element(dml_optimizer optimizer, float momentum)
@@ -99,6 +99,13 @@ static void weights_moments_and_scales_survive_another_cut(void **state)
     another_cut_finds_every_element(DML_OPT_ADAMW, 0.0f);
 }
 
+static dml_err never_ends(dml_queue *queue, int64_t deadline_ns)
+{
+    (void)queue;
+    (void)deadline_ns;
+    DML_FAIL(DML_ERR_PEER, "it does not");
+}
+
 static void a_piece_that_nobody_left_is_named(void **state)
 {
     (void)state;
@@ -108,15 +115,48 @@ static void a_piece_that_nobody_left_is_named(void **state)
     static const int32_t two[] = {0, 2, 5};
     rig_open(&r, "ref", &h.spec, 2, two, 0);
     dml_depot d = open_depot(&h.spec, &r.model);
-    DML_CHECK_EQ(DML_ERR_BUG, dml_depot_check(&d, 1));
-    put_all(&d, 1, &r);
-    DML_CHECK_OK(dml_depot_check(&d, 1));
-    DML_CHECK_OK(dml_depot_put(&d, 2, &r.chunk[1], r.backend->device, r.queue));
-    DML_CHECK_EQ(DML_ERR_BUG, dml_depot_check(&d, 2));
-    DML_CHECK(strstr(dml_err_trail(), "'fc1.weight' was left under plan 1, not 2"));
-    DML_CHECK_OK(dml_depot_put(&d, 2, &r.chunk[0], r.backend->device, r.queue));
-    DML_CHECK_EQ(DML_ERR_BUG, dml_depot_check(&d, 2));
+    const uint64_t before = dml_depot_stamp(1, 5), after = dml_depot_stamp(2, 7);
+    uint64_t whole;
+    DML_CHECK_EQ(DML_ERR_BUG, dml_depot_check(&d, before));
+    DML_CHECK(!dml_depot_complete(&d, &whole));
+    put_all(&d, before, &r);
+    DML_CHECK_OK(dml_depot_check(&d, before));
+    DML_CHECK(dml_depot_complete(&d, &whole));
+    DML_CHECK_EQ(before, whole);
+    DML_CHECK_OK(dml_depot_put(&d, after, &r.chunk[1], r.backend->device, r.queue));
+    DML_CHECK_EQ(DML_ERR_BUG, dml_depot_check(&d, after));
+    DML_CHECK(strstr(dml_err_trail(),
+                     "'fc1.weight' is that of plan 1 after 5 steps, not of plan 2 after 7"));
+    DML_CHECK(!dml_depot_complete(&d, &whole));
+    DML_CHECK_OK(dml_depot_put(&d, after, &r.chunk[0], r.backend->device, r.queue));
+    DML_CHECK_EQ(DML_ERR_BUG, dml_depot_check(&d, after));
     DML_CHECK(strstr(dml_err_trail(), "'the step'"));
+    DML_CHECK_EQ(before, dml_depot_run_stamp(&d));
+    dml_depot_close(&d);
+    rig_close(&r);
+}
+
+/* Whatever lay there before: what is not whole carries no stamp. */
+static void a_put_that_fails_leaves_no_stamp(void **state)
+{
+    (void)state;
+    by_hand h;
+    net(&h);
+    rig r;
+    static const int32_t one[] = {0, 5};
+    rig_open(&r, "ref", &h.spec, 1, one, 0);
+    dml_depot d = open_depot(&h.spec, &r.model);
+    const uint64_t stamp = dml_depot_stamp(3, 40);
+    DML_CHECK_EQ(3, dml_depot_stamp_generation(stamp));
+    DML_CHECK_EQ(40, dml_depot_stamp_steps(stamp));
+    put_all(&d, stamp, &r);
+    dml_device_api broken = *r.backend->device;
+    broken.sync = never_ends;
+    DML_CHECK_EQ(DML_ERR_PEER, dml_depot_put(&d, stamp, &r.chunk[0], &broken, r.queue));
+    DML_CHECK_OK(r.backend->device->sync(r.queue, INT64_MAX));
+    uint64_t whole;
+    DML_CHECK(!dml_depot_complete(&d, &whole));
+    DML_CHECK_EQ(DML_ERR_BUG, dml_depot_check(&d, stamp));
     dml_depot_close(&d);
     rig_close(&r);
 }
@@ -148,6 +188,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(weights_moments_and_scales_survive_another_cut),
         cmocka_unit_test(a_piece_that_nobody_left_is_named),
+        cmocka_unit_test(a_put_that_fails_leaves_no_stamp),
         cmocka_unit_test(a_depot_of_another_size_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -29,11 +29,12 @@ typedef struct run {
     int data_fds[DML_HOST_WORKERS];
     dml_trace trace; /* {0}: the spec asks for none */
     const char *spec_path;
-    dml_depot depot; /* {0}: the plan never changes */
+    dml_depot bank[2];
+    int32_t saved; /* workers whose state for the next of the test's plans lies in the bank */
     later_plan *later[RUN_PLANS];
     uint32_t generation; /* newest that rank 0 runs */
     dml_changes changes; /* balance: dynamic; {0}: plans come from the test */
-    int spec_fd;
+    int spec_fd, plan_fd;
     pthread_mutex_t mu;
     run_result result;
     run_hooks hooks;
@@ -53,6 +54,15 @@ static void weigh(run *r, const dml_report *report)
     DML_CHECK_OK(dml_changes_take(&r->changes, report, &arena, &e));
     if (e.decided && r->hooks.balance) r->hooks.balance(r->hooks.context, &e.balance);
     dml_arena_free(&arena);
+}
+
+/* Once all have left what they hold, they may close it. */
+static void save(run *r, const dml_report *report)
+{
+    weigh(r, report);
+    if (r->changes.first || ++r->saved < r->plan.workers) return;
+    r->saved = 0;
+    dml_wait_set(&r->control->moved, report->saved.generation);
 }
 
 static dml_err take(void *context, const dml_report *report)
@@ -76,8 +86,8 @@ static dml_err take(void *context, const dml_report *report)
         res->eval = report->eval;
         break;
     case DML_REPORT_END: res->end[report->rank] = report->end; break;
+    case DML_REPORT_SAVED: save(r, report); break;
     case DML_REPORT_PARKED:
-    case DML_REPORT_SAVED:
     case DML_REPORT_JOIN:
     case DML_REPORT_SUSPECT:
     case DML_REPORT_FAULT: break;
@@ -149,7 +159,7 @@ static void *worker(void *arg)
                                  .data_fds = t->r->data_fds,
                                  .vote_hub = t->r->vote_hub,
                                  .trace = t->r->trace.memory ? &t->r->trace : NULL,
-                                 .depot = t->r->depot.memory ? &t->r->depot : NULL,
+                                 .bank = {&t->r->bank[0], &t->r->bank[1]},
                                  .next = next,
                                  .next_context = t->r,
                                  .inspect = inspect,
@@ -193,20 +203,21 @@ static void open_trace(run *r)
     close(fd);
 }
 
-static void open_depot(run *r)
+static void open_banks(run *r)
 {
-    int fd;
-    const bool dynamic = r->spec.parallelism.balance == DML_BALANCE_DYNAMIC;
-    if (!r->hooks.change && !dynamic) return;
-    DML_CHECK_OK(dml_depot_create(&r->spec, &r->plan.model, &r->depot, &fd));
-    close(fd);
-    if (!dynamic) return;
+    for (int32_t b = 0; b < 2; b++) {
+        int fd;
+        DML_CHECK_OK(dml_depot_create(&r->spec, &r->plan.model, &r->bank[b], &fd));
+        close(fd);
+    }
+    if (r->spec.parallelism.balance != DML_BALANCE_DYNAMIC) return;
     r->spec_fd = memfd_create("run-threads-spec", MFD_CLOEXEC);
+    r->plan_fd = memfd_create("run-threads-plan", MFD_CLOEXEC);
     FILE *f = fdopen(dup(r->spec_fd), "w");
-    DML_CHECK(f);
+    DML_CHECK(f && r->plan_fd >= 0);
     DML_CHECK_OK(dml_spec_print(&r->spec, f));
     fclose(f);
-    DML_CHECK_OK(dml_changes_open(&r->changes, &r->plan, r->spec_fd, r->control));
+    dml_changes_open(&r->changes, &r->plan, r->spec_fd, r->plan_fd, r->control);
 }
 
 static void close_later(run *r)
@@ -217,8 +228,12 @@ static void close_later(run *r)
         dml_spec_free(&r->later[i]->spec);
         free(r->later[i]);
     }
-    dml_depot_close(&r->depot);
-    if (r->changes.first) close(r->spec_fd);
+    for (int32_t b = 0; b < 2; b++)
+        dml_depot_close(&r->bank[b]);
+    if (r->changes.first) {
+        close(r->spec_fd);
+        close(r->plan_fd);
+    }
     dml_changes_close(&r->changes);
 }
 
@@ -247,7 +262,7 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     open_trace(r);
     DML_CHECK_OK(dml_local_hub_new(r->plan.workers, &r->vote_hub));
     r->control = calloc(1, sizeof *r->control);
-    open_depot(r);
+    open_banks(r);
     pthread_mutex_init(&r->mu, NULL);
     r->result.workers = r->plan.workers;
 
