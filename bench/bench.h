@@ -22,6 +22,7 @@
     X(schedules, "what lowering, checking and simulating schedules costs, up to 1,024 stages")                 \
     X(planner,   "what finding a placement costs, up to 4,096 devices and 128 layers")                         \
     X(detect,    "how soon a killed or stopped worker is noticed, and that no other is accused")               \
+    X(recovery,  "faults of each kind at random places of a run: what going on costs, part by part")           \
     X(figures,   "README.md's figures against bench/results/; --write sets them right")                       \
     X(probe,     "how much faster two threads are than one, now: 2 on two cores")                             \
     X(environment, "this machine, as the JSON that every result carries")
