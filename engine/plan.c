@@ -365,6 +365,19 @@ static void set_sizes(dml_plan *plan)
     }
 }
 
+/* A spec that was read has none; one of another layout made of it may. */
+static dml_err check_lost(const dml_plan *plan)
+{
+    static const char key[] = "parallelism.lost";
+    const dml_int_list *lost = &plan->spec->parallelism.lost;
+    for (int32_t i = 0; i < lost->n; i++)
+        if (lost->v[i] >= plan->workers)
+            return dml_spec_fail(plan->spec, dml_spec_place(plan->spec, key), key,
+                                 "there is no worker %d to lose: the layout has %d", lost->v[i],
+                                 plan->workers);
+    return DML_ERR_OK;
+}
+
 static dml_err make_layout(dml_plan *plan)
 {
     const dml_spec *spec = plan->spec;
@@ -376,6 +389,7 @@ static dml_err make_layout(dml_plan *plan)
                              "parallelism.data_parallel_size",
                              "%d micro-batches of a step do not divide among %d replicas",
                              plan->mbs, plan->replicas);
+    DML_TRY(check_lost(plan));
     DML_TRY(dml_plan_updates(plan));
     DML_TRY(dml_model_make(spec, &plan->arena, &plan->model));
     plan->stage_begin = DML_NEW_N(&plan->arena, int32_t, plan->stages + 1);

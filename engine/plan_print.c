@@ -190,6 +190,14 @@ static void print_time(const dml_plan *p, bool eval, int64_t makespan_ns)
         printf(" by %s\n\n", p->spec->costs->source);
 }
 
+/* ", without 2, 5" */
+static void append_lost(const dml_plan *p, dml_str *out)
+{
+    const dml_int_list *lost = &p->spec->parallelism.lost;
+    for (int32_t i = 0; i < lost->n; i++)
+        dml_str_printf(out, "%s%d", i ? ", " : ", without ", lost->v[i]);
+}
+
 static dml_err print_summary(const dml_plan_view *view, const dml_plan *p, const dml_sim *sim)
 {
     const dml_spec *spec = p->spec;
@@ -202,8 +210,11 @@ static dml_err print_summary(const dml_plan_view *view, const dml_plan *p, const
                  p->workers, each);
     else
         snprintf(layout, sizeof layout, "%d stages on %d workers", p->stages, p->workers);
-    printf("%s: %s, schedule %s (%s)\n", spec->run.name, layout, spec->parallelism.schedule,
-           dml_plan_order_doc(spec, &arena));
+    dml_str without = {0};
+    append_lost(p, &without);
+    printf("%s: %s%s, schedule %s (%s)\n", spec->run.name, layout, dml_str_text(&without),
+           spec->parallelism.schedule, dml_plan_order_doc(spec, &arena));
+    dml_str_free(&without);
     dml_arena_free(&arena);
     printf("batch %d = %d samples x %d micro-batches", spec->training.global_batch_size,
            spec->training.micro_batch_size, p->mbs);
@@ -236,11 +247,11 @@ static dml_err print_simulated(const dml_plan_view *view, const dml_plan *p,
     return err;
 }
 
-/* Of equal pipelines one, which is what csv:FILE reads; else all workers. */
+/* Of equal pipelines one, which is what csv:FILE reads; else, and where some are lost, all workers. */
 static dml_err append_csv(const dml_plan_view *view, const dml_plan *p, dml_str *out)
 {
     const dml_program *all = view->eval ? &p->eval : &p->train;
-    if (!dml_plan_is_equal(p) || p->replicas == 1) {
+    if (!dml_plan_is_equal(p) || p->replicas == 1 || p->spec->parallelism.lost.n > 0) {
         dml_csv_print(all, out);
         return DML_ERR_OK;
     }
