@@ -437,6 +437,20 @@ static void check_split(dml_spec_reader *r)
                         n, ranks * each, ranks, each);
 }
 
+/* Sums in the NVSwitch are not known to survive the abort of a communicator. */
+static void settle_nvls(dml_spec_reader *r)
+{
+    dml_spec *spec = r->spec;
+    if (spec->failures.policy != DML_POLICY_REPLAN || bad(r, DML_KEY_NVLS)) return;
+    if (spec->comm.nvls == DML_NVLS_ON)
+        dml_complain_at(&r->report, at(r, DML_KEY_NVLS),
+                        "nvls: on is not known to survive what failures.policy: replan does to "
+                        "those who are left; leave it out, or take policy restart or abort");
+    if (spec->comm.nvls != DML_NVLS_AUTO) return;
+    spec->comm.nvls = DML_NVLS_OFF;
+    r->source->entry[DML_KEY_NVLS].derived = true;
+}
+
 void dml_spec_check(dml_spec_reader *r)
 {
     if (!bad(r, DML_KEY_VERSION) && r->spec->version != 1)
@@ -450,6 +464,7 @@ void dml_spec_check(dml_spec_reader *r)
     dml_spec_settle_layout(r);
     check_batch(r);
     check_training(r);
+    settle_nvls(r);
     dml_spec_check_stages(r);
     dml_spec_check_cluster(r);
     check_split(r);

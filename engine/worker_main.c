@@ -6,6 +6,7 @@
 #include "engine/base/log.h"
 #include "engine/change.h"
 #include "engine/data_steps.h"
+#include "engine/health.h"
 #include "engine/launch.h"
 #include "engine/warden.h"
 
@@ -25,6 +26,7 @@ typedef struct process {
     int fd; /* the next descriptor given */
     int plan_fd;
     dml_warden warden;
+    dml_health health;
     dml_spec spec;
     dml_plan plan;
     dml_planned *later; /* the newest plan that the run changed to */
@@ -84,6 +86,8 @@ static dml_err prepare(process *p)
     c->vote_fds = p->segment + p->plan.workers;
     c->plan = &p->plan;
     c->threads = dml_agent_threads(p->plan.spec, p->plan.workers);
+    dml_health_open(c->backend, c->first_device + c->rank / p->spec.parallelism.workers_per_device,
+                    c->rank, &c->reporter, &p->health);
     if (!dml_trace_wanted(&p->spec)) return DML_ERR_OK;
     DML_TRY(dml_trace_map(&p->plan, p->fd, &p->trace));
     c->trace = &p->trace;
@@ -102,6 +106,7 @@ static dml_err run(int32_t rank, int socket)
     else
         dml_report_failure(&p.config.reporter, rank, err);
     if (err != DML_ERR_OK) return err; /* as it is, the beacon held: its end is announced */
+    dml_health_close(&p.health);
     dml_warden_close(&p.warden);
     dml_trace_close(&p.trace);
     dml_planned_free(p.later);

@@ -235,6 +235,19 @@ static void defaults_depend_on_what_they_are_defaults_of(void **state)
     dml_spec_free(&s);
 }
 
+static void sums_in_the_switch_are_off_where_a_run_goes_on_without_the_lost(void **state)
+{
+    (void)state;
+    dml_spec s;
+    static const char *const policy[] = {"failures.policy=abort", "failures.policy=restart",
+                                         "failures.policy=replan"};
+    for (int i = 0; i < 3; i++) {
+        DML_CHECK_OK(spec_of(mlp, &policy[i], 1, &s));
+        DML_CHECK_EQ(i == 2 ? DML_NVLS_OFF : DML_NVLS_AUTO, s.comm.nvls);
+        dml_spec_free(&s);
+    }
+}
+
 static void paths_expand_and_are_relative_to_the_spec_or_the_shell(void **state)
 {
     (void)state;
@@ -432,6 +445,7 @@ int main(void)
         cmocka_unit_test(overrides_replace_what_the_file_says_and_the_last_one_counts),
         cmocka_unit_test(what_is_not_written_of_the_batch_follows_from_the_rest),
         cmocka_unit_test(defaults_depend_on_what_they_are_defaults_of),
+        cmocka_unit_test(sums_in_the_switch_are_off_where_a_run_goes_on_without_the_lost),
         cmocka_unit_test(paths_expand_and_are_relative_to_the_spec_or_the_shell),
         cmocka_unit_test(epochs_become_steps_once_the_data_is_known),
         cmocka_unit_test(an_anchor_repeats_a_list_of_layers),
