@@ -211,6 +211,12 @@ bool dml_depot_complete(const dml_depot *d, uint64_t *stamp)
     return first != 0;
 }
 
+void dml_depot_mark(dml_depot *d, uint64_t stamp)
+{
+    for (int32_t i = 0; i < pieces(d); i++)
+        mark(d, i, stamp);
+}
+
 static const char *name_of(const dml_depot *d, int32_t piece)
 {
     const dml_model *m = d->model;

@@ -82,6 +82,9 @@ uint64_t dml_depot_run_stamp(const dml_depot *d);
 /* DML_ERR_BUG  a piece carries another stamp: the text names the first */
 dml_err dml_depot_check(const dml_depot *d, uint64_t stamp);
 
+/* For who fills a depot by other ways: all pieces and the run carry the stamp; 0: none is whole. */
+void dml_depot_mark(dml_depot *d, uint64_t stamp);
+
 /* Fills a chunk that was placed (dml_chunk_place) from a depot that was checked.  Through the queue, which it waits for;
  * kernels are to be told that weights changed. */
 dml_err dml_depot_get(const dml_depot *d, dml_chunk *c, const dml_device_api *device,
