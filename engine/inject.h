@@ -46,7 +46,7 @@ enum {
     X(GPU_HANG,    "gpu_hang",    NOTHING,         "a kernel that never ends; on cpu a job")                             \
     X(GPU_OOM,     "gpu_oom",     NOTHING,         "an allocation that the device cannot serve")                         \
     X(XID,         "xid",         CODE,      "as if the driver had said so: 48, 79, 94, 95 are the end of the worker, 74 makes it unhealthy") \
-    X(COMM_ABORT,  "comm_abort",  NOTHING,         "the worker's transfers and collectives fail until transports are rebuilt") \
+    X(COMM_ABORT,  "comm_abort",  NOTHING,         "the worker's transport fails from here on: it is lost to the others") \
     X(LINK_DOWN,   "link_down",   PEERS,    "nothing arrives between the worker and one peer; for the duration, or until one of the two is gone") \
     X(PARTITION,   "partition",   PEERS,    "the same between the worker and several peers")             \
     X(CORRUPT,     "corrupt",     TENSOR,    "a bit of a parameter flips; without tensor a gradient becomes NaN")

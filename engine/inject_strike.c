@@ -14,9 +14,9 @@ void dml_striker_begin(dml_striker *s, const dml_abort *abort, int64_t timeout_n
     if (!s) return;
     s->abort = abort;
     s->timeout_ns = timeout_ns;
-    atomic_store(&s->comm_aborted, 0);
     atomic_fetch_and(&s->cut, ~absent);
-    atomic_store(&s->lasts, atomic_load(&s->cut) != 0 || atomic_load(&s->slow) != 0);
+    atomic_store(&s->lasts, atomic_load(&s->cut) != 0 || atomic_load(&s->slow) != 0 ||
+                                atomic_load(&s->comm_aborted) != 0);
 }
 
 /* ---- telling ----------------------------------------------------------------------------------------- */
@@ -162,7 +162,7 @@ static dml_err suffer(dml_striker *s, const dml_strike_at *at)
 {
     if (at->ends == 0) return DML_ERR_OK;
     if (atomic_load(&s->comm_aborted))
-        DML_FAIL(DML_ERR_PEER, "worker %d's transport was aborted", s->rank);
+        DML_FAIL(DML_ERR_UNAVAILABLE, "worker %d's transport was aborted", s->rank);
     const uint64_t ends = atomic_load(&s->cut) & at->ends;
     return ends ? wait_in_vain(s, ends) : DML_ERR_OK;
 }

@@ -2,7 +2,7 @@
  *
  *   before an op:  nothing wanted, nothing lasts?  go on                     two loads
  *                  a fault for (step, phase, micro-batch)?  FAULT report, then it strikes
- *                  comm_abort: its transfers fail.  link_down, partition: those with the peers wait in vain
+ *                  comm_abort: transfers fail.  link_down, partition: those with the peers wait in vain
  *
  * Several lanes ask at once; each fault strikes on one of them.
  */
@@ -60,8 +60,8 @@ static inline bool dml_striker_wants(const dml_striker *s)
 }
 
 /* Strikes what is for this place.  Returns in a process only if it goes on, and then
- * DML_ERR_PEER         a transfer that lasts no longer, or the thread has vanished
- * DML_ERR_UNAVAILABLE, DML_ERR_NOMEM  of the device */
+ * DML_ERR_PEER         a transfer that never came, or the thread has vanished
+ * DML_ERR_UNAVAILABLE, DML_ERR_NOMEM  of the device; the former of a transport that was aborted, too */
 dml_err dml_strike(dml_striker *s, const dml_strike_at *at);
 
 #endif

@@ -13,6 +13,7 @@
 #include "engine/base/clock.h"
 #include "engine/base/failpoint.h"
 
+#include <stdlib.h>
 #include <string.h>
 
 /* The move, as this worker has read it: it is written anew only when everyone is parked. */
@@ -119,11 +120,20 @@ static uint32_t fence_of(const dml_worker *w)
     return atomic_load_explicit(&w->config->control->fence, memory_order_acquire);
 }
 
+/* Whom the wait that failed was for, as transports name him: "nothing for 60.0 s while waiting for worker 1's send 9".
+ * -1: nobody is named. */
+static int32_t named_in(const char *trail)
+{
+    static const char words[] = "waiting for worker ";
+    const char *at = strstr(trail, words);
+    return at ? (int32_t)strtol(at + sizeof words - 1, NULL, 10) : -1;
+}
+
 /* Says whom it waited for in vain, and gives the agent time to find out who is to blame. */
 static void suspect(dml_worker *w)
 {
-    dml_report r = {.kind = DML_REPORT_SUSPECT, .suspect = {.rank = -1}};
     const char *trail = dml_err_trail();
+    dml_report r = {.kind = DML_REPORT_SUSPECT, .suspect = {.rank = named_in(trail)}};
     const size_t line = strcspn(trail, "\n"), most = sizeof r.suspect.why - 1;
     memcpy(r.suspect.why, trail, line < most ? line : most);
     if (dml_worker_report(w, &r) != DML_ERR_OK) return;

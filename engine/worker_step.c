@@ -116,6 +116,8 @@ static dml_err hold_vote(dml_loop *l, bool is_redo, dml_vote *vote, dml_verdict 
     const int64_t ballot = dml_ballot_of(l->step, is_redo);
     judge(l, vote);
     memcpy(w->ballot, vote, sizeof *vote);
+    const dml_strike_at here = {.step = l->step + 1, .phase = DML_FAULT_AT_VOTE, .mb = -1};
+    if (dml_striker_wants(w->config->striker)) DML_TRY(dml_strike(w->config->striker, &here));
     DML_TRY(DML_FAILPOINT(WORKER_VOTE_BEFORE));
     const int64_t begin_ns = dml_clock_ns();
     if (!w->idle) dml_exec_voted(w->train_exec, begin_ns, 0, 0);

@@ -126,15 +126,14 @@ static void one_that_is_due_strikes_at_the_next_op(void **state)
     DML_CHECK_FAILS(DML_ERR_PEER, "kill", at(g, 1, DML_FAULT_AT_COMMIT, -1));
 }
 
-static void an_aborted_transport_fails_until_the_next_tenure(void **state)
+static void an_aborted_transport_fails_from_then_on(void **state)
 {
     rig *g = *state;
     arm(g, "comm_abort@rank=1");
     DML_CHECK_OK(at(g, 1, DML_FAULT_AT_FORWARD, 0));
     DML_CHECK_OK(at(g, 1, DML_FAULT_AT_BACKWARD, 0)); /* no transfer */
-    DML_CHECK_FAILS(DML_ERR_PEER, "transport was aborted", transfer(g, 1));
-    dml_striker_begin(&g->striker, &g->abort, DML_NS_PER_MS, 0);
-    DML_CHECK_OK(transfer(g, 1));
+    DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "transport was aborted", transfer(g, 1));
+    DML_CHECK_FAILS(DML_ERR_UNAVAILABLE, "transport was aborted", transfer(g, 2));
 }
 
 static void a_cut_link_delays_those_at_its_end_to_their_deadline(void **state)
@@ -286,7 +285,7 @@ int main(void)
         T(it_strikes_at_its_op_and_nowhere_else),
         T(without_a_phase_the_first_op_of_the_step_is_hit_evaluation_excepted),
         T(one_that_is_due_strikes_at_the_next_op),
-        T(an_aborted_transport_fails_until_the_next_tenure),
+        T(an_aborted_transport_fails_from_then_on),
         T(a_cut_link_delays_those_at_its_end_to_their_deadline),
         T(a_link_that_is_down_for_a_while_comes_back),
         T(what_hangs_goes_on_after_its_time_or_ends_when_it_is_killed),
