@@ -39,11 +39,12 @@ static void set_limits(void *context, dml_plan *plan)
     if (q->planned) dml_plan_free(&again);
 }
 
-static run_result run_squeezed(const layout *l, const char *recompute, squeeze *q)
+static run_result run_squeezed(const layout *l, const char *recompute, const char *lost, squeeze *q)
 {
-    char policy[64];
+    char policy[64], without[64];
     snprintf(policy, sizeof policy, "parallelism.recompute=%s", recompute);
-    const char *const extra[] = {policy, "training.max_steps=1", NULL};
+    snprintf(without, sizeof without, "parallelism.lost=[%s]", lost ? lost : "");
+    const char *const extra[] = {policy, "training.max_steps=1", lost ? without : NULL, NULL};
     return run_layout_hooked(TINY, l, extra, (run_hooks){.plan = set_limits, .context = q});
 }
 
@@ -53,7 +54,7 @@ static void just_enough_is_enough(void **state)
     for (int32_t l = 0; l < LAYOUTS; l++)
         for (int full = 0; full < 2; full++) {
             squeeze q = {.worker = -1};
-            const run_result r = run_squeezed(&layouts[l], full ? "full" : "none", &q);
+            const run_result r = run_squeezed(&layouts[l], full ? "full" : "none", NULL, &q);
             DML_CHECK_OK(r.err);
             for (int32_t w = 0; w < r.workers; w++)
                 DML_CHECK_EQ(q.limit[w], r.end[w].memory_bytes);
@@ -69,11 +70,32 @@ static void one_byte_less_is_refused_by_planner_and_worker_alike(void **state)
         for (int32_t w = 0; w < 2; w++) {
             char who[32];
             squeeze q = {.worker = l == 0 ? 0 : w, .short_bytes = 1};
-            const run_result r = run_squeezed(&layouts[l], "none", &q);
+            const run_result r = run_squeezed(&layouts[l], "none", NULL, &q);
             snprintf(who, sizeof who, "worker %d: ", q.worker);
             DML_CHECK_EQ(DML_ERR_NOMEM, r.err);
             DML_CHECK(strstr(r.trail, who) && strstr(r.trail, "cluster.memory gives it"));
             DML_CHECK(!q.planned || strcmp(layouts[l].schedule, "auto") == 0);
+        }
+}
+
+static void those_who_are_left_allocate_what_the_plan_says(void **state)
+{
+    (void)state;
+    static const struct {
+        layout at;
+        const char *lost;
+    } rows[] = {{{"2", "2", "1f1b", "1"}, "0"},    {{"2", "4", "gpipe", "1"}, "1, 4, 5"},
+                {{"2", "2", "zb_h1", "1"}, "3"},   {{"2", "2", "interleaved_1f1b x2", "1"}, "2"},
+                {{"4", "1", "chimera", "1"}, "0"}, {{"2", "2", "chimera", "1"}, "0, 3"},
+                {{"2", "2", "auto", "1"}, "1"}};
+    for (size_t k = 0; k < sizeof rows / sizeof *rows; k++)
+        for (int full = 0; full < 2; full++) {
+            squeeze q = {.worker = -1};
+            const run_result r =
+                run_squeezed(&rows[k].at, full ? "full" : "none", rows[k].lost, &q);
+            DML_CHECK_OK(r.err);
+            for (int32_t w = 0; w < r.workers; w++)
+                DML_CHECK_EQ(q.limit[w], r.end[w].memory_bytes);
         }
 }
 
@@ -82,6 +104,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(just_enough_is_enough),
         cmocka_unit_test(one_byte_less_is_refused_by_planner_and_worker_alike),
+        cmocka_unit_test(those_who_are_left_allocate_what_the_plan_says),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
