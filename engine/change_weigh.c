@@ -137,7 +137,7 @@ static dml_err make(const dml_changes *c, const dml_measured *m, candidate *o)
 {
     DML_TRY(dml_planned_load(c->base_fd, o->text, o->n, &o->plan));
     dml_planned *p = o->plan;
-    const dml_costs *costs = m->costs ? m->costs : dml_changes_plan(c)->spec->costs;
+    const dml_costs *costs = m->costs ? m->costs : dml_recovery_plan(c->recovery)->spec->costs;
     if (costs) {
         p->spec.costs = dml_costs_copy(costs, &p->spec.arena);
         dml_plan_free(&p->plan);
@@ -170,7 +170,7 @@ static bool is_same_layout(const dml_plan *a, const dml_plan *b)
 static int32_t layouts(const dml_changes *c, const dml_measured *m, dml_arena *arena,
                        candidate option[OPTIONS])
 {
-    const dml_plan *now = dml_changes_plan(c);
+    const dml_plan *now = dml_recovery_plan(c->recovery);
     const char *speeds = speeds_text(now, m, arena), *pace = pace_text(c->first, arena);
     const char *shares = stages_text(now, m->speed, arena);
     const char *split = dml_arena_printf(arena, "parallelism.split=%s", split_text(now, arena));
@@ -218,8 +218,8 @@ static int32_t choose(dml_changes *c, const candidate *option, int32_t n, double
     const double least_ns = fmin(now_ns, option[0].step_ns);
     int32_t best = 0;
     for (int32_t i = 1; i < n; i++) {
-        const bool other =
-            option[i].plan && !is_same_layout(dml_changes_plan(c), &option[i].plan->plan);
+        const bool other = option[i].plan &&
+                           !is_same_layout(dml_recovery_plan(c->recovery), &option[i].plan->plan);
         if (other && (best == 0 || option[i].step_ns < option[best].step_ns)) best = i;
     }
     const bool gains = option[best].step_ns * (1.0 + DML_CHANGE_GAIN) < least_ns;
@@ -230,7 +230,7 @@ static int32_t choose(dml_changes *c, const candidate *option, int32_t n, double
 static dml_balance_record record_of(const dml_changes *c, const dml_measured *m, double now_ns,
                                     const candidate *next, dml_arena *arena)
 {
-    const dml_plan *from = dml_changes_plan(c), *to = next ? &next->plan->plan : from;
+    const dml_plan *from = dml_recovery_plan(c->recovery), *to = next ? &next->plan->plan : from;
     const double entropy = dml_balance_entropy(m->load_ns, from->workers);
     return (dml_balance_record){
         .step = c->load[0].step,
@@ -250,7 +250,7 @@ static dml_balance_record record_of(const dml_changes *c, const dml_measured *m,
 bool dml_changes_weigh(dml_changes *c, dml_arena *arena, dml_planned **better,
                        dml_balance_record *out)
 {
-    const dml_plan *now = dml_changes_plan(c);
+    const dml_plan *now = dml_recovery_plan(c->recovery);
     dml_measured m;
     candidate option[OPTIONS];
     double now_ns = 0.0;

@@ -97,6 +97,7 @@ static const char *reason_of(dml_recovery_reason reason)
     case DML_REASON_LOSS: return "loss";
     case DML_REASON_RESTART: return "restart";
     case DML_REASON_REJOIN: return "rejoin";
+    case DML_REASON_LEAVE: return "leave";
     case DML_REASON_BALANCE: break;
     }
     return "balance";

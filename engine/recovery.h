@@ -52,6 +52,7 @@ typedef enum dml_recovery_reason {
     DML_REASON_LOSS,    /* workers were lost: go on without them */
     DML_REASON_RESTART, /* the same, but all are started again (failures.policy: restart) */
     DML_REASON_REJOIN,  /* workers came back */
+    DML_REASON_LEAVE,   /* a worker said that it is not well: it hands over and goes */
     DML_REASON_BALANCE, /* another plan is faster */
 } dml_recovery_reason;
 
@@ -116,6 +117,8 @@ void dml_recovery_free(dml_recovery *r); /* NULL is fine */
 
 /* The worker is gone, or is to go (it is killed then).  Said twice: no more than once counts. */
 void dml_recovery_lost(dml_recovery *r, int32_t rank, const dml_death *death);
+/* It is not well, but still at work: it hands its state over after the step under way, then its process ends. */
+void dml_recovery_retire(dml_recovery *r, int32_t rank, const dml_death *death);
 /* Its process has ended: only now may there be another in its place. */
 void dml_recovery_ended(dml_recovery *r, int32_t rank);
 /* Every report; those that are none of its business are passed over.  A FAIL that policy survives is a loss. */
@@ -144,6 +147,12 @@ uint32_t dml_recovery_generation(const dml_recovery *r); /* of dml_recovery_plan
 /* Not RUNNING, or a snapshot is under way. */
 bool dml_recovery_is_busy(const dml_recovery *r);
 uint64_t dml_recovery_lost_mask(const dml_recovery *r);
+/* Whether the rank takes part, or enters with the move under way: its end is a loss. */
+bool dml_recovery_counts_on(const dml_recovery *r, int32_t rank);
+/* Whether it was asked to spawn the rank, which has not come in yet. */
+bool dml_recovery_expects(const dml_recovery *r, int32_t rank);
+/* Whether a worker that gives up with `err` is lost, and not the run. */
+bool dml_recovery_survives(const dml_recovery *r, dml_err err);
 /* The lowest rank that takes part: what it says stands for all. */
 int32_t dml_recovery_leader(const dml_recovery *r);
 /* Everyone who takes part has reported END of this generation: control->dismissed is set. */

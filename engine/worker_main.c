@@ -69,6 +69,8 @@ static dml_err prepare(process *p)
     snprintf(path, sizeof path, "/proc/self/fd/%d", DML_FD_FIRST + DML_WORKER_FD_SPEC);
     p->fd = DML_FD_FIRST + DML_WORKER_FD_MORE;
     DML_TRY(dml_control_map(DML_FD_FIRST + DML_WORKER_FD_CONTROL, &c->control));
+    c->joins = atomic_load(&c->control->worker[c->rank].phase) == DML_PHASE_JOIN;
+    DML_TRY(dml_failpoints_from_environment(c->rank, c->joins));
     DML_TRY(dml_warden_open(c->control, c->rank, &p->warden));
     DML_TRY(dml_spec_load(path, NULL, 0, &p->spec));
     DML_TRY(dml_data_resolve_steps(&p->spec));
@@ -125,7 +127,6 @@ int dml_worker_main(int32_t rank, int32_t supervisor_pid)
     dml_log_setup(DML_LOG_WARN, who);
     dml_process_name("dml-worker");
     dml_err err = dml_die_with_parent(supervisor_pid);
-    if (err == DML_ERR_OK) err = dml_failpoints_from_environment(rank, false);
     if (err == DML_ERR_OK) err = run(rank, DML_FD_LAUNCHER);
     /* After a failure libraries must not tidy up on the way out: they may wait for a device that does not answer. */
     if (err != DML_ERR_OK) _exit(dml_err_exit_code(err));

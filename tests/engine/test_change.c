@@ -71,7 +71,7 @@ typedef struct scene {
     const char *const *extra;
     drawn_plan plan[CHANGES];
     int64_t after[CHANGES]; /* steps */
-    int32_t n;
+    int32_t n, made;
 } scene;
 
 static void draw_plan(drawn_plan *p, const char *const *extra)
@@ -85,18 +85,12 @@ static void draw_plan(drawn_plan *p, const char *const *extra)
         add(p, *extra);
 }
 
-static const char *const *change(void *context, uint32_t generation)
+/* After each step: the plan that is due. */
+static const char *const *change(void *context, int64_t step)
 {
-    const scene *s = context;
-    return s->plan[generation - 1].list;
-}
-
-/* After each step, on rank 0's thread: the plan that is due. */
-static void step(void *context, int64_t now, dml_control *control)
-{
-    const scene *s = context;
-    const uint32_t last = atomic_load(&control->plan);
-    if ((int32_t)last < s->n && now >= s->after[last]) atomic_store(&control->plan, last + 1);
+    scene *s = context;
+    if (s->made == s->n || step < s->after[s->made]) return NULL;
+    return s->plan[s->made++].list;
 }
 
 /* All of WORLD workers, of which the first plan may be the largest. */
@@ -132,7 +126,7 @@ static void expect_the_bits_of_an_undisturbed_run(const char *spec, const char *
         scene s;
         const uint64_t begun = drawn;
         draw_scene(&s, extra);
-        const run_hooks hooks = {.change = change, .step = step, .context = &s};
+        const run_hooks hooks = {.change = change, .context = &s};
         const run_result r = run_first(spec, extra, &hooks);
         if (r.weights_hash != expected.weights_hash)
             print_message("seed %" PRIu64 " at draw %" PRIu64 "\n", seed, begun);
@@ -176,7 +170,7 @@ static void fast_numerics_agree_to_tolerance(void **state)
     const run_result expected = run_first(TINY, extra, &(run_hooks){0});
     scene s;
     draw_scene(&s, extra);
-    const run_hooks hooks = {.change = change, .step = step, .context = &s};
+    const run_hooks hooks = {.change = change, .context = &s};
     const run_result r = run_first(TINY, extra, &hooks);
     DML_CHECK(r.changes > 0);
     for (int64_t i = 0; i < expected.steps; i++)
@@ -186,10 +180,10 @@ static void fast_numerics_agree_to_tolerance(void **state)
 
 /* ---- ends ---- */
 
-static void step_then_stop(void *context, int64_t now, dml_control *control)
+static void stop(void *context, int64_t step, dml_control *control)
 {
-    step(context, now, control);
-    if (now == 5) atomic_store(&control->stop, 1);
+    (void)context;
+    if (step == 5) atomic_store(&control->stop, 1);
 }
 
 /* Asked at once for another plan and for the end. */
@@ -199,7 +193,7 @@ static void a_stop_wins_over_a_change(void **state)
     static const char *const extra[] = {"training.max_steps=14", NULL};
     scene s = {.extra = extra, .n = 1, .after = {5}};
     draw_plan(&s.plan[0], extra);
-    const run_hooks hooks = {.change = change, .step = step_then_stop, .context = &s};
+    const run_hooks hooks = {.change = change, .step = stop, .context = &s};
     const run_result r = run_first(TINY, extra, &hooks);
     DML_CHECK_EQ(6, r.steps); /* the vote after the one that saw it */
     DML_CHECK_EQ(0, r.changes);
@@ -211,7 +205,7 @@ static void a_plan_that_comes_too_late_is_left(void **state)
     static const char *const extra[] = {"training.max_steps=6", NULL};
     scene s = {.extra = extra, .n = 1, .after = {5}};
     draw_plan(&s.plan[0], extra);
-    const run_hooks hooks = {.change = change, .step = step, .context = &s};
+    const run_hooks hooks = {.change = change, .context = &s};
     const run_result r = run_first(TINY, extra, &hooks);
     DML_CHECK_EQ(6, r.steps);
     DML_CHECK_EQ(0, r.changes);

@@ -1,7 +1,9 @@
 /* tests/support/run_threads.h - a whole training run inside this process, one thread per worker.
  *
  * The same worker code as in real runs, over the `local` transport or, on a GPU, the backend's own: what TSan
- * can look at, and what tests of bits can call thousands of times.
+ * can look at, and what tests of bits can call thousands of times.  The agent's machine (engine/recovery.h) is the same,
+ * too: a worker that is killed is a thread that ends without a word, one that is started again is another thread.
+ * Where the machine runs, failpoints count as the agent's.
  */
 #ifndef DML_TEST_RUN_THREADS_H
 #define DML_TEST_RUN_THREADS_H
@@ -10,17 +12,22 @@
 #include "engine/control.h"
 #include "engine/metrics.h"
 #include "engine/plan.h"
+#include "engine/recovery.h"
 #include "engine/trace.h"
 
-enum { RUN_STEPS = 256, RUN_PLANS = 64 };
+enum { RUN_STEPS = 256, RUN_THREADS = 256 };
 
 typedef struct run_result {
     dml_err err;
     char trail[DML_TRAIL_BYTES]; /* of the first worker that failed */
     int32_t workers;
-    int32_t changes; /* of plan */
+    int32_t changes;    /* of plan, recoveries among them */
+    int32_t losses;     /* of workers */
+    int32_t recoveries; /* after which the run went on */
+    int32_t joined;     /* workers that came back */
     int64_t steps;
-    dml_report_step step[RUN_STEPS]; /* the first RUN_STEPS, redone and skipped ones included */
+    dml_report_step step
+        [RUN_STEPS]; /* the first RUN_STEPS, skipped ones included; of those told twice the last */
     bool has_eval;
     dml_report_eval eval; /* the last */
     dml_report_end end[DML_HOST_WORKERS];
@@ -43,9 +50,11 @@ typedef struct run_hooks {
     void (*failed)(void *context, int32_t rank, const char *trail); /* each worker that does */
     void (*inspect)(void *context, const dml_chunk *chunk,
                     bool after); /* engine/worker.h; serialised */
-    /* The plan of `generation` (from 1), that control->plan has announced: overrides of the first one's spec, NULL-terminated;
-     * NULL entry: the plan never changes. */
-    const char *const *(*change)(void *context, uint32_t generation);
+    /* After each step, unless a change is under way: overrides of the first plan's spec, NULL-terminated, for the plan to
+     * change to; NULL: to stay. */
+    const char *const *(*change)(void *context, int64_t step);
+    /* What the recovery has to say; serialised. */
+    void (*recovery)(void *context, const dml_recovery_event *event);
     /* balance: dynamic: each window weighed; serialised */
     void (*balance)(void *context, const dml_balance_record *b);
     /* what was traced, where the spec asks for it; when all workers have ended */

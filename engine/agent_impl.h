@@ -1,0 +1,96 @@
+/* engine/agent_impl.h - what the agent's parts share: agent.c, the poll loop; agent_start.c, what workers are given;
+ * agent_follow.c, what is made of what they do; agent_blame.c, who failed when a run ends. */
+#ifndef DML_ENGINE_AGENT_IMPL_H
+#define DML_ENGINE_AGENT_IMPL_H
+
+#include "engine/agent.h"
+#include "engine/change.h"
+#include "engine/detect.h"
+#include "engine/leader.h"
+#include "engine/recovery.h"
+
+enum {
+    DML_AGENT_PATIENCE_S = 10
+}; /* for the others to end after one failed, or after the last step */
+
+typedef struct dml_followed {
+    int socket; /* reports; -1 when closed */
+    int32_t pid;
+    bool started, exited, said_end, said_fail;
+    bool accused; /* had to be killed for what was seen of it */
+    bool silent;  /* had to be killed, and has said nothing */
+    int status;   /* wait status, once exited */
+    dml_report_fail fail;
+    int64_t failed_at_ns; /* 0: it has not, or the run went on */
+    dml_death death;      /* by which its loss was noticed; detected_by NULL: by its end */
+} dml_followed;
+
+typedef struct dml_agent {
+    dml_spec spec;
+    dml_plan plan; /* the first */
+    const dml_backend *backend;
+    char why[256], host[64];
+    int32_t threads;
+    dml_control *control;
+    int control_fd, spec_fd, plan_fd, bank_fd[2];
+    int data_fd[DML_HOST_WORKERS], vote_fd[DML_HOST_WORKERS];
+    dml_trace trace; /* {0}: none is wanted */
+    int trace_fd;
+    dml_depot bank[2];
+    dml_detect *detect;
+    dml_recovery *recovery;
+    dml_changes changes; /* {0}: plans are not weighed */
+    dml_followed worker[DML_HOST_WORKERS];
+    dml_leader leader;
+    dml_err
+        leader_err; /* the leader's own failure: output folder gone, replicas differ; or the run's */
+    char leader_trail[DML_TRAIL_BYTES];
+    int stop_signal;    /* 0: none */
+    int64_t give_up_ns; /* INT64_MAX while all is well */
+    int64_t ending_ns;  /* when all were told to end; 0: not yet */
+    bool killed;
+    char hang[128];           /* what was seen when the run hung; "": it did not */
+    char silence[512];        /* what was said of who stopped answering */
+    int64_t ops, progress_ns; /* ops finished by all workers; when that last grew */
+    int64_t looked_ns;        /* when that was last looked at */
+    int64_t recovery_due_ns;  /* when the recovery wants to be called */
+    const dml_agent_options *options;
+} dml_agent;
+
+/* ---- agent_start.c ---- */
+
+/* All that workers are given, and the workers.  DML_ERR_UNAVAILABLE  one could not be started */
+dml_err dml_agent_start(dml_agent *a);
+/* Asks for a process in the place of one that has ended. */
+dml_err dml_agent_respawn(dml_agent *a, int32_t rank);
+
+/* ---- agent.c ---- */
+
+/* Takes one event of the supervisor; blocks until there is one.
+ * DML_ERR_UNAVAILABLE  a worker could not be started
+ * DML_ERR_PEER         the supervisor is gone */
+dml_err dml_agent_next_event(dml_agent *a);
+
+/* ---- agent_follow.c ---- */
+
+dml_err dml_agent_open_recovery(dml_agent *a);
+/* From here on it is only a matter of ending: every wait in every worker ends now. */
+void dml_agent_begin_end(dml_agent *a);
+/* A report waits at the rank's socket. */
+void dml_agent_take_report(dml_agent *a, int32_t rank);
+void dml_agent_worker_ended(dml_agent *a, int32_t rank, int status);
+/* What beacons, heartbeats and op deadlines tell. */
+void dml_agent_take_signs(dml_agent *a);
+/* Lets the recovery's time pass, and looks whether it found that the run is over. */
+void dml_agent_tick(dml_agent *a);
+/* Nobody can be lost, or come, any more. */
+bool dml_agent_is_settled(const dml_agent *a);
+
+/* ---- agent_blame.c ---- */
+
+/* Of one worker, as it is seen now.  Texts are borrowed from `a` and from action[bytes]. */
+dml_failure_record dml_agent_failure(const dml_agent *a, int32_t rank, char *action, size_t bytes);
+/* All have ended: says what the run came to; returns its exit code. */
+int dml_agent_conclude(dml_agent *a);
+
+#endif
