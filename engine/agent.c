@@ -24,7 +24,7 @@ enum {
 
 /* ---- what happens ---- */
 
-static void ask_to_stop(dml_agent *a, int signal)
+void dml_agent_ask_to_stop(dml_agent *a, int signal)
 {
     a->stop_signal = signal;
     atomic_store(&a->control->stop, 1);
@@ -54,7 +54,7 @@ dml_err dml_agent_next_event(dml_agent *a)
                  : e.code == EMFILE ? " (ulimit -n)"
                                     : "");
     case DML_LAUNCH_ENDED: dml_agent_worker_ended(a, e.rank, e.code); break;
-    case DML_LAUNCH_SIGNAL: ask_to_stop(a, e.code); break;
+    case DML_LAUNCH_SIGNAL: dml_agent_ask_to_stop(a, e.code); break;
     }
     return DML_ERR_OK;
 }
@@ -101,7 +101,9 @@ static dml_err prepare(dml_agent *a)
                                       .trace = a->trace.memory ? &a->trace : NULL,
                                       .console = stderr};
     DML_TRY(dml_leader_open(&a->leader, &leader));
-    return dml_agent_start(a);
+    DML_TRY(dml_agent_start(a));
+    dml_agent_open_ctl(a);
+    return DML_ERR_OK;
 }
 
 /* ---- following ---- */
@@ -145,6 +147,7 @@ static int patience_ms(const dml_agent *a)
     int64_t due_ns = dml_detect_due_ns(a->detect);
     if (a->give_up_ns < due_ns) due_ns = a->give_up_ns;
     if (a->ending_ns == 0 && a->recovery_due_ns < due_ns) due_ns = a->recovery_due_ns;
+    if (a->ending_ns == 0 && a->fault_due_ns < due_ns) due_ns = a->fault_due_ns;
     const int64_t now_ns = dml_clock_ns();
     if (due_ns <= now_ns) return 0;
     const int64_t left_ms = (due_ns - now_ns) / DML_NS_PER_MS + 1;
@@ -154,11 +157,12 @@ static int patience_ms(const dml_agent *a)
 /* Waits for the next thing to happen, or for patience to end. */
 static dml_err poll_once(dml_agent *a)
 {
-    enum { LAUNCHER, DETECT, WORKERS };
+    enum { LAUNCHER, DETECT, CTL, WORKERS = CTL + DML_CTL_FDS };
     struct pollfd on[WORKERS + DML_HOST_WORKERS] = {
         [LAUNCHER] = {DML_FD_LAUNCHER, POLLIN, 0},
         [DETECT] = {dml_detect_fd(a->detect), POLLIN, 0},
     };
+    dml_ctl_poll(a->ctl, on + CTL);
     for (int32_t r = 0; r < a->plan.workers; r++)
         on[WORKERS + r] = (struct pollfd){a->worker[r].socket, POLLIN, 0}; /* -1 is skipped */
     if (poll(on, WORKERS + (nfds_t)a->plan.workers, patience_ms(a)) < 0)
@@ -167,6 +171,7 @@ static dml_err poll_once(dml_agent *a)
     for (int32_t r = 0; r < a->plan.workers; r++)
         if (on[WORKERS + r].revents && on[WORKERS + r].fd == a->worker[r].socket)
             dml_agent_take_report(a, r);
+    dml_ctl_serve(a->ctl, on + CTL);
     return on[LAUNCHER].revents ? dml_agent_next_event(a) : DML_ERR_OK;
 }
 
@@ -175,6 +180,7 @@ static dml_err follow(dml_agent *a)
     while (!all_exited(a) || !dml_agent_is_settled(a)) {
         DML_TRY(poll_once(a));
         dml_agent_tick(a);
+        dml_agent_tick_faults(a);
         look_for_progress(a);
         if (dml_clock_ns() < a->give_up_ns) continue;
         if (a->killed) DML_FAIL(DML_ERR_BUG, "workers outlived SIGKILL");
@@ -208,6 +214,7 @@ int dml_agent_main(const dml_agent_options *options)
     if (err == DML_ERR_OK) err = prepare(&a);
     if (err == DML_ERR_OK) err = follow(&a);
     const int code = err == DML_ERR_OK ? dml_agent_conclude(&a) : give_up(&a, err);
+    dml_ctl_close(a.ctl);
     dml_leader_close(&a.leader);
     dml_recovery_free(a.recovery);
     dml_detect_close(a.detect);

@@ -144,7 +144,7 @@ int dml_agent_conclude(dml_agent *a)
     char action[DML_HOST_WORKERS][64];
     describe_silence(a);
     const int32_t n = collect(a, failures, action);
-    const int code = exit_code(a, failures, n);
+    const int code = dml_agent_check_faults(a, exit_code(a, failures, n));
     const bool failed = n > 0 || a->leader_err != DML_ERR_OK;
     if (a->leader_err != DML_ERR_OK) fprintf(stderr, "dml-train: %s\n", a->leader_trail);
     if (n > 0) dml_leader_failures(&a->leader, failures, n);

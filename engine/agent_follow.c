@@ -150,6 +150,8 @@ static void take_fail(dml_agent *a, dml_followed *w, const dml_report *r)
 static void take(dml_agent *a, const dml_report *r)
 {
     dml_err err = DML_ERR_OK;
+    if (r->kind == DML_REPORT_FAULT) dml_agent_note_fault(a, r->rank, &r->fault);
+    if (r->kind == DML_REPORT_READY) dml_injector_begin(&a->injector, dml_clock_ns());
     if (a->ending_ns == 0) dml_recovery_take(a->recovery, r);
     look_at_recovery(a);
     if (a->leader_err == DML_ERR_OK) err = dml_leader_take(&a->leader, r);

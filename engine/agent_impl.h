@@ -1,11 +1,13 @@
 /* engine/agent_impl.h - what the agent's parts share: agent.c, the poll loop; agent_start.c, what workers are given;
- * agent_follow.c, what is made of what they do; agent_blame.c, who failed when a run ends. */
+ * agent_follow.c, what is made of what they do; agent_ctl.c, faults on purpose and dml-ctl; agent_blame.c, who failed when a run ends. */
 #ifndef DML_ENGINE_AGENT_IMPL_H
 #define DML_ENGINE_AGENT_IMPL_H
 
 #include "engine/agent.h"
 #include "engine/change.h"
+#include "engine/ctl.h"
 #include "engine/detect.h"
+#include "engine/injector.h"
 #include "engine/leader.h"
 #include "engine/recovery.h"
 
@@ -54,6 +56,9 @@ typedef struct dml_agent {
     int64_t ops, progress_ns; /* ops finished by all workers; when that last grew */
     int64_t looked_ns;        /* when that was last looked at */
     int64_t recovery_due_ns;  /* when the recovery wants to be called */
+    dml_injector injector;    /* faults on purpose */
+    int64_t fault_due_ns;     /* when it wants to be called */
+    dml_ctl *ctl;             /* NULL: nobody can ask */
     const dml_agent_options *options;
 } dml_agent;
 
@@ -65,6 +70,9 @@ dml_err dml_agent_start(dml_agent *a);
 dml_err dml_agent_respawn(dml_agent *a, int32_t rank);
 
 /* ---- agent.c ---- */
+
+/* The run ends after its step, as on that signal. */
+void dml_agent_ask_to_stop(dml_agent *a, int signal);
 
 /* Takes one event of the supervisor; blocks until there is one.
  * DML_ERR_UNAVAILABLE  a worker could not be started
@@ -85,6 +93,19 @@ void dml_agent_take_signs(dml_agent *a);
 void dml_agent_tick(dml_agent *a);
 /* Nobody can be lost, or come, any more. */
 bool dml_agent_is_settled(const dml_agent *a);
+
+/* ---- agent_ctl.c ---- */
+
+/* Before the workers begin.  DML_ERR_SPEC  a fault of the spec is for nobody */
+dml_err dml_agent_open_injector(dml_agent *a);
+/* Where the run has a folder of its own; without a socket it goes on all the same. */
+void dml_agent_open_ctl(dml_agent *a);
+/* A worker has said that a fault strikes it. */
+void dml_agent_note_fault(dml_agent *a, int32_t rank, const dml_report_fault *fault);
+/* Lets the time of faults pass. */
+void dml_agent_tick_faults(dml_agent *a);
+/* At the end: names faults that never struck; `code`, or that of failures.expect_recoveries if they were others. */
+int dml_agent_check_faults(dml_agent *a, int code);
 
 /* ---- agent_blame.c ---- */
 

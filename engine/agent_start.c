@@ -100,6 +100,7 @@ dml_err dml_agent_start(dml_agent *a)
         DML_TRY(segment("dml-vote", &a->vote_fd[r]));
     }
     DML_TRY(dml_agent_open_recovery(a));
+    DML_TRY(dml_agent_open_injector(a));
     for (int32_t r = 0; r < a->plan.workers; r++)
         DML_TRY(start_worker(a, r));
     return DML_ERR_OK;
