@@ -72,7 +72,8 @@ typedef struct dml_transport_api {
      * DML_ERR_PEER         not all did in time, or one is at a later epoch
      * DML_ERR_UNAVAILABLE  the library is missing something or too old */
     dml_err (*open)(const dml_transport_config *config, dml_device *device, dml_transport **out);
-    /* Ends what is under way, for good, so that queues come to rest whoever is dead; only close is left to be called.
+    /* Ends what is under way, for good, so that queues come to rest whoever is dead; only close is left to be called,
+     * and abandon again does nothing.
      * Memory from alloc stays as it is and may be used on renewed queues until then.  NULL entry: transfers end with
      * the abort flag.  All who live abandon before the first of them closes.
      * DML_ERR_PEER  as of close */

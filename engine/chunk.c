@@ -228,6 +228,15 @@ void dml_chunk_weights_written(const dml_chunk *c)
     ((dml_chunk_impl *)c->impl)->copied = false;
 }
 
+/* Frees what copies of `queue` use.  One that may still be under way keeps it: then the queue does not come to rest, and
+ * the process ends. */
+static void free_staging(const dml_chunk *c, const dml_device_api *device, dml_queue *queue,
+                         void *memory, dml_err err)
+{
+    const int64_t deadline_ns = dml_clock_ns() + c->spec->parallelism.timeout_ns;
+    if (err == DML_ERR_OK || device->renew(queue, deadline_ns) == DML_ERR_OK) free(memory);
+}
+
 dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *queue, void *shared,
                        void *private_)
 {
@@ -236,7 +245,7 @@ dml_err dml_chunk_bind(dml_chunk *c, const dml_device_api *device, dml_queue *qu
     float *staging = calloc((size_t)elems + 1, sizeof(float));
     if (!staging) DML_FAIL(DML_ERR_NOMEM, "no memory for %lld initial weights", (long long)elems);
     const dml_err err = load_initial(c, device, queue, staging);
-    free(staging);
+    free_staging(c, device, queue, staging, err);
     return err;
 }
 
@@ -294,6 +303,6 @@ dml_err dml_chunk_weights_hash(const dml_chunk *c, const dml_device_api *device,
     if (!host) DML_FAIL(DML_ERR_NOMEM, "no memory to hash %lld weights", (long long)most);
     *out = 0;
     const dml_err err = add_hashes(c, device, queue, host, out);
-    free(host);
+    free_staging(c, device, queue, host, err);
     return err;
 }

@@ -305,8 +305,8 @@ static void forget_all(dml_transport *t)
  * the kernels of others who live, but nothing else ends our own. */
 dml_err dml_cliques_abandon(dml_transport *t)
 {
+    if (t->abandoned || !t->cliques) return DML_ERR_OK;
     t->failed = t->abandoned = true;
-    if (!t->cliques) return DML_ERR_OK;
     return end(t, &(leaving){.revokes = t->library.revoke != NULL});
 }
 

@@ -154,7 +154,8 @@ static dml_err get_stuck_and_abandon(gpu_rank *r)
 {
     const dml_err err = get_stuck(r);
     const int before = revoked + aborted;
-    const dml_err abandoned = api->abandon(r->transport);
+    dml_err abandoned = api->abandon(r->transport);
+    if (abandoned == DML_ERR_OK) abandoned = api->abandon(r->transport); /* fenced once more */
     const int after = revoked + aborted, unwanted = version ? revoked : aborted;
     pthread_barrier_wait(&all_abandoned); /* as the run sees to it */
     DML_TRY(abandoned);
