@@ -159,6 +159,7 @@ static dml_err choose_for_all(dml_worker *w, dml_kctx *k)
         err = choose_for(w, k, &p->span[c], &arena);
     dml_arena_free(&arena);
     DML_TRY(err);
+    w->kept->choices_bytes = 0; /* of another cut */
     DML_TRY(kt->choices(k, NULL, &w->kept->choices_bytes));
     DML_TRY(make_room(w));
     return kt->choices(k, w->kept->choices, &w->kept->choices_bytes);
