@@ -77,6 +77,7 @@ static void note_loss(dml_agent *a, const dml_recovery_event *e)
 {
     char action[64];
     dml_followed *w = &a->worker[e->rank];
+    w->lost = true;
     w->death = e->death;
     w->failed_at_ns = e->death.fault_ns;
     dml_failure_record failure = dml_agent_failure(a, e->rank, action, sizeof action);
@@ -222,14 +223,14 @@ void dml_agent_worker_ended(dml_agent *a, int32_t rank, int status)
         look_at_recovery(a);
         return;
     }
-    if (!w->said_end || status != 0) worker_failed(a, w);
+    if (!w->lost && (!w->said_end || status != 0)) worker_failed(a, w);
 }
 
 /* The run is over with it.  A sign may come before the words that explain it. */
 static void end_for(dml_agent *a, int32_t rank, const dml_death *death, bool dying)
 {
     dml_followed *w = &a->worker[rank];
-    if (w->exited || w->said_end || w->said_fail) return;
+    if (w->exited || w->lost || w->said_end || w->said_fail) return;
     w->death = *death;
     w->failed_at_ns = death->fault_ns;
     w->accused = !dying;

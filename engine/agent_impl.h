@@ -19,6 +19,7 @@ typedef struct dml_followed {
     int socket; /* reports; -1 when closed */
     int32_t pid;
     bool started, exited, said_end, said_fail;
+    bool lost;    /* and people know: what becomes of the process is no news */
     bool accused; /* had to be killed for what was seen of it */
     bool silent;  /* had to be killed, and has said nothing */
     int status;   /* wait status, once exited */
