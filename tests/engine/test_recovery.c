@@ -12,10 +12,11 @@
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 
 #define TINY DML_SOURCE_DIR "/tests/specs/tiny-cnn.yaml"
 
-enum { OVERRIDES = 16, STEPS = 8 };
+enum { OVERRIDES = 16 };
 
 static int32_t rounds = 1;
 static uint64_t seed = 1, drawn;
@@ -69,24 +70,161 @@ static void expect_same_bits(const run_result *want, const run_result *r, const 
     DML_CHECK_EQ(want->eval.correct, r->eval.correct);
 }
 
-static const char *const two_by_two[] = {"parallelism.pp=2", "parallelism.dp=2",
-                                         "parallelism.schedule=1f1b", NULL};
+/* Layouts in which each stage has two holders or more. */
+static const char *const layouts[][3] = {
+    {"parallelism.pp=2", "parallelism.dp=2", "parallelism.schedule=1f1b"},
+    {"parallelism.pp=1", "parallelism.dp=4", "parallelism.schedule=gpipe"},
+    {"parallelism.pp=2", "parallelism.dp=2", "parallelism.schedule=zb_h1"},
+    {"parallelism.pp=2", "parallelism.dp=2", "parallelism.schedule=chimera"},
+    {"parallelism.pp=2", "parallelism.dp=2", "parallelism.schedule=eager_1f1b"},
+    {"parallelism.stages=[{workers: [0, 1, 3]}, {workers: [2, 0]}]", "parallelism.schedule=auto",
+     NULL},
+};
+enum { LAYOUTS = sizeof layouts / sizeof *layouts };
+
+static run_result run_at(int32_t at, const char *const *extra, const char *points)
+{
+    const char *const layout_[] = {layouts[at][0], layouts[at][1], layouts[at][2], NULL};
+    return run(layout_, extra, points, NULL);
+}
+
+static const char *const of_a_step[] = {"worker.vote.before", "worker.vote.after", "worker.commit"};
+static const char *const of_a_move[] = {"worker.put",  "worker.saved", "worker.close",
+                                        "worker.open", "worker.get",   "worker.ready"};
+enum { OF_A_STEP = 3, OF_A_MOVE = 6, WORLD = 4 };
 
 static void a_worker_is_lost_at_each_point_of_a_step(void **state)
 {
     (void)state;
-    static const char *const points[] = {"worker.vote.before", "worker.vote.after",
-                                         "worker.commit"};
-    const run_result want = run(two_by_two, NULL, NULL, NULL);
-    for (int32_t p = 0; p < 3; p++)
-        for (int32_t rank = 0; rank < 4; rank++) {
+    for (int32_t at = 0; at < LAYOUTS; at++) {
+        const run_result want = run_at(at, NULL, NULL);
+        for (int32_t p = 0; p < OF_A_STEP; p++) {
             char text[96];
-            snprintf(text, sizeof text, "%s@rank=%d,hit=%d:kill", points[p], rank, 1 + below(5));
-            const run_result r = run(two_by_two, NULL, text, NULL);
+            snprintf(text, sizeof text, "%s@rank=%d,hit=%d:kill", of_a_step[p], below(want.workers),
+                     1 + below(5));
+            const run_result r = run_at(at, NULL, text);
             expect_same_bits(&want, &r, text);
             DML_CHECK_EQ(1, r.losses);
             DML_CHECK_EQ(1, r.recoveries);
         }
+    }
+}
+
+/* The second is lost in the midst of the recovery from the first, and no other stage loses its last holder. */
+static void another_is_lost_at_each_point_of_the_recovery(void **state)
+{
+    (void)state;
+    static const char *const three[] = {"parallelism.pp=1", "parallelism.dp=4", NULL};
+    const run_result want = run(three, NULL, NULL, NULL);
+    for (int32_t p = 0; p < OF_A_MOVE; p++) {
+        char text[160];
+        const int32_t first = below(WORLD), second = (first + 1 + below(WORLD - 1)) % WORLD;
+        const bool opens =
+            strcmp(of_a_move[p], "worker.open") == 0 || strcmp(of_a_move[p], "worker.ready") == 0;
+        snprintf(text, sizeof text, "worker.vote.after@rank=%d,hit=3:kill; %s@rank=%d,hit=%d:kill",
+                 first, of_a_move[p], second, opens ? 2 : 1);
+        const run_result r = run(three, NULL, text, NULL);
+        expect_same_bits(&want, &r, text);
+        DML_CHECK(r.losses >= 1 && r.losses <= 2); /* a replica puts nothing */
+    }
+}
+
+/* Whoever is lost comes back; the plan is the first one again. */
+static void who_is_lost_comes_back(void **state)
+{
+    (void)state;
+    static const char *const respawn[] = {"failures.respawn=on", "training.max_steps=16", NULL};
+    for (int32_t at = 0; at < LAYOUTS; at++) {
+        const run_result want = run_at(at, respawn, NULL);
+        char text[160];
+        const int32_t first = below(want.workers);
+        snprintf(text, sizeof text,
+                 "worker.vote.before@rank=%d,hit=2:kill; worker.vote.after@rank=%d,hit=9:kill",
+                 first, (first + 1) % want.workers);
+        const run_result r = run_at(at, respawn, text);
+        expect_same_bits(&want, &r, text);
+        DML_CHECK(r.losses >= 1);
+        DML_CHECK(r.joined >= 1);
+    }
+}
+
+/* A stage without holders: from the newest snapshot, and the model is cut anew. */
+static void a_stage_is_lost_as_a_whole(void **state)
+{
+    (void)state;
+    static const char *const pipeline[] = {"parallelism.pp=2", "parallelism.dp=1", NULL},
+                             *const snapshots[] = {"failures.snapshot_interval=2", NULL};
+    const run_result want = run(pipeline, NULL, NULL, NULL);
+    for (int32_t rank = 0; rank < 2; rank++) {
+        char text[96];
+        snprintf(text, sizeof text, "worker.vote.after@rank=%d,hit=6:kill", rank);
+        const run_result r = run(pipeline, snapshots, text, NULL);
+        expect_same_bits(&want, &r, text);
+        DML_CHECK_EQ(1, r.recoveries);
+        const run_result end = run(pipeline, NULL, text, NULL);
+        DML_CHECK_EQ(DML_ERR_PEER, end.err);
+        DML_CHECK(strstr(end.trail, "failures.snapshot_interval"));
+    }
+}
+
+static void all_start_again_where_policy_says_so(void **state)
+{
+    (void)state;
+    static const char *const pipeline[] = {"parallelism.pp=2", "parallelism.dp=1", NULL},
+                             *const restart[] = {"failures.policy=restart",
+                                                 "failures.snapshot_interval=2", NULL};
+    const run_result want = run(pipeline, NULL, NULL, NULL);
+    const char *text = "worker.vote.after@rank=1,hit=5:kill";
+    const run_result r = run(pipeline, restart, text, NULL);
+    expect_same_bits(&want, &r, text);
+    DML_CHECK_EQ(2, r.joined);
+}
+
+/* "2: worker.put@rank=1,..." anywhere, to anyone; a stage may lose all its holders, for which there are snapshots. */
+static void losses_drawn_at_random(void **state)
+{
+    (void)state;
+    static const char *const extra[] = {"failures.snapshot_interval=2", "failures.respawn=on",
+                                        "training.max_steps=12", NULL};
+    for (int32_t i = 0; i < 12 * rounds; i++) {
+        const int32_t at = below(LAYOUTS);
+        const uint64_t begun = drawn;
+        const run_result want = run_at(at, extra, NULL);
+        char text[256] = "";
+        for (int32_t k = 0, n = 1 + below(3); k < n; k++) {
+            const int32_t p = below(OF_A_STEP + OF_A_MOVE);
+            const size_t used = strlen(text);
+            snprintf(text + used, sizeof text - used, "%s%s@rank=%d,hit=%d:kill", k ? "; " : "",
+                     p < OF_A_STEP ? of_a_step[p] : of_a_move[p - OF_A_STEP], below(want.workers),
+                     1 + below(p < OF_A_STEP ? 9 : 3));
+        }
+        const run_result r = run_at(at, extra, text);
+        if (r.err != DML_ERR_OK || r.weights_hash != want.weights_hash)
+            print_message("seed %" PRIu64 " at draw %" PRIu64 ", layout %d\n", seed, begun, at);
+        expect_same_bits(&want, &r, text);
+    }
+}
+
+/* ---- the agent's points ---- */
+
+static void an_error_in_the_agent_ends_the_run_with_its_reason(void **state)
+{
+    (void)state;
+    static const char *const points[] = {"agent.fence",   "agent.parked", "agent.decide",
+                                         "agent.publish", "agent.moved",  "agent.ready"};
+    for (int32_t p = 0; p < 6; p++) {
+        char text[160];
+        const char *hit = p == 5 ? "@hit=2" : ""; /* the first is the run's begin */
+        snprintf(text, sizeof text, "worker.vote.after@rank=1,hit=3:kill; %s%s:error", points[p],
+                 hit);
+        const run_result r = run_at(0, NULL, text);
+        DML_CHECK_EQ(DML_ERR_PEER, r.err);
+        DML_CHECK(strstr(r.trail, points[p]));
+        snprintf(text, sizeof text, "worker.vote.after@rank=1,hit=3:kill; %s%s:pause=20ms",
+                 points[p], hit);
+        const run_result paused = run_at(0, NULL, text), want = run_at(0, NULL, NULL);
+        expect_same_bits(&want, &paused, text);
+    }
 }
 
 int main(int argc, char **argv)
@@ -95,6 +233,12 @@ int main(int argc, char **argv)
     if (argc > 2) seed = strtoull(argv[2], NULL, 10);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_worker_is_lost_at_each_point_of_a_step),
+        cmocka_unit_test(another_is_lost_at_each_point_of_the_recovery),
+        cmocka_unit_test(who_is_lost_comes_back),
+        cmocka_unit_test(a_stage_is_lost_as_a_whole),
+        cmocka_unit_test(all_start_again_where_policy_says_so),
+        cmocka_unit_test(losses_drawn_at_random),
+        cmocka_unit_test(an_error_in_the_agent_ends_the_run_with_its_reason),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
