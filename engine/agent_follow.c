@@ -44,6 +44,13 @@ static bool recovers(const dml_agent *a)
            !dml_recovery_is_dismissed(a->recovery);
 }
 
+/* Its end is no news, or nobody's loss: all had ended, and who was on its way in was not needed. */
+static bool is_excused(const dml_agent *a, const dml_followed *w)
+{
+    return w->lost ||
+           (a->spec.failures.policy != DML_POLICY_ABORT && dml_recovery_is_dismissed(a->recovery));
+}
+
 bool dml_agent_is_settled(const dml_agent *a)
 {
     return a->ending_ns != 0 || dml_recovery_is_dismissed(a->recovery);
@@ -144,7 +151,7 @@ static void take_fail(dml_agent *a, dml_followed *w, const dml_report *r)
         look_at_recovery(a);
         return;
     }
-    worker_failed(a, w);
+    if (!is_excused(a, w)) worker_failed(a, w);
 }
 
 /* The recovery first: a step of the next plan tells it that all are ready, and then the leader knows that plan. */
@@ -223,14 +230,14 @@ void dml_agent_worker_ended(dml_agent *a, int32_t rank, int status)
         look_at_recovery(a);
         return;
     }
-    if (!w->lost && (!w->said_end || status != 0)) worker_failed(a, w);
+    if (!is_excused(a, w) && (!w->said_end || status != 0)) worker_failed(a, w);
 }
 
 /* The run is over with it.  A sign may come before the words that explain it. */
 static void end_for(dml_agent *a, int32_t rank, const dml_death *death, bool dying)
 {
     dml_followed *w = &a->worker[rank];
-    if (w->exited || w->lost || w->said_end || w->said_fail) return;
+    if (w->exited || w->said_end || w->said_fail || is_excused(a, w)) return;
     w->death = *death;
     w->failed_at_ns = death->fault_ns;
     w->accused = !dying;

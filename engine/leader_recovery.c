@@ -152,7 +152,7 @@ static dml_recovery_record record_of(const dml_leader *l, const dml_recovery_eve
         .t_move_state_s = moment(l, e->moved_ns),
         .t_rebuild_comm_s = moment(l, e->ready_ns),
         .t_first_step_s = moment(l, e->step_ns),
-        .recovery_time_s = (double)(e->step_ns - begin_ns) * 1e-9,
+        .recovery_time_s = (double)((e->step_ns > 0 ? e->step_ns : e->ready_ns) - begin_ns) * 1e-9,
         .bytes_moved = e->bytes,
         .state_source = source_of(e),
         .repair = e->first_plan ? "first plan"

@@ -54,6 +54,8 @@ void dml_recovery_close(dml_recovery *r)
 /* Nobody is needed any more, least of all who never came in. */
 static void dismiss(dml_recovery *r)
 {
+    if (r->pending) note(r, DML_RECOVERY_DONE); /* there was no step left to make */
+    r->pending = false;
     r->dismissed = true;
     dml_recovery_close(r);
     dml_wait_set(&r->c.control->dismissed, 1);
