@@ -24,6 +24,7 @@ typedef struct life {
     int32_t rank;
     bool joins;
     _Atomic uint32_t dead; /* killed: what it still says is not heard */
+    dml_striker striker;
     pthread_t thread;
 } life;
 
@@ -204,6 +205,13 @@ static void die_at_failpoint(void *context, int32_t rank, dml_failpoint point)
     if (rank >= 0) atomic_store(&r->of[rank]->dead, 1);
 }
 
+static void vanish(void *context, int32_t rank)
+{
+    (void)rank;
+    life *t = context;
+    atomic_store(&t->dead, 1);
+}
+
 static void inspect(void *context, const dml_chunk *chunk, bool after)
 {
     const life *t = context;
@@ -244,12 +252,20 @@ static void *live(void *arg)
 {
     life *t = arg;
     const run *r = t->r;
+    const dml_reporter reporter = {take, t};
+    t->striker = (dml_striker){.board = &r->control->faults,
+                               .rank = t->rank,
+                               .backend = r->backend,
+                               .reporter = &reporter,
+                               .vanish = vanish,
+                               .context = t,
+                               .killed = &t->dead};
     const dml_worker_config c = {.plan = &r->plan,
                                  .rank = t->rank,
                                  .backend = r->backend,
                                  .threads = dml_agent_threads(r->plan.spec, r->plan.workers),
                                  .control = r->control,
-                                 .reporter = {take, t},
+                                 .reporter = reporter,
                                  .data_hub = r->data_hub,
                                  .data_fds = r->data_fds,
                                  .vote_hub = r->vote_hub,
@@ -258,6 +274,7 @@ static void *live(void *arg)
                                  .recovers = r->spec.failures.policy != DML_POLICY_ABORT,
                                  .joins = t->joins,
                                  .dead = &t->dead,
+                                 .striker = &t->striker,
                                  .next = next,
                                  .next_context = t,
                                  .inspect = inspect,
