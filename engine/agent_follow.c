@@ -88,6 +88,7 @@ static void note_loss(dml_agent *a, const dml_recovery_event *e)
     w->death = e->death;
     w->failed_at_ns = e->death.fault_ns;
     dml_failure_record failure = dml_agent_failure(a, e->rank, action, sizeof action);
+    failure.injected = e->death.injected;
     failure.cause = w->said_fail ? w->fail.trail : w->death.cause;
     w->failed_at_ns = 0; /* unless the run ends with it */
     const dml_err err = dml_leader_lost(&a->leader, &failure);

@@ -284,9 +284,9 @@ static dml_err inject(const command_line *c, int fd)
 static dml_err order(const char *command, int fd)
 {
     json_t *answer;
-    DML_TRY(ask(fd, json_pack("{s:s}", "command", command), &answer));
-    json_decref(answer);
-    return DML_ERR_OK;
+    const dml_err err = ask(fd, json_pack("{s:s}", "command", command), &answer);
+    if (err == DML_ERR_OK) json_decref(answer);
+    return err;
 }
 
 static dml_err carry_out(const command_line *c, int fd)

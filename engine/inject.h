@@ -105,6 +105,8 @@ typedef struct dml_fault {
 const char *dml_fault_name(dml_fault_type type);
 const char *dml_fault_doc(dml_fault_type type);
 int32_t dml_fault_takes(dml_fault_type type); /* DML_FAULT_TAKES_... */
+/* Whether it may be the end of the worker, so that a loss soon after is its doing. */
+bool dml_fault_can_end(dml_fault_type type);
 const char *dml_fault_phase_name(dml_fault_phase phase);
 
 /* Nothing said of it: now, whoever it hits. */

@@ -42,6 +42,11 @@ int32_t dml_fault_takes(dml_fault_type type)
     return types[type].takes;
 }
 
+bool dml_fault_can_end(dml_fault_type type)
+{
+    return type != DML_FAULT_SLOW && type != DML_FAULT_CORRUPT;
+}
+
 const char *dml_fault_phase_name(dml_fault_phase phase)
 {
     return phases[phase];

@@ -286,7 +286,10 @@ void dml_recovery_take(dml_recovery *r, const dml_report *report)
         break;
     case DML_REPORT_LOAD:
     case DML_REPORT_EVAL:
-    case DML_REPORT_FAULT: break;
+    case DML_REPORT_FAULT:
+        if (dml_fault_can_end((dml_fault_type)report->fault.type))
+            r->struck_ns[rank] = report->fault.at_ns;
+        break;
     }
     decide_if_parked(r);
 }
@@ -328,6 +331,19 @@ static const char *why_not(const dml_recovery *r)
                                         : NULL;
 }
 
+/* What was asked for happened when it struck, and was noticed when it was noticed. */
+static dml_death explained(dml_recovery *r, int32_t rank, const dml_death *death)
+{
+    dml_death d = *death;
+    const int64_t struck_ns = r->struck_ns[rank],
+                  most_ns = 3 * r->spec->parallelism.timeout_ns; /* older ones were survived */
+    r->struck_ns[rank] = 0;
+    if (struck_ns == 0 || d.detect_ns - struck_ns > most_ns) return d;
+    d.injected = true;
+    d.fault_ns = struck_ns;
+    return d;
+}
+
 void dml_recovery_lost(dml_recovery *r, int32_t rank, const dml_death *death)
 {
     const uint64_t bit = DML_RANK_BIT(rank);
@@ -341,18 +357,19 @@ void dml_recovery_lost(dml_recovery *r, int32_t rank, const dml_death *death)
     r->joined &= ~bit;
     r->c.kill(r->c.context, rank);
     if (!took_part) return; /* nobody misses it */
+    const dml_death d = explained(r, rank, death);
     r->losses++;
     if (r->ended & bit) { /* it had done all that it was there for */
         dismiss_if_all_ended(r);
         return;
     }
     if (why_not(r)) {
-        note_loss(r, rank, death);
-        dml_recovery_end(r, "rank %d is lost (%s): %s", rank, death->cause, why_not(r));
+        note_loss(r, rank, &d);
+        dml_recovery_end(r, "rank %d is lost (%s): %s", rank, d.cause, why_not(r));
         return;
     }
     dml_recovery_fence(r);
-    note_loss(r, rank, death);
+    note_loss(r, rank, &d);
     if (r->state == DML_AT_FENCED && r->spec->failures.policy == DML_POLICY_RESTART) kill_all(r);
     decide_if_parked(r);
 }

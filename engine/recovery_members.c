@@ -158,14 +158,15 @@ static int32_t accuser(const dml_recovery *r, int32_t rank)
     return -1;
 }
 
-static void convict(dml_recovery *r, int64_t now_ns)
+/* They suspect since then. */
+static void convict(dml_recovery *r, int64_t since_ns, int64_t now_ns)
 {
     const int32_t rank = culprit(r);
     if (rank < 0) { /* nobody stands out: where all wait they try again, else it was nothing */
         if ((r->active & ~r->suspecting) == 0) dml_recovery_fence(r);
         return;
     }
-    dml_death d = {.detected_by = "its peers", .fault_ns = r->suspected_ns, .detect_ns = now_ns};
+    dml_death d = {.detected_by = "its peers", .fault_ns = since_ns, .detect_ns = now_ns};
     const int32_t by = accuser(r, rank);
     if (by >= 0)
         snprintf(d.cause, sizeof d.cause, "rank %d waited %.1f s for it (parallelism.timeout)", by,
@@ -179,10 +180,10 @@ static void convict(dml_recovery *r, int64_t now_ns)
 int64_t dml_recovery_judge(dml_recovery *r, int64_t now_ns)
 {
     if (r->suspected_ns == 0 || r->state == DML_AT_OVER) return INT64_MAX;
-    const int64_t at_ns = r->suspected_ns + grace_ns(r);
+    const int64_t since_ns = r->suspected_ns, at_ns = since_ns + grace_ns(r);
     if (now_ns < at_ns) return at_ns;
     r->suspected_ns = 0;
-    convict(r, now_ns);
+    convict(r, since_ns, now_ns);
     r->suspecting = 0;
     return INT64_MAX;
 }
