@@ -27,9 +27,11 @@ enum {
 void dml_agent_ask_to_stop(dml_agent *a, int signal)
 {
     a->stop_signal = signal;
-    atomic_store(&a->control->stop, 1);
-    dml_console_note(&a->leader.view, "%s: stopping after this step (again: at once)",
-                     signal == SIGINT ? "interrupted" : strsignal(signal));
+    const bool saves = dml_agent_saves_before(a, signal);
+    if (!saves) atomic_store(&a->control->stop, 1);
+    dml_console_note(&a->leader.view, "%s: %sstopping after this step (again: at once)",
+                     signal == SIGINT ? "interrupted" : strsignal(signal),
+                     saves ? "saving, and " : "");
 }
 
 dml_err dml_agent_next_event(dml_agent *a)
@@ -157,10 +159,11 @@ static int patience_ms(const dml_agent *a)
 /* Waits for the next thing to happen, or for patience to end. */
 static dml_err poll_once(dml_agent *a)
 {
-    enum { LAUNCHER, DETECT, CTL, WORKERS = CTL + DML_CTL_FDS };
+    enum { LAUNCHER, DETECT, SAVER, CTL, WORKERS = CTL + DML_CTL_FDS };
     struct pollfd on[WORKERS + DML_HOST_WORKERS] = {
         [LAUNCHER] = {DML_FD_LAUNCHER, POLLIN, 0},
         [DETECT] = {dml_detect_fd(a->detect), POLLIN, 0},
+        [SAVER] = {dml_keeper_fd(a->keeper), POLLIN, 0}, /* -1 is skipped */
     };
     dml_ctl_poll(a->ctl, on + CTL);
     for (int32_t r = 0; r < a->plan.workers; r++)
@@ -171,6 +174,7 @@ static dml_err poll_once(dml_agent *a)
     for (int32_t r = 0; r < a->plan.workers; r++)
         if (on[WORKERS + r].revents && on[WORKERS + r].fd == a->worker[r].socket)
             dml_agent_take_report(a, r);
+    if (on[SAVER].revents) dml_keeper_take(a->keeper, a->recovery);
     dml_ctl_serve(a->ctl, on + CTL);
     return on[LAUNCHER].revents ? dml_agent_next_event(a) : DML_ERR_OK;
 }
@@ -213,10 +217,12 @@ int dml_agent_main(const dml_agent_options *options)
     if (err == DML_ERR_OK) err = dml_failpoints_from_environment(DML_FAILPOINT_AGENT, false);
     if (err == DML_ERR_OK) err = prepare(&a);
     if (err == DML_ERR_OK) err = follow(&a);
+    if (a.keeper) dml_keeper_finish(a.keeper);
     const int code = err == DML_ERR_OK ? dml_agent_conclude(&a) : give_up(&a, err);
     dml_ctl_close(a.ctl);
     dml_leader_close(&a.leader);
     dml_recovery_free(a.recovery);
+    dml_keeper_close(a.keeper);
     dml_detect_close(a.detect);
     for (int32_t b = 0; b < 2; b++)
         dml_depot_close(&a.bank[b]);

@@ -128,7 +128,7 @@ static int32_t collect(const dml_agent *a, dml_failure_record *out, char (*actio
 static int exit_code(const dml_agent *a, const dml_failure_record *failures, int32_t n)
 {
     if (a->leader_err != DML_ERR_OK) return dml_err_exit_code(a->leader_err);
-    if (n == 0) return a->stop_signal ? 128 + a->stop_signal : 0;
+    if (n == 0) return a->stop_signal ? dml_agent_stop_code(a) : 0;
     int32_t first = 0;
     for (int32_t i = 1; i < n; i++)
         if (failures[i].t_fault_s < failures[first].t_fault_s) first = i;

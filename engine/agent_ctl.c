@@ -109,8 +109,12 @@ static dml_err inject(void *context, const dml_fault *fault)
 
 static dml_err checkpoint(void *context)
 {
-    (void)context;
-    DML_FAIL(DML_ERR_SPEC, "this run saves no checkpoints");
+    dml_agent *a = context;
+    if (a->ending_ns != 0) DML_FAIL(DML_ERR_SPEC, "the run is ending");
+    if (!dml_keeper_want(a->keeper, a->recovery))
+        DML_FAIL(DML_ERR_SPEC, "this run saves no checkpoints: it has neither checkpoint.interval "
+                               "nor checkpoint.folder");
+    return DML_ERR_OK;
 }
 
 static dml_err stop(void *context)

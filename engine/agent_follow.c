@@ -102,6 +102,7 @@ static void note(void *context, const dml_recovery_event *e)
         note_loss(a, e);
         return;
     }
+    if (e->kind == DML_RECOVERY_SNAPSHOT) dml_keeper_snapshot(a->keeper, a->recovery, e);
     if (e->kind == DML_RECOVERY_PLAN) dml_detect_plan(a->detect, e->after);
     const dml_err err = dml_leader_recovery(&a->leader, e);
     if (err != DML_ERR_OK) leader_failed(a, err, dml_err_trail());
@@ -121,6 +122,8 @@ dml_err dml_agent_open_recovery(dml_agent *a)
                                           .context = a,
                                           .kill = kill_worker,
                                           .spawn = spawn,
+                                          .has_state = a->begins_after > 0,
+                                          .restore = dml_agent_restore,
                                           .note = note};
     DML_TRY(dml_detect_open(&detect, &a->detect));
     dml_detect_plan(a->detect, &a->plan);
@@ -162,6 +165,8 @@ static void take(dml_agent *a, const dml_report *r)
     if (r->kind == DML_REPORT_FAULT) dml_agent_note_fault(a, r->rank, &r->fault);
     if (r->kind == DML_REPORT_READY) dml_injector_begin(&a->injector, dml_clock_ns());
     if (a->ending_ns == 0) dml_recovery_take(a->recovery, r);
+    if (a->ending_ns == 0 && r->kind == DML_REPORT_STEP)
+        dml_keeper_step(a->keeper, a->recovery, r->step.step);
     look_at_recovery(a);
     if (a->leader_err == DML_ERR_OK) err = dml_leader_take(&a->leader, r);
     if (err == DML_ERR_OK && a->ending_ns == 0) err = weigh_plans(a, r);

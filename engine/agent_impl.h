@@ -8,6 +8,7 @@
 #include "engine/ctl.h"
 #include "engine/detect.h"
 #include "engine/injector.h"
+#include "engine/keeper.h"
 #include "engine/leader.h"
 #include "engine/recovery.h"
 
@@ -42,7 +43,9 @@ typedef struct dml_agent {
     dml_depot bank[2];
     dml_detect *detect;
     dml_recovery *recovery;
-    dml_changes changes; /* {0}: plans are not weighed */
+    dml_keeper *keeper;
+    int64_t begins_after; /* steps of an earlier run that this one goes on from */
+    dml_changes changes;  /* {0}: plans are not weighed */
     dml_followed worker[DML_HOST_WORKERS];
     dml_leader leader;
     dml_err
@@ -107,6 +110,17 @@ void dml_agent_note_fault(dml_agent *a, int32_t rank, const dml_report_fault *fa
 void dml_agent_tick_faults(dml_agent *a);
 /* At the end: names faults that never struck; `code`, or that of failures.expect_recoveries if they were others. */
 int dml_agent_check_faults(dml_agent *a, int code);
+
+/* ---- agent_save.c ---- */
+
+/* What the run begins with, into bank 0, and who saves. */
+dml_err dml_agent_open_keeper(dml_agent *a);
+/* dml_recovery_config.restore */
+bool dml_agent_restore(void *context, dml_depot *bank, uint32_t generation, int64_t *step);
+/* Whether the run saves its state before it obeys the signal; it is on its way then. */
+bool dml_agent_saves_before(dml_agent *a, int signal);
+/* Exit code of a run that was stopped by a signal. */
+int dml_agent_stop_code(const dml_agent *a);
 
 /* ---- agent_blame.c ---- */
 

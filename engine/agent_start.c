@@ -99,6 +99,7 @@ dml_err dml_agent_start(dml_agent *a)
         DML_TRY(segment("dml-data", &a->data_fd[r]));
         DML_TRY(segment("dml-vote", &a->vote_fd[r]));
     }
+    DML_TRY(dml_agent_open_keeper(a));
     DML_TRY(dml_agent_open_recovery(a));
     DML_TRY(dml_agent_open_injector(a));
     for (int32_t r = 0; r < a->plan.workers; r++)

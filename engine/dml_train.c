@@ -24,6 +24,7 @@ enum {
     OPT_TRACE,
     OPT_TRACE_STEPS,
     OPT_DRAW,
+    OPT_RESUME,
     OPT_INJECT,
     OPT_EXPECT_RECOVERIES,
     SHORTHANDS = 16,
@@ -48,7 +49,9 @@ static const char doc[] =
     "  dml-train examples/pipe4-delay.yaml parallelism.schedule=gpipe --max-steps 20\n"
     "\n"
     "Exit codes: 0 finished, 1 internal error, 2 usage or spec, 3 environment, 4 data, 5 diverged, "
-    "6 a worker was lost, 7 a check failed, 128+n stopped by signal n.";
+    "6 a worker was lost, 7 a check failed, 75 asked to stop by SIGTERM and saved: start it again "
+    "with "
+    "--resume; 128+n stopped by signal n.";
 
 static const struct argp_option options[] = {
     {"max-steps", OPT_MAX_STEPS, "N", 0, "stop after N steps (training.max_steps=N)", 0},
@@ -63,6 +66,11 @@ static const struct argp_option options[] = {
      "a fault on purpose, such as kill@step=20,rank=1; again for more (failures.inject=[...])", 0},
     {"expect-recoveries", OPT_EXPECT_RECOVERIES, "N", 0,
      "exit 7 when there were more or fewer (failures.expect_recoveries=N)", 0},
+    {"resume", OPT_RESUME, "WHICH", OPTION_ARG_OPTIONAL,
+     "go on from a checkpoint: auto (the newest that is whole, if there is one; what --resume "
+     "alone means), latest "
+     "(there must be one), never, or the path of one (checkpoint.resume=WHICH)",
+     0},
     {"print-config", OPT_PRINT_CONFIG, NULL, 0, "print the resolved spec, with origins, and end",
      0},
     {"keys", OPT_KEYS, NULL, 0, "print the reference of all spec keys, and end", 0},
@@ -110,6 +118,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_NO_PROGRESS: add_shorthand(c, state, "logging.console", "line"); return 0;
     case OPT_TRACE: add_shorthand(c, state, "logging.trace", arg); return 0;
     case OPT_TRACE_STEPS: add_shorthand(c, state, "logging.trace_steps", arg); return 0;
+    case OPT_RESUME: add_shorthand(c, state, "checkpoint.resume", arg ? arg : "auto"); return 0;
     case OPT_DRAW: add_shorthand(c, state, "logging.draw", arg); return 0;
     case OPT_INJECT: add_fault(c, state, arg); return 0;
     case OPT_EXPECT_RECOVERIES:

@@ -45,6 +45,7 @@ typedef struct dml_leader {
     double entropy[2];  /* of the load, in the first window and the last; nan: not measured */
     double train_time_s, step_time_s; /* so far; a running mean for the eta */
     int64_t steps, samples;
+    int64_t resumed_samples; /* of them those that were trained on before this run */
     double bubble_sum;
     double loss, test_loss, test_accuracy;
     dml_report_end end[DML_HOST_WORKERS];
@@ -83,6 +84,13 @@ dml_err dml_leader_hash(const dml_plan *plan, const dml_report_end *end, uint64_
 dml_err dml_leader_balance(dml_leader *l, const dml_balance_record *b);
 
 /* The reports that follow are of `plan`, which is borrowed from here on. */
+/* The run begins after `step` steps of an earlier one.  Before any report. */
+void dml_leader_resume(dml_leader *l, int64_t step);
+
+/* Something else that people should know: on the console, and as a message in metrics.jsonl.
+ *   level  "info", "warn", "error" */
+void dml_leader_message(dml_leader *l, const char *level, const char *text);
+
 dml_err dml_leader_change(dml_leader *l, const dml_plan *plan);
 
 /* A worker is lost, and the run may go on: into the metrics, and to people, at once. */

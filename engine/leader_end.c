@@ -197,7 +197,9 @@ dml_err dml_leader_finish(dml_leader *l, const char *status, int exit_code, int3
         .steps = l->steps,
         .samples = l->samples,
         .train_time_s = l->train_time_s,
-        .samples_per_second = l->train_time_s > 0.0 ? (double)l->samples / l->train_time_s : NAN,
+        .samples_per_second = l->train_time_s > 0.0
+                                  ? (double)(l->samples - l->resumed_samples) / l->train_time_s
+                                  : NAN,
         .step_time_median_s = dml_stats_quantile(&l->step_times, 0.5),
         .step_time_p95_s = dml_stats_quantile(&l->step_times, 0.95),
         .planned_step_time_s = l->planned_step_s,

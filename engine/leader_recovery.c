@@ -239,3 +239,18 @@ void dml_leader_sum_up(dml_leader *l, const dml_run_end_record *end)
         rows[n++] = l->mended.row[i % DML_LEADER_RECOVERIES];
     if (l->mended.failures + all > 0) dml_console_recoveries(&l->view, end, rows, n);
 }
+
+void dml_leader_resume(dml_leader *l, int64_t step)
+{
+    l->steps = l->first_step = step;
+    for (int64_t s = 0; s < step; s++)
+        l->samples += dml_data_step_samples(l->counts, s);
+    l->resumed_samples = l->samples;
+}
+
+void dml_leader_message(dml_leader *l, const char *level, const char *text)
+{
+    const dml_message_record m = {.level = level, .text = text};
+    dml_console_note(&l->view, "%s", text);
+    if (l->has_metrics) (void)!dml_leader_written(l, dml_metrics_message(&l->metrics, &m));
+}

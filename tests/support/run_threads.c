@@ -8,6 +8,7 @@
 #include "engine/base/failpoint.h"
 #include "engine/change.h"
 #include "engine/data_steps.h"
+#include "engine/keeper.h"
 #include "engine/leader.h"
 #include "engine/worker.h"
 
@@ -39,6 +40,8 @@ struct run {
     dml_depot bank[2];
     int spec_fd, plan_fd;
     dml_recovery *recovery;
+    dml_keeper *keeper;
+    int64_t begins_after;    /* steps of the checkpoint that it goes on from */
     dml_changes changes;     /* {0}: loads are not weighed */
     life *life[RUN_THREADS]; /* [lives] in the order of their starts */
     int32_t lives;
@@ -96,12 +99,26 @@ static void note(void *context, const dml_recovery_event *e)
     run_result *res = &r->result;
     if (r->hooks.recovery) r->hooks.recovery(r->hooks.context, e);
     if (e->kind == DML_RECOVERY_LOST) res->losses++;
+    if (e->kind == DML_RECOVERY_SNAPSHOT) dml_keeper_snapshot(r->keeper, r->recovery, e);
     if (e->kind != DML_RECOVERY_PLAN) return;
     const bool recovered = e->reason == DML_REASON_LOSS || e->reason == DML_REASON_RESTART;
     res->changes++;
     res->recoveries += recovered;
     for (int32_t w = 0; w < r->plan.workers; w++)
         res->joined += (int32_t)(e->joined >> w & 1);
+}
+
+static void note_save(void *context, bool failed, const char *text)
+{
+    run *r = context;
+    r->result.saves += !failed && strncmp(text, "saved ", 6) == 0;
+    if (r->hooks.saved) r->hooks.saved(r->hooks.context, failed, text);
+}
+
+static bool restore(void *context, dml_depot *bank, uint32_t generation, int64_t *step)
+{
+    run *r = context;
+    return dml_keeper_restore(r->keeper, bank, generation, step);
 }
 
 static void weigh(run *r, const dml_report *report)
@@ -145,6 +162,8 @@ static void take_step(run *r, const dml_report_step *s)
     DML_CHECK_EQ(res->steps + 1, s->step);
     res->steps++;
     if (r->hooks.step) r->hooks.step(r->hooks.context, s->step, r->control);
+    dml_keeper_take(r->keeper, r->recovery); /* what is written by now */
+    dml_keeper_step(r->keeper, r->recovery, s->step);
     change_if_wanted(r, s->step);
 }
 
@@ -353,12 +372,22 @@ static void open_recovery(run *r)
     DML_CHECK(f);
     DML_CHECK_OK(dml_spec_print(&r->spec, f));
     fclose(f);
+    const dml_keeper_config keeper = {.plan = &r->plan,
+                                      .plan_fd = r->plan_fd,
+                                      .control = r->control,
+                                      .bank = {&r->bank[0], &r->bank[1]},
+                                      .note = note_save,
+                                      .context = r};
+    DML_CHECK_OK(dml_keeper_open(&keeper, &r->keeper, &r->begins_after));
+    r->result.begins_after = r->result.steps = r->begins_after;
     const dml_recovery_config config = {.first = &r->plan,
                                         .base_fd = r->spec_fd,
                                         .plan_fd = r->plan_fd,
                                         .control = r->control,
                                         .bank = {&r->bank[0], &r->bank[1]},
                                         .shares_plans = true,
+                                        .has_state = r->begins_after > 0,
+                                        .restore = restore,
                                         .context = r,
                                         .kill = kill_life,
                                         .spawn = spawn,
@@ -370,7 +399,9 @@ static void open_recovery(run *r)
 
 static void close_recovery(run *r)
 {
+    dml_keeper_finish(r->keeper);
     dml_recovery_free(r->recovery);
+    dml_keeper_close(r->keeper);
     for (int32_t b = 0; b < 2; b++)
         dml_depot_close(&r->bank[b]);
     close(r->spec_fd);

@@ -26,6 +26,8 @@ typedef struct run_result {
     int32_t recoveries; /* after which the run went on */
     int32_t joined;     /* workers that came back */
     int64_t steps;
+    int64_t begins_after; /* steps of the checkpoint that it went on from: they are not in step[] */
+    int32_t saves;        /* checkpoints that were published */
     dml_report_step step
         [RUN_STEPS]; /* the first RUN_STEPS, skipped ones included; of those told twice the last */
     bool has_eval;
@@ -59,6 +61,7 @@ typedef struct run_hooks {
     void (*balance)(void *context, const dml_balance_record *b);
     /* what was traced, where the spec asks for it; when all workers have ended */
     void (*trace)(void *context, const dml_trace *trace, const run_result *result);
+    void (*saved)(void *context, bool failed, const char *text); /* engine/keeper.h */
     void *context;
 } run_hooks;
 run_result run_threads_hooked(const char *spec_path, const char *const *overrides, run_hooks hooks);
