@@ -265,9 +265,10 @@ static dml_err decide(dml_recovery *r)
     }
     const uint64_t coming = welcome(r, from.source);
     const uint64_t lost = r->world & ~(r->active | r->entering | coming);
-    const dml_err err = lost == r->world
-                            ? dml_err_set(DML_ERR_PEER, __FILE__, __LINE__, "no worker is left")
-                            : dml_recovery_replan(r, lost, &planned);
+    if (lost == r->world && !wait_for_more(r))
+        dml_recovery_end(r, "no worker is left; failures.respawn would have started others");
+    if (lost == r->world) return DML_ERR_OK;
+    const dml_err err = dml_recovery_replan(r, lost, &planned);
     if (err != DML_ERR_OK && wait_for_more(r)) return DML_ERR_OK;
     if (err != DML_ERR_OK) {
         dml_recovery_end(r, "the workers that are left cannot go on: %s", dml_err_trail());

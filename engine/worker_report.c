@@ -69,10 +69,15 @@ dml_err dml_loop_report_step(dml_loop *l, const dml_loop_step *s)
     return tell(l);
 }
 
+/* By all: whoever leads now may have come later, and know nothing of it. */
 dml_err dml_loop_repeat_step(dml_loop *l)
 {
     if (l->n_told > 0 && l->told[l->n_told - 1].step != l->step) dml_loop_forget_steps(l);
-    return tell(l);
+    for (; l->n_sent < l->n_told; l->n_sent++) {
+        dml_report r = {.kind = DML_REPORT_STEP, .step = l->told[l->n_sent]};
+        DML_TRY(dml_worker_report(l->w, &r));
+    }
+    return DML_ERR_OK;
 }
 
 /* ---- evaluation ---- */

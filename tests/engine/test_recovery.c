@@ -186,6 +186,7 @@ static void losses_drawn_at_random(void **state)
     (void)state;
     static const char *const extra[] = {"failures.snapshot_interval=2", "failures.respawn=on",
                                         "training.max_steps=12", NULL};
+    int32_t unsaved = 0;
     for (int32_t i = 0; i < 12 * rounds; i++) {
         const int32_t at = below(LAYOUTS);
         const uint64_t begun = drawn;
@@ -199,10 +200,15 @@ static void losses_drawn_at_random(void **state)
                      1 + below(p < OF_A_STEP ? 9 : 3));
         }
         const run_result r = run_at(at, extra, text);
+        if (r.err == DML_ERR_PEER && strstr(r.trail, "no worker that held")) {
+            unsaved++; /* before the first snapshot */
+            continue;
+        }
         if (r.err != DML_ERR_OK || r.weights_hash != want.weights_hash)
             print_message("seed %" PRIu64 " at draw %" PRIu64 ", layout %d\n", seed, begun, at);
         expect_same_bits(&want, &r, text);
     }
+    DML_CHECK(4 * unsaved <= 12 * rounds);
 }
 
 /* ---- the agent's points ---- */
