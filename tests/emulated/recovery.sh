@@ -53,11 +53,12 @@ done
 # The driver says that device 3 is gone, while the run goes on.
 export NVML_STAND_IN=$dir/xid
 : >"$NVML_STAND_IN"
+rm -rf "$dir/out"
 "$train" "$long" training.max_steps=800 parallelism.timeout=10s failures.policy=replan run.output_dir="$dir/out" logging.console=line \
   logging.interval=1 >"$dir/log" 2>&1 &
 pid=$!
 workers() { pgrep -P $pid dml-worker | sort; }
-steps() { grep -cs '"type":"step"' "$dir/out/metrics.jsonl" || true; }
+steps() { cat "$dir/out/metrics.jsonl" 2>/dev/null | grep -c '"type":"step"' || true; }
 for _ in $(seq 300); do [ "$(steps)" -lt 5 ] || break; sleep 0.1; done
 before=$(workers)
 echo 'ffff:03:00.0 79' >>"$NVML_STAND_IN"

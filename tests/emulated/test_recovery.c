@@ -38,7 +38,7 @@ static int64_t most_in_use(int32_t begin, int32_t end)
 
 static run_result run(const char *policy)
 {
-    const char *const overrides[] = {"training.numerics=exact", "training.max_steps=250",
+    const char *const overrides[] = {"training.numerics=exact", "training.max_steps=150",
                                      "failures.respawn=on", policy, NULL};
     looks = 0;
     return run_threads_hooked(SPEC, overrides, (run_hooks){.step = look});
