@@ -237,8 +237,10 @@ static void take_step(dml_recovery *r, const dml_report_step *s)
 /* Whose fault it is that a worker gives up: its own, or the run's. */
 bool dml_recovery_survives(const dml_recovery *r, dml_err err)
 {
-    return r->spec->failures.policy != DML_POLICY_ABORT &&
-           (err == DML_ERR_NOMEM || err == DML_ERR_UNAVAILABLE || err == DML_ERR_PEER);
+    if (r->spec->failures.policy == DML_POLICY_ABORT) return false;
+    /* a worker that cannot even begin is told to the user: it would be so at every start */
+    return err == DML_ERR_PEER ||
+           (r->begun && (err == DML_ERR_NOMEM || err == DML_ERR_UNAVAILABLE));
 }
 
 static void take_fail(dml_recovery *r, int32_t rank, const dml_report_fail *f)
@@ -265,6 +267,7 @@ void dml_recovery_take(dml_recovery *r, const dml_report *report)
     const int32_t rank = report->rank;
     if (r->state == DML_AT_OVER) return;
     if (shows_all_ready(r, report)) opened(r);
+    r->begun |= report->kind == DML_REPORT_STEP;
     switch ((dml_report_kind)report->kind) {
     case DML_REPORT_READY: take_ready(r, rank, &report->ready); break;
     case DML_REPORT_STEP: take_step(r, &report->step); break;

@@ -151,7 +151,7 @@ uint64_t dml_recovery_lost_mask(const dml_recovery *r);
 bool dml_recovery_counts_on(const dml_recovery *r, int32_t rank);
 /* Whether it was asked to spawn the rank, which has not come in yet. */
 bool dml_recovery_expects(const dml_recovery *r, int32_t rank);
-/* Whether a worker that gives up with `err` is lost, and not the run. */
+/* Whether a worker that gives up with `err` is lost, and not the run: none that the run cannot even begin with. */
 bool dml_recovery_survives(const dml_recovery *r, dml_err err);
 /* The lowest rank that takes part: what it says stands for all. */
 int32_t dml_recovery_leader(const dml_recovery *r);

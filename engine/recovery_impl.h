@@ -45,6 +45,7 @@ struct dml_recovery {
     int64_t deadline_ns; /* of the state; INT64_MAX: none */
 
     uint32_t newest;     /* generation announced or fenced */
+    bool begun;          /* a step was made: all were ready once */
     uint32_t now;        /* that whose memory workers hold */
     uint32_t told;       /* that of the newest PLAN event */
     dml_kept_plan *kept; /* [n_kept] owned, ascending */

@@ -13,8 +13,8 @@ fail() { echo "$*"; exit 1; }
 run() {
   local name=$1
   shift
-  "$train" "$spec" run.output_dir="$dir/$name" logging.console=line logging.jsonl=true "$@" \
-    >"$dir/$name.txt" 2>&1
+  "$train" "$spec" failures.policy=abort run.output_dir="$dir/$name" logging.console=line logging.jsonl=true \
+    "$@" >"$dir/$name.txt" 2>&1
 }
 losses() { grep -o '"loss": *[0-9.e+-]*' "$(find "$dir/$1" -name '*.jsonl' | head -1)" | grep -o '[0-9.e+-]*$'; }
 weights() { sed -n 's/^ *weights *//p' "$dir/$1.txt"; }

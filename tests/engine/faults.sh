@@ -6,7 +6,7 @@ train=$1/dml-train trace_check=$1/tests/engine/trace_check delay=$2/examples/pip
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0 passed=0
-options=(logging.console=line logging.interval=1 run.output_dir="$work/run")
+options=(failures.policy=abort logging.console=line logging.interval=1 run.output_dir="$work/run")
 
 check() { # what, code wanted, texts wanted in the log...
   local what=$1 code=$2 text

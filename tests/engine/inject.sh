@@ -55,7 +55,7 @@ lost comm_abort@step=5,rank=2 1 'LOST: rank 2 .*transport was aborted'
 lost link_down@step=5,rank=0,peers=2 1 'LOST: rank [02] .*its peers'
 lost link_down@step=5,rank=0,peers=2,duration=100ms 0
 
-begin --inject kill@step=5,rank=1; end
+begin failures.policy=abort --inject kill@step=5,rank=1; end
 check 'a kill under policy abort' 6 '' 'FAILED: rank 1'
 begin --expect-recoveries 1; end
 check 'a recovery too few' 7 "$want" '1 recoveries were expected, there were 0'

@@ -33,7 +33,7 @@ for trial in $(seq "$trials"); do
   touch "$work/start"
   ms=$((RANDOM % (trial % 2 ? 150 : 1200)))
   mkdir -p "$work/out"
-  setsid "$train" "$spec" run.output_dir="$work/out" logging.console=line logging.interval=1 \
+  setsid "$train" "$spec" failures.policy=abort run.output_dir="$work/out" logging.console=line logging.interval=1 \
     >"$work/log" 2>&1 &
   run=$!
   sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"

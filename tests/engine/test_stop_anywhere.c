@@ -25,7 +25,7 @@ static void stop(void *context, dml_control *control)
 static void it_ends_by_itself(void **state)
 {
     (void)state;
-    static const char *const extra[] = {"training.max_steps=100", NULL};
+    static const char *const extra[] = {"training.max_steps=100", "failures.policy=abort", NULL};
     int32_t stopped = 0;
     for (int32_t l = 0; l < LAYOUTS; l++)
         for (uint32_t i = 0; i < INSTANTS; i++) {
