@@ -34,6 +34,18 @@ void dml_agent_ask_to_stop(dml_agent *a, int signal)
                      saves ? "saving, and " : "");
 }
 
+/* One that nothing is known of was asked for by an agent that was killed before it could note that. */
+static dml_err worker_started(dml_agent *a, const dml_launch_event *e)
+{
+    dml_followed *w = &a->worker[e->rank];
+    const bool is_known = w->pid == e->pid || !w->exited;
+    w->pid = e->pid;
+    w->started = true;
+    if (is_known) return DML_ERR_OK;
+    w->exited = false;
+    return dml_launch_kill(e->rank);
+}
+
 dml_err dml_agent_next_event(dml_agent *a)
 {
     dml_launch_event e;
@@ -41,10 +53,7 @@ dml_err dml_agent_next_event(dml_agent *a)
     DML_TRY(dml_launch_next(&e, &got));
     if (!got) DML_FAIL(DML_ERR_PEER, "the supervisor is gone");
     switch (e.kind) {
-    case DML_LAUNCH_STARTED:
-        a->worker[e.rank].pid = e.pid;
-        a->worker[e.rank].started = true;
-        break;
+    case DML_LAUNCH_STARTED: return worker_started(a, &e);
     case DML_LAUNCH_FAILED:
         if (dml_recovery_expects(a->recovery, e.rank)) {
             dml_recovery_ended(a->recovery, e.rank);
@@ -55,7 +64,9 @@ dml_err dml_agent_next_event(dml_agent *a)
                  e.code == EAGAIN   ? " (ulimit -u)"
                  : e.code == EMFILE ? " (ulimit -n)"
                                     : "");
-    case DML_LAUNCH_ENDED: dml_agent_worker_ended(a, e.rank, e.code); break;
+    case DML_LAUNCH_ENDED:
+        if (!a->worker[e.rank].exited) dml_agent_worker_ended(a, e.rank, e.code);
+        break;
     case DML_LAUNCH_SIGNAL: dml_agent_ask_to_stop(a, e.code); break;
     }
     return DML_ERR_OK;
@@ -185,6 +196,7 @@ static dml_err follow(dml_agent *a)
         DML_TRY(poll_once(a));
         dml_agent_tick(a);
         dml_agent_tick_faults(a);
+        dml_agent_note(a);
         look_for_progress(a);
         if (dml_clock_ns() < a->give_up_ns) continue;
         if (a->killed) DML_FAIL(DML_ERR_BUG, "workers outlived SIGKILL");
@@ -214,8 +226,9 @@ int dml_agent_main(const dml_agent_options *options)
     fcntl(DML_FD_LAUNCHER, F_SETFD, FD_CLOEXEC);
     gethostname(a.host, sizeof a.host - 1);
     dml_err err = dml_die_with_parent(options->supervisor_pid);
-    if (err == DML_ERR_OK) err = dml_failpoints_from_environment(DML_FAILPOINT_AGENT, false);
-    if (err == DML_ERR_OK) err = prepare(&a);
+    if (err == DML_ERR_OK)
+        err = dml_failpoints_from_environment(DML_FAILPOINT_AGENT, options->again);
+    if (err == DML_ERR_OK) err = options->again ? dml_agent_again(&a) : prepare(&a);
     if (err == DML_ERR_OK) err = follow(&a);
     if (a.keeper) dml_keeper_finish(a.keeper);
     const int code = err == DML_ERR_OK ? dml_agent_conclude(&a) : give_up(&a, err);
@@ -226,6 +239,7 @@ int dml_agent_main(const dml_agent_options *options)
     dml_detect_close(a.detect);
     for (int32_t b = 0; b < 2; b++)
         dml_depot_close(&a.bank[b]);
+    dml_logbook_close(&a.book);
     dml_control_unmap(a.control);
     dml_trace_close(&a.trace);
     dml_plan_free(&a.plan);

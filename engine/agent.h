@@ -15,6 +15,7 @@ typedef struct dml_agent_options {
     const char *const *overrides; /* [n_overrides] */
     int32_t n_overrides;
     int32_t supervisor_pid;
+    bool again; /* in the place of one that was killed */
 } dml_agent_options;
 
 /* main() of the agent process; returns the exit code of the run. */

@@ -32,15 +32,27 @@ static void note_signal(void *context, int32_t rank, const dml_report_fault *fau
     if (a->ending_ns == 0) dml_recovery_take(a->recovery, &r);
 }
 
+static dml_injector_config injector_config(dml_agent *a)
+{
+    return (dml_injector_config){.plan = &a->plan,
+                                 .control = a->control,
+                                 .signal = send_signal,
+                                 .note = note_signal,
+                                 .context = a};
+}
+
 dml_err dml_agent_open_injector(dml_agent *a)
 {
-    const dml_injector_config config = {.plan = &a->plan,
-                                        .control = a->control,
-                                        .signal = send_signal,
-                                        .note = note_signal,
-                                        .context = a};
+    const dml_injector_config config = injector_config(a);
     a->fault_due_ns = 0;
     return dml_injector_open(&config, &a->injector);
+}
+
+void dml_agent_again_injector(dml_agent *a)
+{
+    a->injector.c = injector_config(a);
+    a->injector.board = &a->control->faults;
+    a->fault_due_ns = 0;
 }
 
 static uint64_t lost_ranks(const dml_agent *a)

@@ -108,23 +108,28 @@ static void note(void *context, const dml_recovery_event *e)
     if (err != DML_ERR_OK) leader_failed(a, err, dml_err_trail());
 }
 
+dml_recovery_config dml_agent_recovery_config(dml_agent *a)
+{
+    return (dml_recovery_config){.first = &a->plan,
+                                 .base_fd = a->spec_fd,
+                                 .plan_fd = a->plan_fd,
+                                 .control = a->control,
+                                 .bank = {&a->bank[0], &a->bank[1]},
+                                 .context = a,
+                                 .kill = kill_worker,
+                                 .spawn = spawn,
+                                 .has_state = a->begins_after > 0,
+                                 .restore = dml_agent_restore,
+                                 .note = note};
+}
+
 dml_err dml_agent_open_recovery(dml_agent *a)
 {
     const dml_detect_config detect = {.control = a->control,
                                       .workers = a->plan.workers,
                                       .heartbeat_ns = a->spec.failures.heartbeat_ns,
                                       .limit_ns = a->spec.failures.heartbeat_timeout_ns};
-    const dml_recovery_config recovery = {.first = &a->plan,
-                                          .base_fd = a->spec_fd,
-                                          .plan_fd = a->plan_fd,
-                                          .control = a->control,
-                                          .bank = {&a->bank[0], &a->bank[1]},
-                                          .context = a,
-                                          .kill = kill_worker,
-                                          .spawn = spawn,
-                                          .has_state = a->begins_after > 0,
-                                          .restore = dml_agent_restore,
-                                          .note = note};
+    const dml_recovery_config recovery = dml_agent_recovery_config(a);
     DML_TRY(dml_detect_open(&detect, &a->detect));
     dml_detect_plan(a->detect, &a->plan);
     DML_TRY(dml_recovery_new(&recovery, &a->recovery));
@@ -173,27 +178,39 @@ static void take(dml_agent *a, const dml_report *r)
     if (err != DML_ERR_OK) leader_failed(a, err, dml_err_trail());
 }
 
+void dml_agent_take(dml_agent *a, const dml_report *r)
+{
+    dml_followed *w = &a->worker[r->rank];
+    if (r->kind == DML_REPORT_FAIL) {
+        take_fail(a, w, r);
+        return;
+    }
+    if (r->kind == DML_REPORT_END) {
+        w->said_end = true;
+        if (a->give_up_ns == INT64_MAX && a->spec.failures.policy == DML_POLICY_ABORT)
+            a->give_up_ns = dml_clock_ns() + DML_AGENT_PATIENCE_S * DML_NS_PER_S;
+    }
+    take(a, r);
+}
+
+/* Noted before it is gone from its socket, and when it has been dealt with: engine/logbook.h. */
 void dml_agent_take_report(dml_agent *a, int32_t rank)
 {
     dml_followed *w = &a->worker[rank];
     dml_report r;
     bool got;
+    if (dml_report_look(w->socket, &r, &got) == DML_ERR_OK && got) {
+        r.rank = rank; /* whatever it says: this is its socket */
+        dml_logbook_expect(&a->book, &r);
+    }
     if (dml_report_receive(w->socket, &r, &got) != DML_ERR_OK || !got) {
         close(w->socket);
         w->socket = -1;
         return;
     }
-    r.rank = rank; /* whatever it says: this is its socket */
-    if (r.kind == DML_REPORT_FAIL) {
-        take_fail(a, w, &r);
-        return;
-    }
-    if (r.kind == DML_REPORT_END) {
-        w->said_end = true;
-        if (a->give_up_ns == INT64_MAX && a->spec.failures.policy == DML_POLICY_ABORT)
-            a->give_up_ns = dml_clock_ns() + DML_AGENT_PATIENCE_S * DML_NS_PER_S;
-    }
-    take(a, &r);
+    r.rank = rank;
+    dml_agent_take(a, &r);
+    dml_agent_note(a);
 }
 
 /* What it said before it ended may still be waiting, several reports of it. */

@@ -10,6 +10,7 @@
 #include "engine/injector.h"
 #include "engine/keeper.h"
 #include "engine/leader.h"
+#include "engine/logbook.h"
 #include "engine/recovery.h"
 
 enum {
@@ -63,6 +64,7 @@ typedef struct dml_agent {
     dml_injector injector;    /* faults on purpose */
     int64_t fault_due_ns;     /* when it wants to be called */
     dml_ctl *ctl;             /* NULL: nobody can ask */
+    dml_logbook book;         /* {0}: nothing would be left */
     const dml_agent_options *options;
 } dml_agent;
 
@@ -102,6 +104,8 @@ bool dml_agent_is_settled(const dml_agent *a);
 
 /* Before the workers begin.  DML_ERR_SPEC  a fault of the spec is for nobody */
 dml_err dml_agent_open_injector(dml_agent *a);
+/* The same when its figures were read from the logbook: the faults lie on the board. */
+void dml_agent_again_injector(dml_agent *a);
 /* Where the run has a folder of its own; without a socket it goes on all the same. */
 void dml_agent_open_ctl(dml_agent *a);
 /* A worker has said that a fault strikes it. */
@@ -121,6 +125,21 @@ bool dml_agent_restore(void *context, dml_depot *bank, uint32_t generation, int6
 bool dml_agent_saves_before(dml_agent *a, int signal);
 /* Exit code of a run that was stopped by a signal. */
 int dml_agent_stop_code(const dml_agent *a);
+
+void dml_agent_take(dml_agent *a, const dml_report *r);
+dml_recovery_config dml_agent_recovery_config(dml_agent *a);
+
+/* ---- agent_again.c ---- */
+
+/* All workers are there: from here on the agent may be killed. */
+dml_err dml_agent_leave_behind(dml_agent *a);
+/* The rank has another socket. */
+dml_err dml_agent_keep_reports(const dml_agent *a, int32_t rank);
+/* What there was to deal with is dealt with. */
+void dml_agent_note(dml_agent *a);
+/* In the place of prepare: goes on where the agent before was killed.
+ * DML_ERR_UNAVAILABLE  the supervisor could not keep what is needed */
+dml_err dml_agent_again(dml_agent *a);
 
 /* ---- agent_blame.c ---- */
 

@@ -69,7 +69,8 @@ static dml_err ask_for(dml_agent *a, int32_t rank)
     const dml_err err = dml_launch_worker(rank, fds, gather(a, pair[1], fds));
     close(pair[1]);
     a->worker[rank] = (dml_followed){.socket = pair[0]};
-    return err;
+    DML_TRY(err);
+    return dml_agent_keep_reports(a, rank);
 }
 
 dml_err dml_agent_respawn(dml_agent *a, int32_t rank)
@@ -104,5 +105,7 @@ dml_err dml_agent_start(dml_agent *a)
     DML_TRY(dml_agent_open_injector(a));
     for (int32_t r = 0; r < a->plan.workers; r++)
         DML_TRY(start_worker(a, r));
-    return DML_ERR_OK;
+    /* A checkpoint on its way ends with the agent that writes it: such a run is not followed by another. */
+    const bool saves = dml_keeper_fd(a->keeper) >= 0 || a->begins_after > 0;
+    return saves ? DML_ERR_OK : dml_agent_leave_behind(a);
 }

@@ -59,15 +59,25 @@ dml_err dml_report_send(int fd, const dml_report *report)
     return DML_ERR_OK;
 }
 
-dml_err dml_report_receive(int fd, dml_report *out, bool *got)
+static dml_err receive(int fd, int flags, dml_report *out, bool *got)
 {
     ssize_t n;
     do
-        n = recv(fd, out, sizeof *out, 0);
+        n = recv(fd, out, sizeof *out, flags);
     while (n < 0 && errno == EINTR);
     *got = n == (ssize_t)sizeof *out;
-    if (n < 0 && errno != ECONNRESET)
+    if (n < 0 && errno != ECONNRESET && errno != EAGAIN)
         DML_FAIL(DML_ERR_BUG, "receiving a report: %s", strerror(errno));
     if (n > 0 && !*got) DML_FAIL(DML_ERR_BUG, "a report of %zd bytes", n);
     return DML_ERR_OK;
+}
+
+dml_err dml_report_look(int fd, dml_report *out, bool *got)
+{
+    return receive(fd, MSG_PEEK | MSG_DONTWAIT, out, got);
+}
+
+dml_err dml_report_receive(int fd, dml_report *out, bool *got)
+{
+    return receive(fd, 0, out, got);
 }

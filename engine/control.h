@@ -231,6 +231,8 @@ void dml_report_failure(const dml_reporter *to, int32_t rank, dml_err err);
 
 /* Socket side.  DML_ERR_PEER  the other end is gone. */
 dml_err dml_report_send(int fd, const dml_report *report);
+/* The next report, which stays there; *got false: there is none yet, or the other end closed. */
+dml_err dml_report_look(int fd, dml_report *out, bool *got);
 /* *got false: the other end closed. */
 dml_err dml_report_receive(int fd, dml_report *out, bool *got);
 

@@ -171,6 +171,7 @@ static int print_config(const command_line *c)
 static int as_agent(int argc, char **argv)
 {
     const dml_agent_options o = {.supervisor_pid = atoi(argv[2]),
+                                 .again = strcmp(argv[1], "--agent-again") == 0,
                                  .spec_path = argv[3],
                                  .overrides = (const char *const *)argv + 4,
                                  .n_overrides = argc - 4};
@@ -180,7 +181,8 @@ static int as_agent(int argc, char **argv)
 int main(int argc, char **argv)
 {
     dml_fill_standard_fds();
-    if (argc >= 4 && strncmp(argv[1], "--agent", 7) == 0) return as_agent(argc, argv);
+    if (argc >= 4 && strncmp(argv[1], "--agent", strlen("--agent")) == 0)
+        return as_agent(argc, argv);
     if (argc == 4 && strcmp(argv[1], "--worker") == 0)
         return dml_worker_main(atoi(argv[2]), atoi(argv[3]));
 

@@ -129,8 +129,7 @@ double dml_leader_mean(const double *x, int32_t n)
     return sum / n;
 }
 
-/* What the times that the spec says come to: measured costs, or delays where these are nearly all. */
-static dml_err plan_ahead(dml_leader *l)
+dml_err dml_leader_plan_ahead(dml_leader *l)
 {
     const dml_plan *p = l->plan;
     int32_t stash[DML_HOST_WORKERS];
@@ -177,7 +176,7 @@ static dml_err describe_plan(dml_leader *l, dml_arena *arena, dml_stage_figures 
                              .costs = p->spec->costs ? p->spec->costs->source : NULL,
                              .memory_peak_bytes = peak};
     describe_updates(p, out, arena);
-    DML_TRY(plan_ahead(l));
+    DML_TRY(dml_leader_plan_ahead(l));
     out->predicted_step_time_s = l->planned_step_s;
     out->predicted_bubble_ratio = dml_leader_mean(l->planned_bubble, p->workers);
     return DML_ERR_OK;
@@ -225,7 +224,8 @@ static dml_err open_for_writing(const char *path, FILE **out)
     return DML_ERR_OK;
 }
 
-dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
+static dml_err open_all(dml_leader *l, const dml_leader_config *config, int64_t *train_samples,
+                        int64_t *test_samples)
 {
     const dml_spec *spec = config->plan->spec;
     *l = (dml_leader){.plan = config->plan,
@@ -240,8 +240,7 @@ dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
     FILE *to = config->console;
     l->view = dml_console_open(to ? to : stderr, to ? spec->logging.console : DML_CONSOLE_QUIET,
                                spec->logging.interval, dml_console_env_of(to ? to : stderr));
-    int64_t train_samples = 0, test_samples = 0;
-    DML_TRY(count_steps(l, &train_samples, &test_samples));
+    DML_TRY(count_steps(l, train_samples, test_samples));
     if (spec->logging.jsonl) {
         DML_TRY(dml_metrics_open(spec->run.output_dir, &l->metrics));
         DML_TRY(claim_folder(l));
@@ -251,7 +250,20 @@ dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
         DML_TRY(open_for_writing(spec->logging.trace, &l->trace_to));
         DML_TRY(open_for_writing(spec->logging.draw, &l->draw_to));
     }
+    return DML_ERR_OK;
+}
+
+dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config)
+{
+    int64_t train_samples = 0, test_samples = 0;
+    DML_TRY(open_all(l, config, &train_samples, &test_samples));
     return write_header(l, config, train_samples, test_samples);
+}
+
+dml_err dml_leader_reopen(dml_leader *l, const dml_leader_config *config)
+{
+    int64_t train_samples, test_samples;
+    return open_all(l, config, &train_samples, &test_samples);
 }
 
 /* ---- reports ---- */

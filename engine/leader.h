@@ -8,6 +8,7 @@
 #include "engine/console.h"
 #include "engine/control.h"
 #include "engine/data.h"
+#include "engine/logbook.h"
 #include "engine/metrics.h"
 #include "engine/trace.h"
 #include "kernels/backend.h"
@@ -52,6 +53,7 @@ typedef struct dml_leader {
     bool ended[DML_HOST_WORKERS];
     uint64_t weights_hash; /* of the whole model; once all who are there have ended */
     dml_leader_mended mended;
+    int64_t metrics_bytes; /* written when this was noted */
 } dml_leader;
 
 typedef struct dml_leader_config {
@@ -69,6 +71,19 @@ typedef struct dml_leader_config {
  * DML_ERR_DATA         no data, or the output folder or a trace's file cannot be written
  * DML_ERR_UNAVAILABLE  another run is writing to it */
 dml_err dml_leader_open(dml_leader *l, const dml_leader_config *config);
+
+/* ---- leader_again.c ---- */
+
+enum { DML_LEADER_PARTS = 6 };
+
+/* What of it goes into the logbook; call it before each note. */
+void dml_leader_parts(dml_leader *l, dml_logbook_part part[DML_LEADER_PARTS]);
+void dml_leader_before_note(dml_leader *l);
+/* In the place of open, for an agent that was started again: nothing is printed or written anew.  Then the logbook is read,
+ * and then: records that were written since the last note are gone, and reports are taken under `plan`.
+ * DML_ERR_DATA, DML_ERR_UNAVAILABLE  as open */
+dml_err dml_leader_reopen(dml_leader *l, const dml_leader_config *config);
+dml_err dml_leader_again(dml_leader *l, const dml_plan *plan, const dml_logbook *book);
 
 /* READY and FAIL reports are the caller's; the rest is taken here.  A step that it knows is passed over: who goes on in
  * place of a lost worker says again what that may not have said.

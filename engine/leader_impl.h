@@ -8,6 +8,9 @@
 /* `err` is of writing a record.  After one that could not be written none is tried again: the file ends there. */
 dml_err dml_leader_written(dml_leader *l, dml_err err);
 
+/* What the times that the spec says come to: measured costs, or delays where these are nearly all. */
+dml_err dml_leader_plan_ahead(dml_leader *l);
+
 /* Over the workers. */
 double dml_leader_mean(const double *x, int32_t n);
 

@@ -84,6 +84,18 @@ void dml_metrics_close(dml_metrics *m)
     *m = (dml_metrics){.fd = -1};
 }
 
+int64_t dml_metrics_bytes(const dml_metrics *m)
+{
+    return lseek(m->fd, 0, SEEK_END);
+}
+
+dml_err dml_metrics_cut(const dml_metrics *m, int64_t bytes)
+{
+    if (ftruncate(m->fd, bytes) != 0)
+        DML_FAIL(DML_ERR_DATA, "cannot cut '%s': %s", m->path, strerror(errno));
+    return DML_ERR_OK;
+}
+
 /* ---- writing ---- */
 
 static void put_num(json_t *object, const char *name, double value)

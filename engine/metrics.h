@@ -236,6 +236,10 @@ typedef struct dml_metrics {
 dml_err dml_metrics_open(const char *folder, dml_metrics *out);
 void dml_metrics_close(dml_metrics *m);
 
+/* Bytes in the file; and the file cut to its first `bytes`. */
+int64_t dml_metrics_bytes(const dml_metrics *m);
+dml_err dml_metrics_cut(const dml_metrics *m, int64_t bytes);
+
 /* Appends `record`, a dml_<name>_record of that kind.  Through the typed functions below.
  *
  * DML_ERR_DATA  the line could not be written in one piece: the text names the file

@@ -25,6 +25,7 @@
 
 #include "engine/control.h"
 #include "engine/depot.h"
+#include "engine/logbook.h"
 #include "engine/plan.h"
 
 /* A spec and its plan, which points to it: neither moves. */
@@ -112,6 +113,12 @@ typedef struct dml_recovery dml_recovery;
 /* DML_ERR_NOMEM */
 dml_err dml_recovery_new(const dml_recovery_config *config, dml_recovery **out);
 void dml_recovery_free(dml_recovery *r); /* NULL is fine */
+
+/* What of it goes into the logbook; and of one that was read from there, made by new with the same config.
+ * DML_ERR_SPEC, DML_ERR_NOMEM  the plan that is run cannot be made again */
+dml_logbook_part dml_recovery_part(dml_recovery *r);
+dml_err dml_recovery_again(dml_recovery *r, const dml_recovery_config *config,
+                           const dml_logbook *book);
 
 /* ---- what happens ---- */
 

@@ -132,6 +132,8 @@ dml_err dml_recovery_replan(dml_recovery *r, uint64_t lost, dml_planned **out);
 void dml_recovery_tell_figures(dml_recovery *r);
 /* Takes `planned`, moved, as the plan of `generation`, and writes its text where workers read it. */
 dml_err dml_recovery_publish(dml_recovery *r, uint32_t generation, dml_planned *planned);
+/* Takes `planned`, moved, as that of the generation; NULL: the first plan. */
+dml_err dml_recovery_keep(dml_recovery *r, uint32_t generation, dml_planned *planned);
 /* Drops plans that nobody runs or speaks of. */
 void dml_recovery_prune(dml_recovery *r);
 

@@ -57,7 +57,7 @@ const dml_plan *dml_recovery_plan_of(const dml_recovery *r, uint32_t generation)
     return k && k->planned ? &k->planned->plan : r->c.first;
 }
 
-static dml_err keep(dml_recovery *r, uint32_t generation, dml_planned *planned)
+dml_err dml_recovery_keep(dml_recovery *r, uint32_t generation, dml_planned *planned)
 {
     dml_kept_plan *kept = realloc(r->kept, (size_t)(r->n_kept + 1) * sizeof *kept);
     if (!kept) {
@@ -101,7 +101,7 @@ static dml_err print(const dml_spec *spec, int fd)
 
 dml_err dml_recovery_publish(dml_recovery *r, uint32_t generation, dml_planned *planned)
 {
-    DML_TRY(keep(r, generation, planned));
+    DML_TRY(dml_recovery_keep(r, generation, planned));
     return print(planned ? &planned->spec : r->spec, r->c.plan_fd);
 }
 

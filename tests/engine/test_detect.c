@@ -7,6 +7,7 @@
 
 #include <poll.h>
 #include <signal.h>
+#include <sys/prctl.h>
 #include <sys/syscall.h>
 #include <sys/wait.h>
 #include <unistd.h>
@@ -47,6 +48,7 @@ static pid_t start_worker(rig *g, int32_t rank, bool orderly)
     assert_true(pid >= 0);
     if (pid == 0) {
         dml_warden warden;
+        prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (dml_warden_open(g->control, rank, &warden) != DML_ERR_OK) _exit(1);
         while (!orderly)
             pause();
