@@ -43,11 +43,14 @@ static void close_rig(rig *g)
 /* A process that holds its beacon and beats, until it is killed or, `orderly`, closes at once. */
 static pid_t start_worker(rig *g, int32_t rank, bool orderly)
 {
-    DML_CHECK_OK(dml_detect_expect(g->detect, rank));
+    int go[2]; /* forked while no thread is just being made: sanitizers hold a lock then */
+    assert_int_equal(0, pipe(go));
     const pid_t pid = fork();
     assert_true(pid >= 0);
     if (pid == 0) {
         dml_warden warden;
+        close(go[1]);
+        if (read(go[0], &(char){0}, 1) != 0) _exit(1);
         prctl(PR_SET_PDEATHSIG, SIGKILL);
         if (dml_warden_open(g->control, rank, &warden) != DML_ERR_OK) _exit(1);
         while (!orderly)
@@ -55,6 +58,9 @@ static pid_t start_worker(rig *g, int32_t rank, bool orderly)
         dml_warden_close(&warden);
         _exit(0);
     }
+    close(go[0]);
+    DML_CHECK_OK(dml_detect_expect(g->detect, rank));
+    close(go[1]);
     if (orderly) return pid;
     const int64_t end_ns = dml_clock_ns() + PATIENCE_MS * MS;
     while (atomic_load(&g->control->worker[rank].beat_ns) == 0 && dml_clock_ns() < end_ns)
