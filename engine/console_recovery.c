@@ -52,6 +52,8 @@ void dml_console_lost(dml_console_view *v, const dml_failure_record *f)
 {
     char how[DML_CONSOLE_HOW];
     dml_console_how_it_ended(f, how);
+    if (f->signal == 0 && f->exit_code < 0) /* how its process ends is known later */
+        snprintf(how, sizeof how, "went");
     const char *cause = f->cause ? f->cause : "";
     dml_console_note(v,
                      "LOST: rank %" PRId64 " %s in step %" PRId64 "; stage %" PRId64
@@ -83,9 +85,11 @@ void dml_console_recovery(dml_console_view *v, const dml_recovery_record *r)
                      dml_console_bytes(r->bytes_moved).text, r->state_source);
     dml_console_note(v, "  plan         %s, %s -> %s", r->repair, r->plan_before, r->plan_after);
     if (!isnan(r->predicted_throughput_ratio))
-        dml_console_note(
-            v, "  throughput   %.2fx predicted; the lost work %s", r->predicted_throughput_ratio,
-            r->bound_holds ? "fits into the bubbles" : "is more than the bubbles hold");
+        dml_console_note(v, "  throughput   %.2fx predicted%s%s%s", r->predicted_throughput_ratio,
+                         !r->bound        ? ""
+                         : r->bound_holds ? "; the lost work fits into the bubbles, "
+                                          : "; the bubbles do not hold the lost work, ",
+                         r->bound ? r->bound : "", r->bound ? " micro-batches" : "");
     dml_console_note(v, "  numerics     %s", r->bits);
 }
 

@@ -121,11 +121,15 @@ static void describe_updates(const dml_plan *p, dml_plan_record *out, dml_arena 
     }
 }
 
-double dml_leader_mean(const double *x, int32_t n)
+double dml_leader_mean(const dml_plan *p, const double *x)
 {
     double sum = 0.0;
-    for (int32_t i = 0; i < n; i++)
-        sum += x[i];
+    int32_t n = 0;
+    for (int32_t w = 0; w < p->workers; w++) {
+        if (dml_plan_lost(p, w)) continue;
+        sum += x[w];
+        n++;
+    }
     return sum / n;
 }
 
@@ -178,7 +182,7 @@ static dml_err describe_plan(dml_leader *l, dml_arena *arena, dml_stage_figures 
     describe_updates(p, out, arena);
     DML_TRY(dml_leader_plan_ahead(l));
     out->predicted_step_time_s = l->planned_step_s;
-    out->predicted_bubble_ratio = dml_leader_mean(l->planned_bubble, p->workers);
+    out->predicted_bubble_ratio = dml_leader_mean(p, l->planned_bubble);
     return DML_ERR_OK;
 }
 
@@ -236,7 +240,7 @@ static dml_err open_all(dml_leader *l, const dml_leader_config *config, int64_t 
                       .test_loss = NAN,
                       .test_accuracy = NAN,
                       .loss = NAN,
-                      .mended = {.time_max_s = NAN, .before = NAN}};
+                      .mended = {.first = config->plan, .time_max_s = NAN, .before = NAN}};
     FILE *to = config->console;
     l->view = dml_console_open(to ? to : stderr, to ? spec->logging.console : DML_CONSOLE_QUIET,
                                spec->logging.interval, dml_console_env_of(to ? to : stderr));

@@ -17,8 +17,9 @@ enum { DML_LEADER_RECOVERIES = 16 }; /* rows of the table at the end: the newest
 
 /* What was lost, and how the run went on: engine/leader_recovery.c. */
 typedef struct dml_leader_mended {
-    uint64_t lost;       /* bit r: rank r is not there now */
-    int64_t n, failures; /* recoveries; workers lost, each time they were */
+    const dml_plan *first; /* borrowed: with nobody lost */
+    uint64_t lost;         /* bit r: rank r is not there now */
+    int64_t n, failures;   /* recoveries; workers lost, each time they were */
     int64_t steps_lost;
     double time_max_s;                               /* of a recovery; nan: none */
     dml_recovery_figures row[DML_LEADER_RECOVERIES]; /* n modulo that */

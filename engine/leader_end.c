@@ -77,11 +77,15 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
     if (!dml_leader_is_complete(l) || l->step_times.count == 0) return 0;
     if (predict(l, &step_ns, bubble, stash, exposed_ns) != DML_ERR_OK) return 0;
     end->predicted_step_time_s = (double)step_ns * 1e-9;
-    end->predicted_bubble_ratio = dml_leader_mean(bubble, p->workers);
-    end->predicted_exposed_comm_s = end->exposed_comm_s = 0.0; /* sums of shares, below */
+    end->predicted_bubble_ratio = dml_leader_mean(p, bubble);
+    int32_t n = 0;
+    double predicted_s[DML_HOST_WORKERS], measured_s[DML_HOST_WORKERS];
     for (int32_t w = 0; w < p->workers; w++) {
         const dml_report_end *e = &l->end[w];
-        out[w] = (dml_worker_figures){
+        if (dml_plan_lost(p, w)) continue;
+        predicted_s[w] = (double)exposed_ns[w] * 1e-9;
+        measured_s[w] = e->exposed_ns < 0 ? NAN : (double)e->exposed_ns * 1e-9;
+        out[n++] = (dml_worker_figures){
             .worker = w,
             .place = place_of(p, w, arena),
             .planned_step_s = l->planned_step_s,
@@ -91,16 +95,16 @@ static int32_t compare_workers(const dml_leader *l, dml_worker_figures *out,
             .predicted_bubble_ratio = bubble[w],
             .measured_bubble_ratio =
                 e->wall_ns > 0 ? 1.0 - (double)e->busy_ns / (double)e->wall_ns : NAN,
-            .predicted_exposed_s = (double)exposed_ns[w] * 1e-9,
-            .measured_exposed_s = e->exposed_ns < 0 ? NAN : (double)e->exposed_ns * 1e-9,
+            .predicted_exposed_s = predicted_s[w],
+            .measured_exposed_s = measured_s[w],
             .predicted_stash = stash[w],
             .measured_stash = e->stash_peak,
             .stash_bytes = e->stash_bytes,
         };
-        end->predicted_exposed_comm_s += out[w].predicted_exposed_s / p->workers;
-        end->exposed_comm_s += out[w].measured_exposed_s / p->workers;
     }
-    return p->workers;
+    end->predicted_exposed_comm_s = dml_leader_mean(p, predicted_s);
+    end->exposed_comm_s = dml_leader_mean(p, measured_s);
+    return n;
 }
 
 static dml_err record_workers(dml_leader *l, const dml_worker_figures *workers, int32_t n)

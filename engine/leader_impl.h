@@ -11,8 +11,8 @@ dml_err dml_leader_written(dml_leader *l, dml_err err);
 /* What the times that the spec says come to: measured costs, or delays where these are nearly all. */
 dml_err dml_leader_plan_ahead(dml_leader *l);
 
-/* Over the workers. */
-double dml_leader_mean(const double *x, int32_t n);
+/* Over the workers that the plan has. */
+double dml_leader_mean(const dml_plan *p, const double *x);
 
 /* Every worker that is not lost has come to its end. */
 bool dml_leader_is_complete(const dml_leader *l);

@@ -10,6 +10,7 @@
 #include "engine/leader_impl.h"
 #include "engine/plan_async.h"
 #include "engine/recovery.h"
+#include "engine/replan.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -122,6 +123,22 @@ static const char *bits_of(const dml_spec *spec, const dml_recovery_record *r)
     return "same micro-batches, other summation order";
 }
 
+/* x M <= (D - x) (P - 1), of the stage where least is left. */
+static const char *bound_of(const dml_leader *l, uint64_t lost, dml_arena *arena)
+{
+    dml_bound tightest = {0};
+    int32_t at = -1;
+    for (int32_t s = 0; s < l->mended.first->stages; s++) {
+        const dml_bound b = dml_replan_bound(l->mended.first, lost, s);
+        if (b.lost == 0 || (at >= 0 && b.idle - b.more >= tightest.idle - tightest.more)) continue;
+        tightest = b;
+        at = s;
+    }
+    return at < 0 ? NULL
+                  : dml_arena_printf(arena, "stage %d: %" PRId64 " more, %" PRId64 " idle", at,
+                                     tightest.more, tightest.idle);
+}
+
 static double moment(const dml_leader *l, int64_t at_ns)
 {
     return at_ns > 0 ? (double)(at_ns - l->begin_ns) * 1e-9 : NAN;
@@ -164,6 +181,7 @@ static dml_recovery_record record_of(const dml_leader *l, const dml_recovery_eve
         .predicted_throughput_after = l->mended.before * ratio,
         .predicted_throughput_ratio = ratio,
         .bound_holds = e->bound_holds,
+        .bound = bound_of(l, e->lost, arena),
     };
     r.bits = bits_of(l->plan->spec, &r);
     return r;

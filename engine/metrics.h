@@ -155,6 +155,8 @@ typedef const char *dml_field_TEXT;
     X(T, NUM,  predicted_throughput_after)    /* that, times the simulated steps' ratio                 */ \
     X(T, NUM,  predicted_throughput_ratio)    /* after / before; nan: not simulated                     */ \
     X(T, INT,  bound_holds)                   /* what was lost fits into the bubbles, engine/replan.h   */ \
+    X(T, TEXT, bound)                         /* of the stage where it is tightest, in micro-batches: "stage 0: \
+                                               * 4 more, 1 idle"; NULL: nobody is lost               */ \
     X(T, TEXT, bits)                          /* "same bits", or what else is the same                  */
 #define DML_PACE_FIELDS(X, T)                                                                              \
     X(T, INT,  recovery)                      /* that it belongs to                                     */ \

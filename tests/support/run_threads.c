@@ -481,6 +481,7 @@ run_result run_threads_hooked(const char *spec_path, const char *const *override
     r->hooks = hooks;
     open_run(r, spec_path, overrides);
     dml_failpoints_on_kill(die_at_failpoint, r);
+    if (hooks.control) hooks.control(hooks.context, r->control);
     pthread_t beginner;
     pthread_mutex_lock(&r->mu);
     for (int32_t w = 0; w < r->plan.workers; w++)

@@ -43,6 +43,8 @@ run_result run_threads(const char *spec_path, const char *const *overrides);
 /* What a test wants to see of the run; members may be NULL. */
 typedef struct run_hooks {
     void (*plan)(void *context, dml_plan *plan); /* before the workers begin: may change it */
+    void (*control)(void *context,
+                    dml_control *control); /* before they begin: faults onto its board */
     void (*begin)(void *context,
                   dml_control *control); /* as the workers begin, in a thread of its own */
     /* what runs in the place of the spec's backend, such as the same with an entry wrapped */
