@@ -27,6 +27,7 @@ dml_err dml_leader_again(dml_leader *l, const dml_plan *plan, const dml_logbook 
 {
     for (int32_t i = 0; i < DML_LEADER_RECOVERIES; i++)
         l->mended.row[i].bits = dml_logbook_text(book, l->mended.row[i].bits);
+    l->mended.first = l->plan; /* as it was opened: pointers of the one before mean nothing here */
     l->plan = plan;
     if (l->has_metrics) DML_TRY(dml_metrics_cut(&l->metrics, l->metrics_bytes));
     return dml_leader_plan_ahead(l);
