@@ -440,8 +440,9 @@ static void a_failing_call_is_named_with_its_layer_and_op(void **state)
 {
     (void)state;
     dml_emu_setup(DML_EMU_FORWARD, DML_EMU_LAZY, 1);
-    const char *const more[] = {one_worker, one_replica, "training.max_steps=50",
-                                "training.eval_interval=0", NULL};
+    const char *const more[] = {
+        "failures.policy=abort",    one_worker, one_replica, "training.max_steps=50",
+        "training.eval_interval=0", NULL};
     const run_result r = run_threads_hooked(SPEC, more, (run_hooks){.backend = losing});
     static const char *const said[] = {"no loss today", "forward of layer", "in F0.", " of step "};
     expect_said(&r, said, sizeof said / sizeof *said);
@@ -469,8 +470,9 @@ static void a_device_that_does_not_come_back_is_reported_with_the_op_it_is_at(vo
 {
     (void)state;
     dml_emu_setup(DML_EMU_FORWARD, DML_EMU_LAZY, 1);
-    const char *const more[] = {one_worker, one_replica, "training.max_steps=50",
-                                "training.eval_interval=0", NULL};
+    const char *const more[] = {
+        "failures.policy=abort",    one_worker, one_replica, "training.max_steps=50",
+        "training.eval_interval=0", NULL};
     const run_result r = run_threads_hooked(SPEC, more, (run_hooks){.backend = not_coming_back});
     static const char *const said[] = {"queue 'compute' is not done", "0.", " of step 3",
                                        "the first op not known to be done"};
@@ -511,7 +513,8 @@ static void each_op_has_the_whole_timeout_and_no_more(void **state)
 {
     (void)state;
     dml_emu_setup(DML_EMU_FORWARD, DML_EMU_LAZY, 1);
-    const char *const more[] = {one_worker, one_replica, "parallelism.timeout=20s", NULL};
+    const char *const more[] = {"failures.policy=abort", one_worker, one_replica,
+                                "parallelism.timeout=20s", NULL};
     run(patient, more);
     DML_CHECK(seen_done_ns > 0);
     DML_CHECK_EQ(0, hasty);

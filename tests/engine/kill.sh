@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Kills real processes of real runs with SIGKILL at random instants and looks at what is left.
 #
-#   kill.sh DML_TRAIN SPEC ROLE TRIALS SEED        ROLE: worker, agent or supervisor
+#   kill.sh DML_TRAIN SPEC ROLE TRIALS SEED [STEPS]     ROLE: worker, agent or supervisor; STEPS that last over 1.2 s,
+#                                                       after which a run whose agent is killed ends (5)
 #
 # Every second kill falls into the first 150 ms, in which processes start and transports open; the others are
 # spread over 1.2 s.
@@ -9,7 +10,7 @@
 # Each trial: the run ends within its deadline, with exit code 6 (the supervisor's own death: 137; the agent's, once
 # all workers are there: 0, another has gone on); a lost worker is named by rank, stage and step; no process of the run, no segment and no file stays.
 set -uo pipefail
-train=$1 spec=$2 role=$3 trials=$4 RANDOM=$5
+train=$1 spec=$2 role=$3 trials=$4 RANDOM=$5 steps=${6:-5}
 work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 passed=0 starting=0
@@ -34,7 +35,7 @@ for trial in $(seq "$trials"); do
   ms=$((RANDOM % (trial % 2 ? 150 : 1200)))
   mkdir -p "$work/out"
   setsid "$train" "$spec" failures.policy=abort run.output_dir="$work/out" logging.console=line logging.interval=1 \
-    $([ "$role" = agent ] && echo --max-steps 5) \
+    $([ "$role" = agent ] && echo --max-steps "$steps") \
     >"$work/log" 2>&1 &
   run=$!
   sleep "$(printf '%d.%03d' $((ms / 1000)) $((ms % 1000)))"
@@ -68,7 +69,7 @@ for trial in $(seq "$trials"); do
     supervisor) [ $code -eq 137 ] || fail "exit code $code, not 137" ;;
     agent) # started again, or too early for that
       if grep -q "agent (pid $victim) was killed by signal 9 (Killed); starting it again" "$work/log"; then
-        [ $code -eq 0 ] && grep -q '^step 5/5' "$work/log" || fail "exit code $code, or not all steps"
+        [ $code -eq 0 ] && grep -q "^step $steps/$steps" "$work/log" || fail "exit code $code, or not all steps"
       else
         [ $code -eq 6 ] || fail "exit code $code, not 6"
         grep -q "agent (pid $victim) was killed by signal 9" "$work/log" || fail "the agent's death is not named"
