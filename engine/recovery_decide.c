@@ -59,16 +59,17 @@ static dml_err find_outcome(const dml_recovery *r, outcome *out)
 
 /* ---- where their state is ---- */
 
-static bool all_stages_live(const dml_recovery *r)
+/* The first stage of the plan without a live holder; -1: there is none. */
+static int32_t dead_stage(const dml_recovery *r)
 {
     const dml_plan *plan = dml_recovery_plan_of(r, r->now);
     for (int32_t s = 0; s < plan->stages; s++) {
         bool lives = false;
         for (int32_t w = 0; w < plan->workers && !lives; w++)
             lives = r->active & DML_RANK_BIT(w) && dml_plan_holds(plan, w, s);
-        if (!lives) return false;
+        if (!lives) return s;
     }
-    return true;
+    return -1;
 }
 
 /* Steps in a bank that is complete; -1: it is not. */
@@ -111,7 +112,7 @@ static bool from_checkpoint(dml_recovery *r, dml_base *out)
 /* False: it is nowhere, and the run is over. */
 static bool find_state(dml_recovery *r, const outcome *o, dml_base *out)
 {
-    const bool lives = r->active && all_stages_live(r);
+    const bool lives = dead_stage(r) < 0;
     r->event.from_checkpoint = false;
     *out = (dml_base){.source = DML_SOURCE_PEERS,
                       .bank = dml_recovery_free_bank(r),
@@ -134,16 +135,10 @@ static void end_without_state(dml_recovery *r)
 {
     const dml_plan *plan = dml_recovery_plan_of(r, r->now);
     char who[160] = "the whole model";
-    for (int32_t s = 0; s < plan->stages && r->active; s++) {
-        bool lives = false;
-        for (int32_t w = 0; w < plan->workers && !lives; w++)
-            lives = r->active & DML_RANK_BIT(w) && dml_plan_holds(plan, w, s);
-        if (!lives) {
-            snprintf(who, sizeof who, "stage %d (layers %d to %d)", s, plan->stage_begin[s],
-                     plan->stage_begin[s + 1] - 1);
-            break;
-        }
-    }
+    const int32_t s = r->active ? dead_stage(r) : -1;
+    if (s >= 0)
+        snprintf(who, sizeof who, "stage %d (layers %d to %d)", s, plan->stage_begin[s],
+                 plan->stage_begin[s + 1] - 1);
     dml_recovery_end(
         r,
         "no worker that held %s is left, and there is no snapshot and no checkpoint of "

@@ -18,16 +18,7 @@ longest=0 killed=0 lost=0
 fail() { echo "trial $trial: $*"; sed 's/^/    /' "$work/log" | tail -30; exit 1; }
 hash_of() { grep -o '"weights_hash": *"[0-9a-f]*"' "$1/metrics.jsonl" | tail -1; }
 
-children() { # of the supervisor, by the name they were started under, into pids
-  local p name all=()
-  pids=''
-  { read -r -a all <"/proc/$run/task/$run/children"; } 2>/dev/null
-  for p in "${all[@]}"; do
-    name=''
-    { IFS= read -r -d '' name <"/proc/$p/cmdline"; } 2>/dev/null
-    [ "$name" = "dml-$1" ] && pids+=" $p"
-  done
-}
+. "$(dirname "$0")/../support/children.sh"
 
 kill_one() { # a random one of the role
   children "$1"

@@ -17,16 +17,7 @@ passed=0 starting=0
 
 fail() { echo "trial $trial: $*"; sed 's/^/    /' "$work/log" | tail -30; exit 1; }
 
-children() { # of the supervisor, by the name they were started under, into pids; nothing is forked: it has to be quick
-  local p name all=()
-  pids=''
-  { read -r -a all <"/proc/$run/task/$run/children"; } 2>/dev/null
-  for p in "${all[@]}"; do
-    name=''
-    { IFS= read -r -d '' name <"/proc/$p/cmdline"; } 2>/dev/null
-    [ "$name" = "dml-$1" ] && pids+=" $p"
-  done
-}
+. "$(dirname "$0")/../support/children.sh"
 
 left_over() { find /dev/shm /tmp -maxdepth 1 -newer "$work/start" -user "$(id -un)" -name '*dml*' 2>/dev/null; }
 

@@ -5,9 +5,8 @@
  * draws layouts, schedules, cuts, shares and policies of recomputation, and after which steps one follows the other. */
 #include "tests/support/test.h"
 
+#include "tests/support/draws.h"
 #include "tests/support/layouts.h"
-
-#include "engine/base/rng.h"
 
 #include <inttypes.h>
 #include <math.h>
@@ -18,15 +17,6 @@
 enum { WORLD = 4, CHANGES = 6, OVERRIDES = 16, TEXT = 128 };
 
 static int32_t runs = 12;
-static uint64_t seed = 1, drawn;
-
-/* 0 .. n - 1 */
-static int32_t below(int32_t n)
-{
-    uint32_t word[4];
-    dml_rng_block(seed, 0, drawn++, word);
-    return (int32_t)(word[0] % (uint32_t)n);
-}
 
 /* A layout as overrides. */
 typedef struct drawn_plan {

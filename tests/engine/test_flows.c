@@ -8,9 +8,9 @@
  * all of it. */
 #include "tests/support/test.h"
 
+#include "tests/support/draws.h"
 #include "tests/support/layouts.h"
 
-#include "engine/base/rng.h"
 #include "engine/base/str.h"
 #include "schedule/schedule.h"
 
@@ -21,15 +21,6 @@
 enum { BLOCKS = 12, MBS = 12, MAX_DELAY_US = 300 };
 
 static int32_t runs = 12;
-static uint64_t seed = 1, drawn;
-
-/* 0 .. n - 1 */
-static int32_t below(int32_t n)
-{
-    uint32_t word[4];
-    dml_rng_block(seed, 0, drawn++, word);
-    return (int32_t)(word[0] % (uint32_t)n);
-}
 
 /* BLOCKS times: a delay, a product, an activation. */
 static void draw_layers(dml_str *out)

@@ -4,10 +4,10 @@
  *   test_engine_recovery [ROUNDS [SEED]]      default 1, 1: draws of double losses */
 #include "tests/support/test.h"
 
+#include "tests/support/draws.h"
 #include "tests/support/layouts.h"
 
 #include "engine/base/failpoint.h"
-#include "engine/base/rng.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -19,15 +19,6 @@
 enum { OVERRIDES = 16 };
 
 static int32_t rounds = 1;
-static uint64_t seed = 1, drawn;
-
-/* 0 .. n - 1 */
-static int32_t below(int32_t n)
-{
-    uint32_t word[4];
-    dml_rng_block(seed, 0, drawn++, word);
-    return (int32_t)(word[0] % (uint32_t)n);
-}
 
 typedef struct list {
     const char *v[OVERRIDES];
