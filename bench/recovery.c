@@ -1,7 +1,7 @@
 /* bench/recovery.c - dml-bench recovery: what a loss costs, part by part, over many of each kind.
  *
  *   one run undisturbed                          losses of its steps, weights hash
- *   types x trials runs, one fault in each, at a step, a phase and a rank drawn from the seed
+ *   types x trials runs, a fault in each, or several, at a step, a phase and a rank drawn from the seed
  *        recovery record of metrics.jsonl   ->   detect | park | plan | move | rebuild | first step | all
  *        losses and hash                    ->   those of the undisturbed run?
  *
@@ -23,7 +23,7 @@
 #include <string.h>
 #include <sys/stat.h>
 
-enum { TYPES = 16, TRIALS = 1000, OVERRIDES = 64, WRONG = 7, NEXT_LOSSES = 10 };
+enum { TYPES = 16, TRIALS = 1000, OVERRIDES = 64, WRONG = 7, NEXT_LOSSES = 10, FAULTS = 3 };
 
 /* clang-format off */
 /*    part      begins with          ends with           of the record                                       */
@@ -54,6 +54,7 @@ typedef struct options {
     const char *types[TYPES];
     const char *override[OVERRIDES];
     int32_t n_types, n_overrides, trials;
+    int32_t faults; /* in one run, each of another rank */
     uint64_t seed;
     double limit_s;
 } options;
@@ -89,7 +90,8 @@ static dml_err run(bench *b, const char *fault, train_run *out)
         argv[n++] = b->o->override[i];
     argv[n++] = dml_arena_printf(&arena, "run.output_dir=%s", b->folder);
     argv[n++] = "failures.policy=replan";
-    if (fault) argv[n++] = dml_arena_printf(&arena, "failures.inject=[\"%s\"]", fault);
+    argv[n++] = "logging.jsonl=true";
+    if (fault) argv[n++] = dml_arena_printf(&arena, "failures.inject=[%s]", fault);
     argv[n] = NULL;
     snprintf(log, sizeof log, "%s/log", b->folder);
     snprintf(metrics, sizeof metrics, "%s/metrics.jsonl", b->folder);
@@ -124,14 +126,21 @@ static dml_err run_undisturbed(bench *b)
 
 /* ---- one fault ---- */
 
-/* Neither the first step nor the last two: one is to follow. */
+/* Neither the first step nor the last two: one is to follow.  In quotes, for failures.inject. */
 static void draw(const bench *b, int32_t type, int32_t trial, char *text, size_t bytes)
 {
     uint32_t word[4];
-    dml_rng_block(dml_rng_key(b->o->seed, DML_RNG_TEST, (uint64_t)type), 0, (uint64_t)trial, word);
-    snprintf(text, bytes, "%s@step=%lld,rank=%lld,phase=%s", b->o->types[type],
-             2 + (long long)(word[0] % (uint64_t)(b->steps - 3)),
-             (long long)(word[1] % (uint64_t)b->workers), phases[word[2] % PHASES]);
+    size_t at = 0;
+    int64_t rank = 0;
+    for (int32_t k = 0; k < b->o->faults && at < bytes; k++) {
+        const uint64_t n = (uint64_t)trial * FAULTS + (uint64_t)k;
+        dml_rng_block(dml_rng_key(b->o->seed, DML_RNG_TEST, (uint64_t)type), 0, n, word);
+        rank = k == 0 ? (int64_t)(word[1] % (uint64_t)b->workers) : (rank + 1) % b->workers;
+        at += (size_t)snprintf(text + at, bytes - at, "%s\"%s@step=%lld,rank=%lld,phase=%s\"",
+                               k ? ", " : "", b->o->types[type],
+                               2 + (long long)(word[0] % (uint64_t)(b->steps - 3)), (long long)rank,
+                               phases[word[2] % PHASES]);
+    }
 }
 
 /* Exact: the bits of all steps; else the next ones within rounding, the most relative difference of which is *worst.
@@ -197,7 +206,7 @@ static json_t *histogram(const double *s, int32_t n)
 {
     json_t *h = json_object();
     int32_t at = 0;
-    for (double below = 1.0; at < n; below *= 2.0) {
+    for (double below = 1.0; at < n && isfinite(s[at]); below *= 2.0) {
         char name[32];
         const int32_t begin = at;
         while (at < n && s[at] * 1e3 < below)
@@ -243,7 +252,7 @@ static dml_err measure(bench *b)
     for (int32_t i = 0; i < b->o->n_types; i++) {
         t = (tally){0};
         for (int32_t k = 0; k < b->o->trials; k++) {
-            char fault[128];
+            char fault[128 * FAULTS];
             train_run r;
             draw(b, i, k, fault, sizeof fault);
             const dml_err err = run(b, fault, &r);
@@ -261,6 +270,7 @@ static dml_err measure(bench *b)
 static const struct argp_option argp_options[] = {
     {"types", 't', "A,B,...", 0, "faults, as docs/failures.md names them (default: kill)", 0},
     {"trials", 'n', "N", 0, "runs for each type (default: 20)", 0},
+    {"faults", 'k', "N", 0, "in one run, each of the next rank, from 1 to 3 (default: 1)", 0},
     {"seed", 's', "N", 0, "of steps, phases and ranks (default: 1)", 0},
     {"limit", 'l', "SECONDS", 0, "a run that takes longer is killed and counts as lost (120)", 0},
     {"json", 'J', "FILE", 0, "results with environment", 0},
@@ -279,6 +289,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case 't': split(arg, o); return 0;
     case 'n': o->trials = atoi(arg); return 0;
+    case 'k': o->faults = atoi(arg); return 0;
     case 's': o->seed = strtoull(arg, NULL, 10); return 0;
     case 'l': o->limit_s = atof(arg); return 0;
     case 'J': o->json = arg; return 0;
@@ -294,6 +305,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         if (!o->spec) argp_error(state, "no spec");
         if (o->trials < 1 || o->trials > TRIALS)
             argp_error(state, "--trials is from 1 to %d", TRIALS);
+        if (o->faults < 1 || o->faults > FAULTS)
+            argp_error(state, "--faults is from 1 to %d", FAULTS);
         return 0;
     default: return ARGP_ERR_UNKNOWN;
     }
@@ -340,7 +353,8 @@ int dml_bench_recovery(int argc, char **argv)
                                      NULL,
                                      NULL,
                                      NULL};
-    options o = {.types = {"kill"}, .n_types = 1, .trials = 20, .seed = 1, .limit_s = 120};
+    options o = {
+        .types = {"kill"}, .n_types = 1, .trials = 20, .faults = 1, .seed = 1, .limit_s = 120};
     bench b = {.o = &o, .rows = json_array(), .wrong = json_array()};
     (void)argp_parse(&argp, argc, argv, 0, NULL, &o);
     bench_beside("dml-train", b.program, sizeof b.program);

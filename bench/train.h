@@ -105,7 +105,7 @@ typedef struct train_run {
     int32_t n, room;
     train_phase phase;
     int code;        /* exit code: 0, or 128 + SIGTERM when we stopped it */
-    json_t *records; /* newest of each type; owned */
+    json_t *records; /* of each type the newest, of recoveries the first; owned */
     char why[2048];  /* it failed: the end of its log; else "" */
 } train_run;
 

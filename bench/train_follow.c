@@ -73,6 +73,14 @@ static void add_step(train_run *r, const json_t *record)
     r->loss[r->n++] = train_number(record, "loss");
 }
 
+/* Of each type the newest, but of recoveries the first: the others may be returns, which nobody's death began. */
+static void keep_record(train_run *out, const char *type, json_t *record)
+{
+    const bool first_only = strcmp(type, "recovery") == 0;
+    if (type[0] == '\0' || (first_only && json_object_get(out->records, type))) return;
+    json_object_set(out->records, type, record);
+}
+
 void train_run_read(const char *file, long *at, train_run *out)
 {
     char *line = NULL;
@@ -87,7 +95,7 @@ void train_run_read(const char *file, long *at, train_run *out)
         json_t *record = json_loads(line, 0, NULL);
         const char *type = train_text(record, "type");
         if (strcmp(type, "step") == 0) add_step(out, record);
-        if (type[0]) json_object_set(out->records, type, record);
+        keep_record(out, type, record);
         json_decref(record);
     }
     free(line);
