@@ -10,7 +10,7 @@
 #include "engine/split_stages.h"
 #include "schedule/check.h"
 #include "schedule/csv.h"
-#include "schedule/list.h"
+#include "schedule/list_parts.h"
 #include "schedule/schedule.h"
 #include "schedule/shares.h"
 
@@ -78,7 +78,7 @@ static dml_err make_one(const dml_plan *plan, const dml_program *routes, const d
                                     .held_bytes = m.held_bytes,
                                     .limit_bytes = m.limit_bytes,
                                     .trials = TRIALS};
-        err = dml_list_schedule(&args, out, wall_ns);
+        err = dml_list_schedule_parts(&args, out, wall_ns);
         *bound_ns = dml_list_bound_ns(&args);
     }
     dml_arena_free(&arena);
