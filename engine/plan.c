@@ -234,9 +234,10 @@ static dml_err lower_checked(const dml_plan *plan, const dml_program *order, dml
     return dml_check(out, NULL);
 }
 
+/* Everyone is there, in its own place. */
 static bool is_whole(const dml_plan *plan)
 {
-    return plan->spec->parallelism.lost.n == 0;
+    return plan->spec->parallelism.lost.n == 0 && plan->spec->parallelism.seats.n == 0;
 }
 
 /* The order of all replicas, as if none were lost. */
@@ -255,8 +256,9 @@ static dml_err make_whole_order(dml_plan *plan)
 static dml_err make_order(dml_plan *plan, const int64_t *less_bytes)
 {
     DML_TRY(make_whole_order(plan));
-    return is_whole(plan) ? DML_ERR_OK
-                          : dml_plan_lose(plan, less_bytes, &plan->train, &plan->bound_ns);
+    dml_plan_seat(plan, &plan->train);
+    if (plan->spec->parallelism.lost.n == 0) return DML_ERR_OK;
+    return dml_plan_lose(plan, less_bytes, &plan->train, &plan->bound_ns);
 }
 
 static dml_err make_programs(dml_plan *plan)
@@ -365,9 +367,11 @@ static void set_sizes(dml_plan *plan)
     }
 }
 
-/* A spec that was read has none; one of another layout made of it may. */
+/* A spec that was read has neither; one of another layout made of it may. */
 static dml_err check_lost(const dml_plan *plan)
 {
+    DML_ASSERT(plan->spec->parallelism.seats.n == 0 ||
+               plan->spec->parallelism.seats.n == plan->workers);
     static const char key[] = "parallelism.lost";
     const dml_int_list *lost = &plan->spec->parallelism.lost;
     for (int32_t i = 0; i < lost->n; i++)
@@ -487,6 +491,7 @@ static dml_err make_without(dml_plan *plan)
     dml_plan whole = {.spec = &spec};
     known k = {0};
     spec.parallelism.lost.n = 0;
+    spec.parallelism.seats.n = 0;
     DML_TRY(make_layout(plan));
     k.less_bytes = DML_NEW_N(&plan->arena, int64_t, plan->workers);
     if (may_cut_to_fit(plan->spec)) {

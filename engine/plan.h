@@ -64,7 +64,8 @@ int32_t dml_plan_share(const dml_plan *p, int32_t worker, int32_t stage);
 bool dml_plan_lost(const dml_plan *p, int32_t worker);
 
 /* A worker's place, for people; what it runs, only the routes say, and a lost one keeps the place that it had.  Equal pipelines: its rank in one, and which one;
- * replicas of a rank are neighbours, worker = rank * replicas + replica.  Under parallelism.stages: the first stage
+ * replicas of a rank are neighbours, place = rank * replicas + replica, and worker w is at place w, or at that which
+ * parallelism.seats gives it.  Under parallelism.stages: the first stage
  * that names it, and how many workers before it that stage names, too; both -1 where none does. */
 int32_t dml_plan_rank(const dml_plan *p, int32_t worker);
 int32_t dml_plan_replica(const dml_plan *p, int32_t worker);

@@ -107,8 +107,19 @@ static dml_err check_balance(const dml_spec *spec)
                          spec->parallelism.schedule);
 }
 
+static dml_err check_decoupled(const dml_spec *spec)
+{
+    static const char key[] = "parallelism.decoupled";
+    if (!spec->parallelism.decoupled) return DML_ERR_OK;
+    return dml_spec_fail(spec, dml_spec_place(spec, key), key,
+                         "%s keeps its own order when workers are lost; cutting backwards takes a "
+                         "synchronous schedule",
+                         spec->parallelism.schedule);
+}
+
 static dml_err check(const dml_plan *plan)
 {
+    DML_TRY(check_decoupled(plan->spec));
     DML_TRY(check_balance(plan->spec));
     DML_TRY(check_numbers(plan->spec));
     return is_pipedream(plan->spec) ? check_pipedream(plan) : check_batches(plan);

@@ -1,7 +1,11 @@
-/* engine/plan_lost.c - re-routes an order and asks the list scheduler for one over the new routes.
+/* engine/plan_lost.c - seats workers, re-routes an order, and asks the list scheduler for one over the new routes.
+ *
+ *   place    0 1 | 2 3 | 4 5      seats [0, 1, 4, 3, 2, 5]: worker 4 takes place 2, and worker 2, which is lost, place 4;
+ *   worker   0 1 | 4 3 | 2 5      so stage 1 has both workers again, and stage 2 one
  *
  * Without limits a worker may keep at once what it kept before, times what it runs now over what it ran then: the lost
  * worker's share comes with the lost worker's memory, and no machine is asked for more than it was built for by much.
+ * An order that may cut backwards fills idle time by keeping more, so there only memory that the spec names is a limit.
  */
 #include "engine/plan_lost.h"
 
@@ -16,7 +20,7 @@
 
 /* Priorities tried: the old order comes first, and what matters after a loss is time.  Playing one takes about half a
  * microsecond for each op. */
-enum { TRIALS = 64, LEAST_TRIALS = 6, OPS_PLAYED = 80000 };
+enum { TRIALS = 400, LEAST_TRIALS = 6, OPS_PLAYED = 80000 };
 
 static const char key[] = "parallelism.lost";
 
@@ -27,6 +31,28 @@ static bool *lost_of(const dml_plan *plan, dml_arena *arena)
     for (int32_t i = 0; i < list->n; i++)
         lost[list->v[i]] = true;
     return lost;
+}
+
+/* ---- seats ---- */
+
+void dml_plan_seat(const dml_plan *plan, dml_program *order)
+{
+    const dml_int_list *seats = &plan->spec->parallelism.seats;
+    if (seats->n == 0) return;
+    dml_arena arena = {0};
+    int32_t *worker = DML_NEW_N(&arena, int32_t, order->workers); /* [place] who takes it */
+    dml_op_list *list = DML_NEW_N(&arena, dml_op_list, order->workers);
+    memcpy(list, order->list, (size_t)order->workers * sizeof *list);
+    for (int32_t w = 0; w < order->workers; w++) {
+        worker[seats->v[w]] = w;
+        order->list[w] = list[seats->v[w]];
+    }
+    for (int32_t c = 0; c < order->chunks; c++)
+        for (int32_t mb = 0; mb < order->mbs; mb++) {
+            int32_t *route = dml_program_route(order, c, mb);
+            *route = worker[*route];
+        }
+    dml_arena_free(&arena);
 }
 
 /* ---- memory ---- */
@@ -87,48 +113,86 @@ static bool is_within(const dml_program *order, const dml_list_args *args)
     return true;
 }
 
-/* The better of the old order, merged, and of what the list scheduler finds; `given`: the limits are the spec's. */
-static dml_err make_best(const dml_list_args *args, bool given, dml_program *out, int64_t *bound_ns)
+/* Makes an order for the routes, not longer than the old one merged where that is within the limits; `given`: those are
+ * the spec's. */
+static dml_err make_best(const dml_list_args *args, bool given, dml_program *out,
+                         int64_t *length_ns, int64_t *bound_ns)
 {
     dml_program other;
-    int64_t merged_ns, wall_ns;
-    DML_TRY(make_merged(args, out, &merged_ns));
+    int64_t other_ns;
+    DML_TRY(make_merged(args, out, length_ns));
     *bound_ns = dml_list_bound_ns(args);
     const bool fits = !given || is_within(out, args);
-    if (fits && merged_ns <= *bound_ns) return DML_ERR_OK;
-    const dml_err err = dml_list_schedule(args, &other, &wall_ns);
-    if (fits && (err != DML_ERR_OK || wall_ns >= merged_ns)) {
+    if (fits && *length_ns <= *bound_ns) return DML_ERR_OK;
+    const dml_err err = dml_list_schedule(args, &other, &other_ns);
+    if (fits && (err != DML_ERR_OK || other_ns >= *length_ns)) {
         if (err == DML_ERR_OK) dml_program_free(&other);
         return DML_ERR_OK;
     }
     dml_program_free(out);
     *out = other;
+    *length_ns = other_ns;
     return err;
 }
 
-static dml_err make_sync(const dml_plan *plan, const dml_program *order, const int64_t *less_bytes,
-                         dml_arena *arena, dml_program *routes, int64_t *bound_ns)
+/* What an order is made from. */
+typedef struct source {
+    const dml_program *order, *routes; /* that of all, relabelled; who runs what now */
+    const int64_t *less_bytes;
+    dml_arena *arena;
+} source;
+
+typedef struct result {
+    dml_program order;
+    int64_t length_ns, bound_ns;
+} result;
+
+/* With backwards cut in two, or whole. */
+static dml_err make_cut(const dml_plan *plan, const source *s, bool split, result *out)
 {
-    const bool split = dml_program_splits_backward(order);
+    *out = (result){0};
+    const int32_t workers = s->routes->workers;
     dml_order_memory m;
-    DML_TRY(dml_plan_order_memory(plan, routes, split, arena, &m));
+    DML_TRY(dml_plan_order_memory(plan, s->routes, split, s->arena, &m));
     const bool given = m.limit_bytes;
-    if (!given) limit_by_share(order, routes, arena, &m);
-    for (int32_t w = 0; w < routes->workers; w++)
-        m.limit_bytes[w] = MAX2(m.limit_bytes[w] - less_bytes[w], 0);
-    const int64_t ops = 3 * (int64_t)routes->chunks * routes->mbs,
+    if (!given && !plan->spec->parallelism.decoupled)
+        limit_by_share(s->order, s->routes, s->arena, &m);
+    for (int32_t w = 0; w < workers && given; w++)
+        m.limit_bytes[w] = MAX2(m.limit_bytes[w] - s->less_bytes[w], 0);
+    const int64_t ops = (split ? 3 : 2) * (int64_t)s->routes->chunks * s->routes->mbs,
                   trials = MIN2(MAX2(OPS_PLAYED / ops, LEAST_TRIALS), TRIALS);
-    const dml_list_args args = {.routes = routes,
+    const dml_list_args args = {.routes = s->routes,
                                 .cost = &plan->cost,
                                 .split = split,
                                 .held_bytes = m.held_bytes,
                                 .limit_bytes = m.limit_bytes,
-                                .priority = order,
+                                .priority = s->order,
                                 .trials = (int32_t)trials};
-    dml_program made;
-    DML_TRY(dml_plan_at_memory(plan->spec, make_best(&args, given, &made, bound_ns)));
-    dml_program_free(routes);
-    *routes = made;
+    return make_best(&args, given, &out->order, &out->length_ns, &out->bound_ns);
+}
+
+/* Backwards as the schedule has them, and where that makes the step shorter, or fits while that does not, in two. */
+static dml_err make_decoupled(const dml_plan *plan, const source *s, result *out)
+{
+    result cut;
+    const bool split = dml_program_splits_backward(s->order);
+    const dml_err err = make_cut(plan, s, split, out);
+    if (split || !plan->spec->parallelism.decoupled || (err != DML_ERR_OK && err != DML_ERR_NOMEM))
+        return err;
+    if (make_cut(plan, s, true, &cut) != DML_ERR_OK) return err;
+    const bool better = err != DML_ERR_OK || cut.length_ns < out->length_ns;
+    out->bound_ns = cut.bound_ns; /* of any order, however it cuts */
+    dml_program_free(better ? &out->order : &cut.order);
+    if (better) *out = cut;
+    return DML_ERR_OK;
+}
+
+static dml_err make_sync(const dml_plan *plan, const source *s, dml_program *out, int64_t *bound_ns)
+{
+    result made;
+    DML_TRY(dml_plan_at_memory(plan->spec, make_decoupled(plan, s, &made)));
+    *out = made.order;
+    *bound_ns = made.bound_ns;
     return DML_ERR_OK;
 }
 
@@ -136,17 +200,24 @@ static dml_err lose(const dml_plan *plan, const int64_t *less_bytes, dml_arena *
                     dml_program *order, int64_t *bound_ns)
 {
     *bound_ns = 0;
-    dml_program now;
-    dml_err err = dml_reroute(order, lost_of(plan, arena), &now);
+    dml_program routes, now;
+    dml_err err = dml_reroute(order, lost_of(plan, arena), &routes);
     if (err == DML_ERR_SPEC)
         return dml_spec_fail(plan->spec, dml_spec_place(plan->spec, key), key, "%s",
                              dml_err_trail());
     DML_TRY(err);
-    err = dml_program_is_async(order) ? dml_reroute_ops(order, &plan->cost, &now)
-                                      : make_sync(plan, order, less_bytes, arena, &now, bound_ns);
-    dml_program_free(err == DML_ERR_OK ? order : &now);
-    if (err == DML_ERR_OK) *order = now;
-    return err;
+    if (dml_program_is_async(order)) {
+        err = dml_reroute_ops(order, &plan->cost, &routes);
+        now = routes;
+    } else {
+        const source s = {order, &routes, less_bytes, arena};
+        err = make_sync(plan, &s, &now, bound_ns);
+        dml_program_free(&routes);
+    }
+    if (err != DML_ERR_OK) return err;
+    dml_program_free(order);
+    *order = now;
+    return DML_ERR_OK;
 }
 
 dml_err dml_plan_lose(const dml_plan *plan, const int64_t *less_bytes, dml_program *order,

@@ -42,6 +42,27 @@ static int64_t limit_of(const dml_plan *plan, const dml_program *routes, int32_t
     return least;
 }
 
+/* parallelism.stash_limit, where no bytes are a limit in micro-batches: one is kept for each chunk; else in bytes, by the
+ * least that a micro-batch of the worker's keeps. */
+static void limit_stash(const dml_plan *plan, const dml_program *routes, dml_arena *arena,
+                        dml_order_memory *m)
+{
+    const int64_t most = plan->spec->parallelism.stash_limit;
+    const bool bytes = m->limit_bytes;
+    if (most == 0) return;
+    if (!bytes) m->limit_bytes = DML_NEW_N(arena, int64_t, routes->workers);
+    for (int32_t s = 0; s < plan->stages && !bytes; s++)
+        m->held_bytes[s] = 1;
+    for (int32_t w = 0; w < routes->workers; w++) {
+        int64_t least = INT64_MAX;
+        for (int32_t s = 0; s < plan->stages; s++)
+            if (m->held_bytes[s] > 0 && m->held_bytes[s] < least && holds(routes, w, s))
+                least = m->held_bytes[s];
+        if (least == INT64_MAX) continue; /* it keeps nothing */
+        if (!bytes || most * least < m->limit_bytes[w]) m->limit_bytes[w] = most * least;
+    }
+}
+
 dml_err dml_plan_order_memory(const dml_plan *plan, const dml_program *routes, bool split,
                               dml_arena *arena, dml_order_memory *out)
 {
@@ -62,6 +83,7 @@ dml_err dml_plan_order_memory(const dml_plan *plan, const dml_program *routes, b
     }
     for (int32_t w = 0; w < limited; w++)
         if (out->limit_bytes[w] < 0) out->limit_bytes[w] = 0;
+    limit_stash(plan, routes, arena, out);
     return DML_ERR_OK;
 }
 
@@ -234,8 +256,14 @@ static dml_err at_schedule(const dml_spec *spec, dml_err err)
 
 dml_err dml_plan_at_memory(const dml_spec *spec, dml_err err)
 {
+    static const char stash[] = "parallelism.stash_limit";
     const char *key = spec->cluster.memory.n > 0 ? "cluster.memory" : "parallelism.memory";
-    if (err != DML_ERR_NOMEM || !dml_spec_has_limits(spec)) return err;
+    if (err != DML_ERR_NOMEM) return err;
+    if (!dml_spec_has_limits(spec) && spec->parallelism.stash_limit > 0)
+        return dml_spec_fail(spec, dml_spec_place(spec, stash), stash,
+                             "no order keeps so few: of a micro-batch a worker keeps one for each "
+                             "stage that it runs");
+    if (!dml_spec_has_limits(spec)) return err;
     const char *text = strstr(dml_err_trail(), ": "); /* behind the place in our sources */
     text = text ? text + strlen(": ") : dml_err_trail();
     return dml_spec_fail(spec, dml_spec_place(spec, key), key,

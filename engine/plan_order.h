@@ -15,7 +15,8 @@
  *               file */
 dml_err dml_plan_order(const dml_plan *plan, dml_program *out, int64_t *bound_ns);
 
-/* What each stage keeps per micro-batch, and what of its limit each worker of the routes has left for that. */
+/* What each stage keeps per micro-batch, and what of its limit each worker of the routes has left for that.  Where
+ * parallelism.stash_limit is the only limit, both count micro-batches. */
 typedef struct dml_order_memory {
     int64_t *held_bytes;  /* [stages] */
     int64_t *limit_bytes; /* [workers] NULL: no limit */

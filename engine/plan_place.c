@@ -51,14 +51,21 @@ static int32_t first_stage(const dml_plan *p, int32_t worker)
     return -1;
 }
 
+/* Of equal pipelines: whose work it does, or would do if it were there. */
+static int32_t place_of(const dml_plan *p, int32_t worker)
+{
+    const dml_int_list *seats = &p->spec->parallelism.seats;
+    return seats->n > 0 ? seats->v[worker] : worker;
+}
+
 int32_t dml_plan_rank(const dml_plan *p, int32_t worker)
 {
-    return dml_plan_is_equal(p) ? worker / p->replicas : first_stage(p, worker);
+    return dml_plan_is_equal(p) ? place_of(p, worker) / p->replicas : first_stage(p, worker);
 }
 
 int32_t dml_plan_replica(const dml_plan *p, int32_t worker)
 {
-    if (dml_plan_is_equal(p)) return worker % p->replicas;
+    if (dml_plan_is_equal(p)) return place_of(p, worker) % p->replicas;
     const int32_t s = first_stage(p, worker);
     int32_t before = 0;
     for (int32_t w = 0; w < worker && s >= 0; w++)

@@ -190,9 +190,12 @@ static void print_time(const dml_plan *p, bool eval, int64_t makespan_ns)
         printf(" by %s\n\n", p->spec->costs->source);
 }
 
-/* ", without 2, 5" */
+/* ", worker 4 at place 2, worker 2 at place 4, without 2, 5" */
 static void append_lost(const dml_plan *p, dml_str *out)
 {
+    const dml_int_list *seats = &p->spec->parallelism.seats;
+    for (int32_t w = 0; w < seats->n; w++)
+        if (seats->v[w] != w) dml_str_printf(out, ", worker %d at place %d", w, seats->v[w]);
     const dml_int_list *lost = &p->spec->parallelism.lost;
     for (int32_t i = 0; i < lost->n; i++)
         dml_str_printf(out, "%s%d", i ? ", " : ", without ", lost->v[i]);
@@ -247,11 +250,12 @@ static dml_err print_simulated(const dml_plan_view *view, const dml_plan *p,
     return err;
 }
 
-/* Of equal pipelines one, which is what csv:FILE reads; else, and where some are lost, all workers. */
+/* Of equal pipelines one, which is what csv:FILE reads; else, and where some are lost or in other places, all workers. */
 static dml_err append_csv(const dml_plan_view *view, const dml_plan *p, dml_str *out)
 {
     const dml_program *all = view->eval ? &p->eval : &p->train;
-    if (!dml_plan_is_equal(p) || p->replicas == 1 || p->spec->parallelism.lost.n > 0) {
+    if (!dml_plan_is_equal(p) || p->replicas == 1 || p->spec->parallelism.lost.n > 0 ||
+        p->spec->parallelism.seats.n > 0) {
         dml_csv_print(all, out);
         return DML_ERR_OK;
     }

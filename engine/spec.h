@@ -254,6 +254,9 @@ typedef struct dml_spec {
         int32_t balance_interval; /* steps of a window in which loads are measured */
         dml_int_list
             lost; /* workers of the layout that are gone, all different; they keep their numbers */
+        dml_int_list seats; /* [workers] whose place each takes, a permutation; none: its own */
+        bool decoupled;
+        int32_t stash_limit; /* micro-batches; 0: none */
     } parallelism;
     struct {
         dml_number_list speed;      /* of each worker, against one of speed 1; none: all 1 */

@@ -64,6 +64,7 @@ bool dml_spec_key_is_shown(const dml_spec *spec, dml_spec_key_id id)
                equal = id == DML_KEY_PIPELINE || id == DML_KEY_VIRTUAL || id == DML_KEY_REPLICAS;
     if (id == DML_KEY_COSTS) return spec->costs;
     if (id == DML_KEY_LOST) return spec->parallelism.lost.n > 0;
+    if (id == DML_KEY_SEATS) return spec->parallelism.seats.n > 0;
     if (id == DML_KEY_INJECT) return spec->failures.n_faults > 0;
     if (id == DML_KEY_RAILS) return spec->cluster.n_links > 0;
     if (id == DML_KEY_HARDWARE) return false; /* what it says is in other keys by now */
@@ -151,7 +152,8 @@ static bool on_command_line(const dml_spec_entry *e)
  * do not replace the list of a file, since one of them alone does not say what is to become of the others. */
 void dml_spec_settle_layout(dml_spec_reader *r)
 {
-    static const dml_spec_key_id equal[] = {DML_KEY_PIPELINE, DML_KEY_VIRTUAL, DML_KEY_REPLICAS};
+    static const dml_spec_key_id equal[] = {DML_KEY_PIPELINE, DML_KEY_VIRTUAL, DML_KEY_REPLICAS,
+                                            DML_KEY_SEATS};
     const dml_spec_entry *stages = &r->source->entry[DML_KEY_STAGES];
     if (r->spec->parallelism.n_stages == 0) return;
     for (size_t i = 0; i < sizeof equal / sizeof *equal; i++) {
@@ -160,7 +162,10 @@ void dml_spec_settle_layout(dml_spec_reader *r)
         if (!e->value) continue;
         if (on_command_line(stages) && !on_command_line(e)) {
             *e = (dml_spec_entry){0};
-            dml_spec_convert_text(r, key, key->fallback, r->spec);
+            if (equal[i] == DML_KEY_SEATS)
+                r->spec->parallelism.seats = (dml_int_list){0};
+            else
+                dml_spec_convert_text(r, key, key->fallback, r->spec);
             continue;
         }
         dml_complain_at(&r->report, e->key->place,
@@ -234,13 +239,43 @@ static void check_lost(dml_spec_reader *r)
     }
 }
 
+/* Each of the layout's places is somebody's. */
+static void check_seats(dml_spec_reader *r)
+{
+    const dml_int_list *seats = &r->spec->parallelism.seats;
+    const dml_yaml *node = r->source->entry[DML_KEY_SEATS].value;
+    const int32_t workers = dml_spec_workers(r->spec);
+    if (seats->n == 0) return;
+    if (seats->n != workers) {
+        dml_complain_at(&r->report, node->place,
+                        "%d seats for %d workers: for each worker whose place it takes", seats->n,
+                        workers);
+        return;
+    }
+    int32_t *taker = DML_NEW_N(r->arena, int32_t, workers); /* + 1 */
+    for (int32_t w = 0; w < workers; w++) {
+        const int32_t seat = seats->v[w];
+        if (seat >= workers)
+            dml_complain_at(&r->report, node->item[w].place,
+                            "there is no worker %d whose place to take: the layout has %d", seat,
+                            workers);
+        else if (taker[seat] > 0)
+            dml_complain_at(&r->report, node->item[w].place,
+                            "workers %d and %d cannot both take the place of worker %d",
+                            taker[seat] - 1, w, seat);
+        else
+            taker[seat] = w + 1;
+    }
+}
+
 void dml_spec_check_stages(dml_spec_reader *r)
 {
     dml_spec *spec = r->spec;
     const dml_spec_entry *entry = r->source->entry;
-    if (!entry[DML_KEY_LOST].bad && !entry[DML_KEY_STAGES].bad && !entry[DML_KEY_PIPELINE].bad &&
-        !entry[DML_KEY_REPLICAS].bad)
-        check_lost(r);
+    const bool laid_out =
+        !entry[DML_KEY_STAGES].bad && !entry[DML_KEY_PIPELINE].bad && !entry[DML_KEY_REPLICAS].bad;
+    if (laid_out && !entry[DML_KEY_LOST].bad) check_lost(r);
+    if (laid_out && !entry[DML_KEY_SEATS].bad && spec->parallelism.n_stages == 0) check_seats(r);
     if (spec->parallelism.n_stages == 0 || entry[DML_KEY_STAGES].bad) return;
     check_gaps(r);
     const bool counted = !entry[DML_KEY_GLOBAL_BATCH].bad && !entry[DML_KEY_MICRO_BATCH].bad &&
