@@ -1,6 +1,7 @@
 /* engine/dml_plan.c - prints the plan, or chooses it, and draws the schedule; no device, no training. */
 #include "engine/choose.h"
 #include "engine/dml_profile.h"
+#include "engine/dml_replay.h"
 #include "engine/plan_compare.h"
 #include "engine/plan_file.h"
 #include "engine/plan_print.h"
@@ -283,6 +284,7 @@ static int columns(void)
 int main(int argc, char **argv)
 {
     if (argc > 1 && strcmp(argv[1], "profile") == 0) return dml_profile_main(argc - 1, argv + 1);
+    if (argc > 1 && strcmp(argv[1], "replay") == 0) return dml_replay_main(argc - 1, argv + 1);
     const struct argp argp = {options, parse, "SPEC [key.path=value ...]", doc, NULL, NULL, NULL};
     command_line c = {.view.width = columns()};
     argp_err_exit_status = dml_err_exit_code(DML_ERR_SPEC);
