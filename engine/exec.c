@@ -154,6 +154,7 @@ static dml_err issue(dml_exec *x, int32_t begin, int32_t end)
     for (int32_t i = begin; i < end; i++) {
         dml_resolved *r = &x->op[i];
         dml_queue *q = x->c.lane[dml_op_lane(r->op)];
+        if (i == x->vote) continue; /* the caller's */
         if (r->loads) DML_TRY(dml_exec_load(r));
         DML_TRY(wait_for(x, r, q));
         DML_TRY(dml_exec_on_host(x) ? device->submit(q, timed_job, r) : enqueue(r, q));
@@ -202,16 +203,16 @@ dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *ro
 {
     begin(x, words, rows, 1);
     DML_TRY(issue_begin(x));
-    DML_TRY(issue(x, 0, x->vote));
+    DML_TRY(issue(x, 0, x->end));
     DML_TRY(fetch(x, x->c.program->forward_only ? DML_LANE_COMPUTE : DML_LANE_REDUCE, 1));
-    DML_TRY(settle(x, x->vote));
+    DML_TRY(settle(x, x->end));
     return dml_exec_collect_begin(x);
 }
 
 dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr)
 {
     x->update[0] = (dml_exec_update){.norm = norm, .lr = lr, .samples = samples};
-    DML_TRY(issue(x, x->vote + 1, x->list->n));
+    DML_TRY(issue(x, x->end, x->list->n));
     return settle(x, x->list->n);
 }
 
@@ -255,15 +256,15 @@ static dml_err open_all_stamps(dml_exec *x)
 /* Another lane may wait for op `on`. */
 static dml_err open_done(dml_exec *x, int32_t on)
 {
-    /* a synchronous step's VOTE synchronises everything by itself */
-    if (on == DML_NO_WAIT || on >= x->vote || x->op[on].done) return DML_ERR_OK;
+    if (on == DML_NO_WAIT || x->op[on].done) return DML_ERR_OK;
     return dml_exec_device(x)->event_open(x->c.device, &x->op[on].done);
 }
 
 static dml_err open_events(dml_exec *x)
 {
     DML_TRY(open_all_stamps(x));
-    for (int32_t i = 0; i < x->list->n; i++) {
+    /* what comes after the run, of a synchronous step, finds everything done */
+    for (int32_t i = 0; i < x->end; i++) {
         for (int32_t w = 0; w < DML_OP_WAITS; w++)
             DML_TRY(open_done(x, x->list->op[i].wait[w]));
         DML_TRY(open_done(x, x->op[i].vouched));
@@ -318,11 +319,14 @@ dml_err dml_exec_new(const dml_exec_config *config, dml_arena *arena, dml_exec *
     x->took = DML_NEW_N(arena, dml_durations, (int64_t)DML_OP_KINDS * p->chunks);
     x->flights.op = DML_NEW_N(arena, dml_resolved *, x->list->n);
     x->update = DML_NEW_N(arena, dml_exec_update, p->mbs);
-    x->vote = x->list->n;
+    x->vote = x->end = x->list->n;
+    const bool async = dml_program_is_async(p);
     for (int32_t i = 0; i < x->list->n; i++) {
         const dml_op *op = &x->list->op[i];
         x->op[i] = (dml_resolved){.x = x, .op = op, .held = &config->held[op->chunk]};
-        if (op->kind == DML_OP_VOTE && !dml_program_is_async(p)) x->vote = i;
+        if (async) continue;
+        if (op->kind == DML_OP_VOTE) x->vote = i;
+        if ((op->kind == DML_OP_VOTE || op->kind == DML_OP_STEP) && i < x->end) x->end = i;
     }
     dml_exec_resolve(x, arena);
     const dml_err err = make(x);

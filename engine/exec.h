@@ -80,8 +80,8 @@ typedef struct dml_exec_times {
 dml_err dml_exec_new(const dml_exec_config *config, dml_arena *arena, dml_exec **out);
 void dml_exec_close(dml_exec *x); /* releases events; NULL is fine */
 
-/* Issues every op up to VOTE (all of them in a forward-only program, which computes in evaluation mode) and
- * waits until they have run.
+/* Issues every op up to VOTE or the first optimizer step (all of them in a forward-only program, which computes in
+ * evaluation mode) and waits until they have run.
  *
  *   words  what kernels read of the step
  *   rows   [mbs] samples of each micro-batch: ops of a micro-batch without samples and their transfers do nothing,
@@ -90,7 +90,7 @@ void dml_exec_close(dml_exec *x); /* releases events; NULL is fine */
  * Errors name the op: the one whose call failed or, when the device says it later, the first not known to be done. */
 dml_err dml_exec_run(dml_exec *x, const dml_step_words *words, const int32_t *rows);
 
-/* Issues the ops after VOTE: the optimizer steps.  Again, after an error and a renewal of the queues: those that have
+/* Issues the ops after those: the optimizer steps.  Again, after an error and a renewal of the queues: those that have
  * not been made. */
 dml_err dml_exec_commit(dml_exec *x, double norm, int64_t samples, double lr);
 

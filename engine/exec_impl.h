@@ -65,8 +65,9 @@ typedef struct dml_flights {
 struct dml_exec {
     dml_exec_config c;
     const dml_op_list *list;
-    dml_resolved *op;                   /* [list->n] */
-    int32_t vote;                       /* index of VOTE; list->n when there is none */
+    dml_resolved *op; /* [list->n] */
+    int32_t vote;     /* index of VOTE; list->n when there is none */
+    int32_t end; /* of the ops of dml_exec_run: from here on vote and steps; list->n likewise */
     dml_durations *took;                /* [DML_OP_KINDS][chunks] */
     dml_event *step_begun, *step_ready; /* around what begins a step; NULL on the host */
     dml_flights flights;

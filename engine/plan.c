@@ -267,6 +267,7 @@ static dml_err make_programs(dml_plan *plan)
     plan->train = (dml_program){0};
     fill_spans(plan, &order);
     if (plan->updates > 1) order.votes = dml_plan_votes(plan->spec);
+    order.staggered = plan->spec->parallelism.staggered;
     dml_err err = check_coverage(plan, &order);
     if (err == DML_ERR_OK) err = fill_skips(plan, &order);
     if (err == DML_ERR_OK) err = dml_schedule_recompute(&order, plan->spec->parallelism.recompute);
@@ -535,10 +536,12 @@ dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *st
                          double *bubble, int32_t *stash_peak, int64_t *exposed_ns)
 {
     dml_sim sim;
+    int64_t period_ns;
+    DML_TRY(dml_simulate_period(&plan->train, cost, &period_ns));
     DML_TRY(dml_simulate(&plan->train, cost, &sim));
-    *step_ns = sim.makespan_ns / plan->updates;
+    *step_ns = period_ns / plan->updates;
     for (int32_t w = 0; w < plan->workers; w++) {
-        bubble[w] = dml_sim_bubble(&sim, w);
+        bubble[w] = period_ns > 0 ? 1.0 - (double)sim.busy_ns[w] / (double)period_ns : 0.0;
         stash_peak[w] = sim.peak_stash[w];
         exposed_ns[w] = sim.exposed_ns[w] / plan->updates;
     }

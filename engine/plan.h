@@ -82,8 +82,9 @@ int64_t dml_plan_layer_ns(const dml_plan *plan, int32_t layer, dml_pass pass);
 int64_t dml_plan_skip_bytes(const dml_plan *plan, int32_t skip);
 
 /* Simulates a training step: from the plan's own costs, or from measured ones.
- *   step_ns     a segment's time, divided by its steps, where the schedule is asynchronous
- *   bubble      [workers] idle share of the compute lane
+ *   step_ns     from one step to the next (dml_simulate_period); a segment's time, divided by its steps, where the
+ *               schedule is asynchronous
+ *   bubble      [workers] idle share of the compute lane in that time
  *   stash_peak  [workers] most micro-batches between F and B at once
  *   exposed_ns  [workers] exposed communication of a step (schedule/sim.h) */
 dml_err dml_plan_predict(const dml_plan *plan, const dml_cost *cost, int64_t *step_ns,

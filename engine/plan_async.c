@@ -140,11 +140,21 @@ static int32_t steps_of_segment(const dml_plan *plan)
     return (int32_t)n;
 }
 
+static dml_err check_staggered(const dml_spec *spec)
+{
+    static const char key[] = "parallelism.staggered";
+    if (!spec->parallelism.staggered) return DML_ERR_OK;
+    return dml_spec_fail(spec, dml_spec_place(spec, key), key,
+                         "is for synchronous schedules; %s has no flush to stagger",
+                         spec->parallelism.schedule);
+}
+
 dml_err dml_plan_updates(dml_plan *plan)
 {
     plan->updates = 1;
     DML_TRY(check_sync(plan->spec));
     if (!dml_plan_is_asynchronous(plan->spec) || !dml_plan_is_equal(plan)) return DML_ERR_OK;
+    DML_TRY(check_staggered(plan->spec));
     DML_TRY(check(plan));
     plan->updates = steps_of_segment(plan);
     return DML_ERR_OK;

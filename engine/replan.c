@@ -137,10 +137,8 @@ static dml_err repair(int fd, const dml_plan *first, uint64_t lost, dml_arena *a
 
 static dml_err step_ns(const dml_plan *plan, int64_t *out)
 {
-    dml_sim sim;
-    DML_TRY(dml_simulate(&plan->train, &plan->cost, &sim));
-    *out = sim.makespan_ns / plan->updates;
-    dml_sim_free(&sim);
+    DML_TRY(dml_simulate_period(&plan->train, &plan->cost, out));
+    *out /= plan->updates;
     return DML_ERR_OK;
 }
 

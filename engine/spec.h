@@ -239,6 +239,7 @@ typedef struct dml_spec {
         int32_t n_stages;               /* 0: equal pipelines, as the three above say */
         const char *schedule; /* canonical name of schedule/schedule.h, "auto", "csv:PATH" */
         bool vertical_sync;   /* pipedream */
+        bool staggered;       /* synchronous schedules: optimizer steps do not wait for the vote */
         int32_t
             drain_interval; /* asynchronous schedules: steps of a segment; 0: engine/plan_async.h */
         dml_split split;

@@ -190,6 +190,8 @@ static dml_err check_updates(dml_checking *k)
     }
     if (!p->votes && !dml_program_is_async(p))
         return dml_check_fail(k, -1, -1, "with a flush all workers vote on the step");
+    if (p->staggered && (dml_program_is_async(p) || p->forward_only))
+        return dml_check_fail(k, -1, -1, "only steps with a flush are staggered");
     return DML_ERR_OK;
 }
 

@@ -25,8 +25,9 @@
     X(paired,    PROGRAM) /* for each ordered pair of workers: sends and receives are one sequence       */ \
     X(replicas,  PROGRAM) /* in each update one REDUCE per bucket and holder of its chunk, after the     \
                            * last op that adds to it, in orders that agree                               */ \
-    X(stepped,   PROGRAM) /* in each update one VOTE after all reductions, if there are votes, then one  \
-                           * STEP per chunk held, updates in order; a worker with no ops has no part     */ \
+    X(stepped,   PROGRAM) /* in each update one VOTE after all reductions, if there are votes, and one   \
+                           * STEP per chunk held, after it, or staggered before it and after those of    \
+                           * its chunk; updates in order; a worker with no ops has no part               */ \
     X(intact,    PROGRAM) /* a version is read when it is made and not overwritten yet; a sum is not     \
                            * added to before the STEP of the update that had it                          */ \
     X(slots,     PROGRAM) /* a slot holds, whenever it is read, what the reader wants                    */ \

@@ -161,7 +161,11 @@ static dml_err check_step(dml_checking *k, const walk *at, int32_t i)
     const dml_program *p = k->p;
     const dml_op *op = &p->list[at->w].op[i];
     const int32_t u = dml_op_update(p, op);
-    if (p->votes && at->vote[u] < 0) return dml_check_fail(k, at->w, i, "comes before the vote");
+    if (dml_program_steps_wait(p) && at->vote[u] < 0)
+        return dml_check_fail(k, at->w, i, "comes before the vote");
+    if (p->staggered && at->vote[u] >= 0)
+        return dml_check_fail(k, at->w, i,
+                              "comes after the vote, which is the last of a staggered step");
     if (!holds(at, op->chunk))
         return dml_check_fail(k, at->w, i, "the worker does not hold the chunk");
     progress *update = progress_of(p, at, op->chunk, u);

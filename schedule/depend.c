@@ -196,11 +196,12 @@ static void follow_update(dml_depend *d, int32_t i, dml_clock *all)
     if (!adds && dml_op_info_of((dml_op_kind)op->kind)->has_mb) return;
     const int32_t u = dml_op_update(d->p, op), bucket = dml_op_bucket(d->p, d->bucket_base, op);
     const int32_t first = dml_first_bucket(d->p, d->bucket_base, op->chunk, u);
-    int32_t *settled = &d->settled[d->p->votes ? u : first];
+    const bool steps_wait = dml_program_steps_wait(d->p);
+    int32_t *settled = &d->settled[steps_wait ? u : first];
     if (adds) *(op->edge > 0 ? &d->last_part[bucket] : &d->last_whole[first]) = i;
     if (op->kind == DML_OP_REDUCE)
         all->done[DML_LANE_COMPUTE] = MAX2(d->last_whole[first], d->last_part[bucket]);
-    if (op->kind == (d->p->votes ? DML_OP_VOTE : DML_OP_REDUCE)) *settled = i;
+    if (op->kind == (steps_wait ? DML_OP_VOTE : DML_OP_REDUCE)) *settled = i;
     if (op->kind == DML_OP_STEP) all->done[DML_LANE_REDUCE] = *settled;
 }
 

@@ -5,7 +5,7 @@
  *     one reads what the other wrote,                                (data)
  *     one writes a slot that the other's buffer held before,         (hazard)
  * or by the end of an update: REDUCE after the last op of the update that adds to its bucket, STEP
- * after VOTE, or without votes after the REDUCEs of its chunk.
+ * after VOTE, or where it does not wait for one after the REDUCEs of its chunk.
  * Of an op in parts each reads what the op reads, and the last writes what it writes.
  *
  * Ops of one lane follow each other anyway; across lanes a dependency needs a `wait`.  Two suffice, with skips,

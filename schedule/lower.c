@@ -293,7 +293,7 @@ static void deal_out(lowering *lw)
     }
 }
 
-/* VOTE when all gradients are there, then the optimizer. */
+/* VOTE when all gradients are there, then the optimizer; the other way round where it does not wait. */
 static void end_step(lowering *lw)
 {
     dml_program *out = lw->out;
@@ -301,9 +301,10 @@ static void end_step(lowering *lw)
         bool *held = DML_NEW_N(&lw->arena, bool, out->chunks);
         for (int32_t i = 0; i < out->list[w].n; i++)
             if (out->list[w].op[i].kind == DML_OP_REDUCE) held[out->list[w].op[i].chunk] = true;
-        dml_program_push(out, w, DML_OP_VOTE, 0, DML_NO_MB);
+        if (!out->staggered) dml_program_push(out, w, DML_OP_VOTE, 0, DML_NO_MB);
         for (int32_t c = 0; c < out->chunks; c++)
             if (held[c]) dml_program_push(out, w, DML_OP_STEP, c, DML_NO_MB);
+        if (out->staggered) dml_program_push(out, w, DML_OP_VOTE, 0, DML_NO_MB);
     }
 }
 

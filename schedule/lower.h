@@ -11,7 +11,8 @@
  *     becomes n ops;
  *   - REDUCE of each bucket on each worker that holds its chunk, after the last op that adds to it
  *     on any of them, so that replicas reduce in one order; one VOTE per worker, then STEP of each
- *     of its chunks, ascending (none of these when forward_only);
+ *     of its chunks, ascending, or first the STEPs where they are staggered (none of these when
+ *     forward_only);
  *   - in an asynchronous order all that once per update: REDUCEs, if the order votes one VOTE per
  *     worker, and STEP of each chunk right before the first op that needs it done; `versions` and
  *     `sums`, the fewest together (schedule/lower_updates.c);

@@ -33,6 +33,7 @@ typedef struct graph {
     const dml_program *p;
     const dml_cost *cost;
     dml_machine machine;
+    dml_play_begin begin;
     dml_play *play;
     node *node;
     int32_t nodes; /* ops, and of an asynchronous order its reductions and votes */
@@ -80,6 +81,14 @@ static bool begins(const dml_op *op, bool *begun)
     return true;
 }
 
+/* The earliest that the op could start. */
+static int64_t begin_of(const graph *g, int32_t w, const dml_op *op)
+{
+    const int64_t worker_ns = g->begin.worker_ns ? g->begin.worker_ns[w] : 0;
+    const bool ends = op->kind == DML_OP_STEP || op->kind == DML_OP_VOTE;
+    return ends ? MAX2(worker_ns, g->begin.voted_ns) : worker_ns;
+}
+
 static void link_queues_and_waits(graph *g, dml_arena *arena)
 {
     bool *begun = DML_NEW_N(arena, bool, g->p->chunks);
@@ -97,6 +106,7 @@ static void link_queues_and_waits(graph *g, dml_arena *arena)
                          .leader = first + i,
                          .member = first + i,
                          .missing = 1,
+                         .ready_ns = begin_of(g, w, op),
                          .begins = begins(op, begun)};
             int32_t *prev = &last[queue_of(g->machine, op)];
             if (*prev >= 0) {
@@ -406,8 +416,8 @@ static int64_t count_gates(const dml_program *p, dml_play *out)
     return reductions + (p->votes ? dml_program_updates(p, 0) : 0);
 }
 
-dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine machine,
-                     dml_arena *arena, dml_play *out)
+dml_err dml_play_from(const dml_program *p, const dml_cost *cost, dml_machine machine,
+                      const dml_play_begin *begin, dml_arena *arena, dml_play *out)
 {
     const int64_t ops = dml_program_ops(p);
     if (ops > INT32_MAX / 4) DML_FAIL(DML_ERR_SPEC, "%lld ops are too many", (long long)ops);
@@ -423,6 +433,7 @@ dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine mac
     graph g = {.p = p,
                .cost = cost,
                .machine = machine,
+               .begin = *begin,
                .play = out,
                .node = DML_NEW_N(arena, node, nodes),
                .nodes = (int32_t)nodes,
@@ -439,4 +450,10 @@ dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine mac
     }
     if (run_all(&g, arena) < g.nodes) return report_stall(&g);
     return DML_ERR_OK;
+}
+
+dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine machine,
+                     dml_arena *arena, dml_play *out)
+{
+    return dml_play_from(p, cost, machine, &(dml_play_begin){0}, arena, out);
 }

@@ -44,6 +44,14 @@ typedef struct dml_play {
 dml_err dml_play_run(const dml_program *p, const dml_cost *cost, dml_machine machine,
                      dml_arena *arena, dml_play *out);
 
+/* The same of a step that workers do not begin together. */
+typedef struct dml_play_begin {
+    const int64_t *worker_ns; /* [workers] nothing of a worker starts before; NULL: 0 */
+    int64_t voted_ns; /* no VOTE and no STEP does before: the vote on the step before is over */
+} dml_play_begin;
+dml_err dml_play_from(const dml_program *p, const dml_cost *cost, dml_machine machine,
+                      const dml_play_begin *begin, dml_arena *arena, dml_play *out);
+
 /* The values that `op` (F, B or I) makes for other chunks, as the sends that would carry them: kind, edge, chunk and
  * micro-batch; returns how many.  Parts before the last make none. */
 int32_t dml_play_values(const dml_program *p, const dml_op *op, dml_op out[1 + DML_CHUNK_SKIPS]);

@@ -172,6 +172,7 @@ void dml_program_copy_updates(const dml_program *p, dml_program *out)
 {
     const size_t bytes = (size_t)p->chunks * sizeof(int32_t);
     out->votes = p->votes;
+    out->staggered = p->staggered;
     memcpy(out->update_mbs, p->update_mbs, bytes);
     memcpy(out->versions, p->versions, bytes);
     memcpy(out->sums, p->sums, bytes);
@@ -202,7 +203,8 @@ dml_err dml_program_copy(const dml_program *p, dml_program *out)
 static bool same_updates(const dml_program *a, const dml_program *b)
 {
     const size_t bytes = (size_t)a->chunks * sizeof(int32_t);
-    return a->votes == b->votes && memcmp(a->update_mbs, b->update_mbs, bytes) == 0 &&
+    return a->votes == b->votes && a->staggered == b->staggered &&
+           memcmp(a->update_mbs, b->update_mbs, bytes) == 0 &&
            memcmp(a->versions, b->versions, bytes) == 0 && memcmp(a->sums, b->sums, bytes) == 0;
 }
 

@@ -73,7 +73,10 @@ typedef struct dml_program {
     /* Asynchronous: the program is a segment between two drains and makes several optimizer steps.
      * Update u of chunk c, from 0, is of micro-batches u * update_mbs[c] .. + update_mbs[c] - 1.
      * Version n of its weights is what n updates of this segment have made. */
-    bool votes;          /* an update needs the vote of all workers; a synchronous program's does */
+    bool votes; /* an update needs the vote of all workers; a synchronous program's does */
+    bool
+        staggered; /* synchronous: a worker makes its steps without waiting for the vote, which comes after them,
+                          * and goes on; others know of it when they come to their own next one   */
     int32_t *update_mbs; /* [chunks] micro-batches of an update of the chunk; mbs: synchronous;
                           * owned                                                                 */
     int32_t *versions;   /* [chunks] weight buffers: version n lies in n mod versions; set by
@@ -134,6 +137,12 @@ static inline int32_t dml_program_updates(const dml_program *p, int32_t chunk)
 
 /* Whether any chunk makes more than one update. */
 bool dml_program_is_async(const dml_program *p);
+
+/* Whether an optimizer step waits for the vote on its update; else for the reductions of its chunk alone. */
+static inline bool dml_program_steps_wait(const dml_program *p)
+{
+    return p->votes && !p->staggered;
+}
 
 /* A *port* is what received values are told apart by: port c < chunks is chunk c's own, port chunks + k - 1 is
  * skip k.  What a chunk makes lies in its own port's slots. */

@@ -5,6 +5,7 @@
 #include "schedule/play.h"
 
 #include <stdlib.h>
+#include <string.h>
 
 #define MIN2(a, b) ((a) < (b) ? (a) : (b))
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
@@ -91,6 +92,82 @@ dml_err dml_simulate(const dml_program *p, const dml_cost *cost, dml_sim *out)
     for (int32_t w = 0; w < p->workers && p->lowered; w++)
         out->exposed_ns[w] = exposed_ns(p, out, w);
     return DML_ERR_OK;
+}
+
+/* ---- steps in a row ---- */
+
+/* Ends of one step become the beginnings of the next. */
+static void follow_on(const dml_program *p, const dml_play *play, int64_t *worker_ns,
+                      int64_t *voted_ns)
+{
+    for (int32_t w = 0; w < p->workers; w++)
+        for (int32_t i = 0; i < p->list[w].n; i++) {
+            const int64_t end_ns = play->end_ns[play->first[w] + i];
+            int64_t *at = p->list[w].op[i].kind == DML_OP_VOTE ? voted_ns : &worker_ns[w];
+            *at = MAX2(*at, end_ns);
+        }
+}
+
+/* Whether all that take part are later by the same. */
+static bool is_steady(const dml_program *p, const int64_t *before_ns, const int64_t *after_ns,
+                      int64_t *period_ns)
+{
+    *period_ns = -1;
+    for (int32_t w = 0; w < p->workers; w++) {
+        if (p->list[w].n == 0) continue;
+        const int64_t later_ns = after_ns[w] - before_ns[w];
+        if (*period_ns >= 0 && later_ns != *period_ns) return false;
+        *period_ns = later_ns;
+    }
+    return true;
+}
+
+static int64_t latest(const int64_t *ns, int32_t n)
+{
+    int64_t most = 0;
+    for (int32_t i = 0; i < n; i++)
+        most = MAX2(most, ns[i]);
+    return most;
+}
+
+/* Times of steps in a row are max-plus linear: from some step on they are periodic, mostly from the second or third.  Where
+ * the period is of several steps, or comes late, the mean of the later half is taken. */
+static dml_err staggered_period(const dml_program *p, const dml_cost *cost, dml_arena *arena,
+                                int64_t *out_ns)
+{
+    enum { STEPS = 16 };
+    int64_t *worker_ns = DML_NEW_N(arena, int64_t, p->workers),
+            *before_ns = DML_NEW_N(arena, int64_t, p->workers), voted_ns = 0, half_ns = 0;
+    for (int32_t n = 1; n <= STEPS; n++) {
+        memcpy(before_ns, worker_ns, (size_t)p->workers * sizeof *before_ns);
+        dml_arena one = {0};
+        dml_play play;
+        const dml_err err = dml_play_from(p, cost, DML_MACHINE_LANES,
+                                          &(dml_play_begin){worker_ns, voted_ns}, &one, &play);
+        if (err == DML_ERR_OK) follow_on(p, &play, worker_ns, &voted_ns);
+        dml_arena_free(&one);
+        DML_TRY(err);
+        if (n > 1 && is_steady(p, before_ns, worker_ns, out_ns)) return DML_ERR_OK;
+        if (n == STEPS / 2) half_ns = latest(worker_ns, p->workers);
+    }
+    *out_ns = (latest(worker_ns, p->workers) - half_ns) / (STEPS - STEPS / 2);
+    return DML_ERR_OK;
+}
+
+dml_err dml_simulate_period(const dml_program *p, const dml_cost *cost, int64_t *out_ns)
+{
+    dml_arena arena = {0};
+    dml_play play;
+    dml_err err;
+    *out_ns = 0;
+    if (p->staggered && p->lowered) {
+        err = staggered_period(p, cost, &arena, out_ns);
+    } else {
+        err = dml_play_run(p, cost, DML_MACHINE_LANES, &arena, &play);
+        if (err == DML_ERR_OK) *out_ns = latest(play.end_ns, play.ops);
+    }
+    dml_arena_free(&arena);
+    return err;
 }
 
 /* When the first compute op began; 0 when none ran. */

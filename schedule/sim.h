@@ -42,6 +42,16 @@ typedef struct dml_sim {
  * DML_ERR_SPEC, DML_ERR_BUG  it stalls (an unchecked program): the trail names every lane's head */
 dml_err dml_simulate(const dml_program *p, const dml_cost *cost, dml_sim *out);
 
+/* Time from one step to the next when many follow each other: the makespan, but where they are staggered.  There a
+ * worker begins the next step once its own ops are over, the vote aside, and an optimizer step waits for the vote on the
+ * step before: what remains in the long run is the time of the slowest cycle of waits.
+ *
+ *   stage 0   F F F F . . B . B . B . B U | F F F F . . B ...
+ *   stage 1     F B F B F B F B . . . U |     F B F B ...       it begins later, and so it may end later
+ *
+ * Errors as dml_simulate. */
+dml_err dml_simulate_period(const dml_program *p, const dml_cost *cost, int64_t *out_ns);
+
 /* The same of times from elsewhere, such as a clock.
  *   start_ns, end_ns  [ops] by number, from any origin: here the first compute op of all starts at 0, and what
  *                     began before it as well.  An op that did not run has end_ns 0: it takes no time here */

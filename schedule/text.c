@@ -90,9 +90,9 @@ static void print_op(const dml_op *op, dml_str *out)
 
 void dml_text_print(const dml_program *p, dml_str *out)
 {
-    dml_str_printf(out, "%s workers=%d chunks=%d mbs=%d%s%s", p->lowered ? "program" : "order",
+    dml_str_printf(out, "%s workers=%d chunks=%d mbs=%d%s%s%s", p->lowered ? "program" : "order",
                    p->workers, p->chunks, p->mbs, p->forward_only ? " forward_only" : "",
-                   p->votes ? "" : " unvoted");
+                   p->votes ? "" : " unvoted", p->staggered ? " staggered" : "");
     if (p->recompute != DML_RECOMPUTE_NONE)
         dml_str_printf(out, " recompute=%s", dml_recompute_text(p->recompute));
     dml_str_printf(out, "\n");

@@ -25,7 +25,7 @@
  *          1 SEND_F0.0 peer=1 slot=0 wait=0
  *     ...
  *
- * The header may end with `forward_only`, or with `unvoted`.  Where a chunk is updated more than once,
+ * The header may end with `forward_only`, with `unvoted`, or with `staggered`.  Where a chunk is updated more than once,
  * its line ends with `update=` micro-batches of an update, `versions=`, `sums=`, and the ops of an
  * update have its number: R0.3, V.3, U0.3.  Ranges of layers and parameters are BEGIN-END, end
  * exclusive. Left out when they say nothing: chunk lines without any layer, parameter or bucket,

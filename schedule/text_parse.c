@@ -124,6 +124,8 @@ static dml_err read_header(reader *r)
     skip_blanks(r);
     const bool unvoted = take_word(r, "unvoted");
     skip_blanks(r);
+    const bool staggered = take_word(r, "staggered");
+    skip_blanks(r);
     dml_recompute recompute = DML_RECOMPUTE_NONE;
     if (take_word(r, "recompute=")) DML_TRY(read_policy(r, &recompute));
     DML_TRY(dml_program_init(r->p, workers, chunks, mbs));
@@ -131,6 +133,7 @@ static dml_err read_header(reader *r)
     r->p->recompute = recompute;
     r->p->forward_only = forward_only;
     r->p->votes = !unvoted;
+    r->p->staggered = staggered;
     return DML_ERR_OK;
 }
 

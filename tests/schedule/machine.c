@@ -269,9 +269,9 @@ static void take_operands(machine *m, int32_t w, int32_t i)
             wrong(m, w, i, "votes on unreduced gradients");
         break;
     case DML_OP_STEP:
-        if (m->p->votes ? !kind_done(m, w, DML_OP_VOTE, 0, machine_update(op))
-                        : !kind_done(m, w, DML_OP_REDUCE, c, machine_update(op)))
-            wrong(m, w, i, "steps before the vote");
+        if (dml_program_steps_wait(m->p) ? !kind_done(m, w, DML_OP_VOTE, 0, machine_update(op))
+                                         : !kind_done(m, w, DML_OP_REDUCE, c, machine_update(op)))
+            wrong(m, w, i, "steps before the vote, or unreduced gradients");
         break;
     }
 }

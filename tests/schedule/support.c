@@ -199,6 +199,7 @@ dml_program random_order(rnd *r)
     DML_CHECK_OK(
         dml_program_init(&p, 1 + rnd_below(r, 5), 1 + rnd_below(r, 6), 1 + rnd_below(r, 6)));
     p.forward_only = rnd_below(r, 7) == 0;
+    p.staggered = !p.forward_only && p.mbs % 3 == 0;
     random_routes(r, &p);
     if (rnd_below(r, 2)) random_skips(r, &p);
     fill_order(r, &p);

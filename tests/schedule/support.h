@@ -31,7 +31,7 @@ dml_cost make_cost(int32_t chunks, int64_t f, int64_t i, int64_t w, int64_t late
 
 /* A random order that respects the dependencies: up to 5 workers, 6 chunks, 6 micro-batches;
  * chunks on one worker each, replicated, or routed at random; B, or I and W, or both; one to four
- * buckets a chunk; often with skips; sometimes forward-only. */
+ * buckets a chunk; often with skips; sometimes forward-only, sometimes staggered. */
 dml_program random_order(rnd *r);
 
 /* Up to three values that up to three later chunks each read past their neighbours, for a program without. */
