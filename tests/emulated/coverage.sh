@@ -23,7 +23,7 @@ find "$objects/CMakeFiles/cuda_host_coverage.dir" "$objects/CMakeFiles/cuda_kern
   xargs gcov -t 2>/dev/null |
   awk -F: -v root="$source/" -v least="$least" '
     { gsub(/[ *]/, "", $1) }
-    $2 + 0 == 0 && $3 == "Source" { file = $4; sub(root, "", file) }
+    $2 + 0 == 0 && $3 == "Source" { file = $4; sub(root, "", file); sub(/^(\.\.\/)+/, "", file) }
     $1 != "-" && $2 + 0 > 0       { line[file, $2 + 0] += ($1 != "#####" && $1 != "=====") }
     END {
       for (key in line) {
