@@ -213,7 +213,7 @@ static dml_err print_without(const dml_spec *spec, uint64_t lost, int fd)
     dml_str out = {0};
     DML_TRY(dml_plan_make(spec, &first));
     dml_err err = check_ranks(lost, first.workers);
-    if (err == DML_ERR_OK) err = dml_replan_make(fd, &first, lost, &r);
+    if (err == DML_ERR_OK) err = dml_replan_make(fd, &first, lost, NULL, &r);
     if (err == DML_ERR_OK) {
         dml_replan_print(&first, lost, &r, &out);
         printf("%s\nplanned in %.1f ms\n", dml_str_text(&out), (double)r.took_ns * 1e-6);

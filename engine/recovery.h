@@ -172,10 +172,13 @@ const char *dml_recovery_over(const dml_recovery *r);
 struct dml_planned {
     dml_spec spec;
     dml_plan plan;
+    char *overrides; /* of the text it was made from, one a line; owned */
 };
 
 /* From the text in `fd`; overrides [n].  Owned: dml_planned_free.  DML_ERR_SPEC  as spec and plan. */
 dml_err dml_planned_load(int fd, const char *const *overrides, int32_t n, dml_planned **out);
+/* Keeps the overrides' text: what a plan that is made elsewhere begins with.  DML_ERR_NOMEM */
+dml_err dml_planned_note(dml_planned *p, const char *const *overrides, int32_t n);
 void dml_planned_free(dml_planned *p); /* NULL is fine */
 
 #endif

@@ -13,9 +13,21 @@
 
 /* ---- from text ---- */
 
+dml_err dml_planned_note(dml_planned *p, const char *const *overrides, int32_t n)
+{
+    dml_str text = {0};
+    for (int32_t i = 0; i < n; i++)
+        dml_str_printf(&text, "%s%s", i > 0 ? "\n" : "", overrides[i]);
+    p->overrides = strdup(dml_str_text(&text));
+    dml_str_free(&text);
+    if (!p->overrides) DML_FAIL(DML_ERR_NOMEM, "no memory for another plan");
+    return DML_ERR_OK;
+}
+
 static dml_err load(int fd, const char *const *overrides, int32_t n, dml_planned *p)
 {
     char path[64];
+    DML_TRY(dml_planned_note(p, overrides, n));
     snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
     DML_TRY(dml_spec_load(path, overrides, n, &p->spec));
     DML_TRY(dml_data_resolve_steps(&p->spec));
@@ -39,6 +51,7 @@ void dml_planned_free(dml_planned *p)
     if (!p) return;
     dml_plan_free(&p->plan);
     dml_spec_free(&p->spec);
+    free(p->overrides);
     free(p);
 }
 
@@ -115,14 +128,15 @@ static double seconds(int64_t ns)
 dml_err dml_recovery_replan(dml_recovery *r, uint64_t lost, dml_planned **out)
 {
     dml_replan plan;
-    DML_TRY(dml_replan_make(r->c.base_fd, r->c.first, lost, &plan));
+    const dml_replan_input input = {.now = dml_recovery_plan(r)};
+    DML_TRY(dml_replan_make(r->c.base_fd, r->c.first, lost, &input, &plan));
     *out = plan.planned;
     const dml_err err = *out ? dml_data_resolve_steps(&(*out)->spec) : DML_ERR_OK;
     if (err != DML_ERR_OK) {
         dml_planned_free(*out);
         return err;
     }
-    r->figures = (dml_plan_figures){.recut = plan.repair == DML_REPAIR_RECUT,
+    r->figures = (dml_plan_figures){.recut = plan.repair >= DML_REPAIR_DAMAGED,
                                     .before_s = seconds(plan.before_ns),
                                     .after_s = seconds(plan.after_ns),
                                     .bound_holds = plan.bound_holds};

@@ -1,4 +1,4 @@
-/* engine/replan.c - tries one repair after the other; the first that can be planned is taken. */
+/* engine/replan.c - what could be done, in the order of what it can be at best, until nothing can be better. */
 #include "engine/replan.h"
 
 #include "engine/base/clock.h"
@@ -6,6 +6,7 @@
 #include "engine/replan_impl.h"
 #include "schedule/sim.h"
 
+#include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 
@@ -47,16 +48,147 @@ static bool bounds_hold(const dml_plan *first, uint64_t lost)
     return true;
 }
 
-/* ---- the plan ---------------------------------------------------------------------------------------- */
+/* ---- proposals --------------------------------------------------------------------------------------- */
 
-static dml_err plan_of(int fd, const char *const *override, int32_t n, dml_planned **out)
+bool *dml_lost_flags(const dml_plan *first, uint64_t mask, dml_arena *arena)
+{
+    bool *lost = DML_NEW_N(arena, bool, first->workers);
+    for (int32_t w = 0; w < first->workers && w < DML_HOST_WORKERS; w++)
+        lost[w] = mask >> w & 1;
+    return lost;
+}
+
+void dml_replan_propose(const dml_replan_case *c, dml_repair repair, int32_t migrations,
+                        const char *const *override, int32_t n, int64_t bound_ns, const char *why)
+{
+    dml_repair_options *o = c->out;
+    const char **copy = DML_NEW_N(&o->arena, const char *, n);
+    for (int32_t i = 0; i < n; i++)
+        copy[i] = override[i];
+    DML_ASSERT_OP(o->n, <, DML_REPAIR_OPTIONS);
+    o->option[o->n++] = (dml_repair_option){.repair = repair,
+                                            .migrations = migrations,
+                                            .override = copy,
+                                            .n_overrides = n,
+                                            .bound_ns = bound_ns,
+                                            .why = why};
+}
+
+/* "spec.yaml:3:4: error: override 'x=y': text", "engine/file.c:17: text" or, of the spec, "text". */
+const char *dml_replan_reason(dml_arena *arena)
+{
+    static const char error[] = ": error: ", quoted[] = "': ", source[] = ".c:";
+    const char *text = dml_err_trail(), *at = strstr(text, error), *from = strstr(text, source);
+    const char *const end = text + strcspn(text, "\n");
+    if (at && at < end) {
+        const char *q = strstr(at, quoted);
+        text = q && q < end ? q + strlen(quoted) : at + strlen(error);
+    } else if (from && from < end) {
+        const char *colon = strstr(from, ": ");
+        text = colon && colon < end ? colon + strlen(": ") : text;
+    }
+    return dml_arena_printf(arena, "%.*s", (int)(end - text), text);
+}
+
+static bool is_about_layout(dml_err err)
+{
+    return err == DML_ERR_SPEC || err == DML_ERR_NOMEM;
+}
+
+/* All survivors at work all the time. */
+static int64_t work_bound(const dml_plan *first, const bool *lost)
+{
+    double work_ns = 0, speed = 0;
+    for (int32_t s = 0; s < first->stages; s++) {
+        const dml_chunk_cost *k = &first->cost.chunk[s];
+        work_ns += (double)(k->fwd_ns + k->bwd_input_ns + k->bwd_weight_ns) * first->mbs;
+    }
+    for (int32_t w = 0; w < first->workers; w++)
+        if (!lost[w]) speed += dml_speed_of(&first->cost, w);
+    return speed > 0 ? (int64_t)(work_ns / speed) : 0;
+}
+
+static bool is_allowed(const dml_replan_case *c, dml_repair repair)
+{
+    const uint32_t may = c->input.repairs ? c->input.repairs : DML_REPAIRS_RUN;
+    return may >> repair & 1;
+}
+
+/* The second is frugal: for when the first does not fit the workers' memory. */
+static dml_err propose_cuts(const dml_replan_case *c)
+{
+    const dml_plan *first = c->first;
+    const bool limited = dml_spec_has_limits(first->spec);
+    if (dml_plan_is_asynchronous(first->spec)) {
+        dml_replan_propose(c, DML_REPAIR_RECUT, 0, NULL, 0, 0,
+                           dml_arena_printf(&c->out->arena,
+                                            "the model is not cut anew under %s, whose updates are "
+                                            "as late as the cut makes them",
+                                            first->spec->parallelism.schedule));
+        return DML_ERR_OK;
+    }
+    for (int frugal = 0; frugal <= limited; frugal++) {
+        const char *override[DML_RECUT_OVERRIDES];
+        int32_t n = 0;
+        const dml_err err = dml_recut(first, c->lost, frugal, &c->out->arena, override);
+        if (err != DML_ERR_OK && !is_about_layout(err)) return err;
+        while (err == DML_ERR_OK && n < DML_RECUT_OVERRIDES && override[n])
+            n++;
+        dml_replan_propose(c, DML_REPAIR_RECUT, 0, override, n, work_bound(first, c->lost),
+                           err == DML_ERR_OK ? NULL : dml_replan_reason(&c->out->arena));
+    }
+    return DML_ERR_OK;
+}
+
+static dml_err propose_restart(const dml_replan_case *c)
+{
+    dml_replan_propose(c, DML_REPAIR_RESTART, 0, NULL, 0, 0,
+                       "nothing runs until the lost are back (failures.policy: restart)");
+    return DML_ERR_OK;
+}
+
+/* In the order in which they are told; of equal prices the first counts. */
+static dml_err (*const proposers[])(const dml_replan_case *c) = {dml_propose_reroutes, propose_cuts,
+                                                                 propose_restart};
+
+/* ---- plans and prices -------------------------------------------------------------------------------- */
+
+static dml_err step_ns(const dml_plan *plan, bool waits, int64_t *out, int32_t *stash_peak)
+{
+    dml_sim sim;
+    DML_TRY(dml_simulate_period(&plan->train, &plan->cost, out));
+    DML_TRY(dml_simulate(&plan->train, &plan->cost, &sim));
+    *out = (waits ? sim.makespan_ns : *out) / plan->updates;
+    *stash_peak = 0;
+    for (int32_t w = 0; w < plan->workers; w++)
+        *stash_peak = sim.peak_stash[w] > *stash_peak ? sim.peak_stash[w] : *stash_peak;
+    dml_sim_free(&sim);
+    return DML_ERR_OK;
+}
+
+/* A step over the time H that the lost are away, there and back being paid from it; INT64_MAX: it does not pay. */
+static int64_t expected_ns(int64_t step_ns, int64_t transition_ns, int64_t horizon_ns)
+{
+    const double left = (double)horizon_ns - 2.0 * (double)transition_ns;
+    if (horizon_ns == 0 || transition_ns == 0) return step_ns;
+    if (left <= 0) return INT64_MAX;
+    return (int64_t)((double)step_ns * (double)horizon_ns / left);
+}
+
+static dml_err load(int fd, const dml_repair_option *o, dml_planned *p)
+{
+    char path[64];
+    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
+    DML_TRY(dml_planned_note(p, o->override, o->n_overrides));
+    DML_TRY(dml_spec_load(path, o->override, o->n_overrides, &p->spec));
+    return dml_plan_make(&p->spec, &p->plan);
+}
+
+static dml_err plan_of(int fd, const dml_repair_option *o, dml_planned **out)
 {
     dml_planned *p = calloc(1, sizeof *p);
     if (!p) DML_FAIL(DML_ERR_NOMEM, "no memory for another plan");
-    char path[64];
-    snprintf(path, sizeof path, "/proc/self/fd/%d", fd);
-    dml_err err = dml_spec_load(path, override, n, &p->spec);
-    if (err == DML_ERR_OK) err = dml_plan_make(&p->spec, &p->plan);
+    const dml_err err = load(fd, o, p);
     if (err == DML_ERR_OK)
         *out = p;
     else
@@ -64,98 +196,160 @@ static dml_err plan_of(int fd, const char *const *override, int32_t n, dml_plann
     return err;
 }
 
-static dml_err reroute(int fd, const dml_plan *first, uint64_t lost, dml_arena *arena,
-                       dml_planned **out)
+/* Plans it and fills in its price, or why there is none. */
+static dml_err price(const dml_replan_case *c, int fd, dml_repair_option *o)
 {
-    (void)first;
-    const char *const override[] = {dml_lost_override(lost, arena)};
-    return plan_of(fd, override, 1, out);
+    const dml_err err = plan_of(fd, o, &o->planned);
+    if (is_about_layout(err)) o->why = dml_replan_reason(&c->out->arena);
+    if (err != DML_ERR_OK) return is_about_layout(err) ? DML_ERR_OK : err;
+    DML_TRY(step_ns(&o->planned->plan, c->input.clipping, &o->step_ns, &o->stash_peak));
+    const dml_plan *now = c->input.now ? c->input.now : c->first;
+    o->moved_bytes = dml_replan_moved_bytes(now, &o->planned->plan, c->lost);
+    o->transition_ns = dml_replan_transition_ns(&o->planned->plan, o->moved_bytes);
+    o->expected_ns =
+        expected_ns(o->step_ns, o->transition_ns, c->first->spec->failures.repair_time_ns);
+    return DML_ERR_OK;
 }
 
-static dml_err recut(int fd, const dml_plan *first, uint64_t lost, dml_arena *arena,
-                     dml_planned **out)
+/* The next to look at: not priced yet, and by its bound the cheapest; NULL: none can be better than the best. */
+static dml_repair_option *next_of(const dml_replan_case *c, bool all)
 {
-    if (dml_plan_is_asynchronous(first->spec))
-        DML_FAIL(
-            DML_ERR_SPEC,
-            "the model is not cut anew under %s, whose updates are as late as the cut makes them",
-            first->spec->parallelism.schedule);
-    dml_err err = DML_ERR_SPEC;
-    for (int frugal = 0; frugal < 2 && err != DML_ERR_OK; frugal++) {
-        const char *override[DML_RECUT_OVERRIDES];
-        err = dml_recut(first, lost, frugal, arena, override);
-        if (err == DML_ERR_OK) err = plan_of(fd, override, DML_RECUT_OVERRIDES, out);
+    dml_repair_options *o = c->out;
+    dml_repair_option *next = NULL;
+    for (int32_t i = 0; i < o->n; i++) {
+        dml_repair_option *x = &o->option[i];
+        if (x->why || x->planned) continue;
+        if (!all && !is_allowed(c, x->repair)) continue;
+        if (!all && o->best >= 0 && x->bound_ns >= o->option[o->best].expected_ns) continue;
+        if (!next || x->bound_ns < next->bound_ns) next = x;
     }
-    return err;
+    return next;
 }
 
-/* In the order in which they are tried: what moves least goes first. */
-static const struct {
-    dml_repair repair;
-    dml_err (*plan)(int fd, const dml_plan *first, uint64_t lost, dml_arena *arena,
-                    dml_planned **out);
-} repairs[] = {{DML_REPAIR_REROUTE, reroute}, {DML_REPAIR_RECUT, recut}};
-
-/* The first line of the trail, without the place in our sources or in the spec: "..., override 'x=y': text". */
-static const char *reason(dml_arena *arena)
+static void take_best(const dml_replan_case *c, const dml_repair_option *x)
 {
-    const char *text = dml_err_trail(), *colon = strstr(text, ": "), *line = strchr(text, '\n');
-    text = colon ? colon + strlen(": ") : text;
-    const char *quoted = strstr(text, "': ");
-    if (quoted && (!line || quoted < line)) text = quoted + strlen("': ");
-    return dml_arena_printf(arena, "%.*s", (int)strcspn(text, "\n"), text);
+    dml_repair_options *o = c->out;
+    const int32_t i = (int32_t)(x - o->option);
+    if (x->why || !is_allowed(c, x->repair)) return;
+    const int64_t best_ns = o->best >= 0 ? o->option[o->best].expected_ns : INT64_MAX;
+    if (o->best < 0 || x->expected_ns < best_ns || (x->expected_ns == best_ns && i < o->best))
+        o->best = i;
 }
 
-static bool is_empty(const dml_plan *first, uint64_t lost)
+static bool is_empty(const dml_plan *first, const bool *lost)
 {
     for (int32_t w = 0; w < first->workers; w++)
-        if (!(lost >> w & 1)) return false;
+        if (!lost[w]) return false;
     return true;
 }
 
-static dml_err repair(int fd, const dml_plan *first, uint64_t lost, dml_arena *arena,
-                      dml_replan *out)
+static dml_err find(const dml_replan_case *c, int fd, bool all)
 {
-    if (is_empty(first, lost)) DML_FAIL(DML_ERR_PEER, "nobody is left to go on with");
-    dml_str why = {0};
-    for (size_t k = 0; k < sizeof repairs / sizeof *repairs; k++) {
-        out->repair = repairs[k].repair;
-        const dml_err err = repairs[k].plan(fd, first, lost, arena, &out->planned);
-        if (err != DML_ERR_OK)
-            dml_str_printf(&why, "%s%s: %s", k ? "; " : "", dml_repair_text(out->repair),
-                           reason(arena));
-        if (err != DML_ERR_SPEC && err != DML_ERR_NOMEM) {
-            dml_str_free(&why);
-            return err;
-        }
+    int32_t stash_peak;
+    if (is_empty(c->first, c->lost)) DML_FAIL(DML_ERR_PEER, "nobody is left to go on with");
+    DML_TRY(step_ns(c->first, c->input.clipping, &c->out->before_ns, &stash_peak));
+    for (size_t k = 0; k < sizeof proposers / sizeof *proposers; k++)
+        DML_TRY(proposers[k](c));
+    for (dml_repair_option *o = next_of(c, all); o; o = next_of(c, all)) {
+        DML_TRY(price(c, fd, o));
+        take_best(c, o);
     }
+    return DML_ERR_OK;
+}
+
+static dml_err options(int fd, const dml_plan *first, const bool *lost,
+                       const dml_replan_input *input, bool all, dml_repair_options *out)
+{
+    dml_repair_options o = {.best = -1};
+    o.option = DML_NEW_N(&o.arena, dml_repair_option, DML_REPAIR_OPTIONS);
+    const dml_replan_case c = {
+        .first = first, .lost = lost, .input = input ? *input : (dml_replan_input){0}, .out = &o};
+    const dml_err err = find(&c, fd, all);
+    if (err == DML_ERR_OK)
+        *out = o;
+    else
+        dml_repair_options_free(&o);
+    return err;
+}
+
+dml_err dml_replan_options(int base_fd, const dml_plan *first, const bool *lost,
+                           const dml_replan_input *input, dml_repair_options *out)
+{
+    return options(base_fd, first, lost, input, true, out);
+}
+
+dml_err dml_replan_best(int base_fd, const dml_plan *first, const bool *lost,
+                        const dml_replan_input *input, dml_repair_options *out)
+{
+    return options(base_fd, first, lost, input, false, out);
+}
+
+void dml_repair_options_free(dml_repair_options *o)
+{
+    for (int32_t i = 0; i < o->n; i++)
+        dml_planned_free(o->option[i].planned);
+    dml_arena_free(&o->arena);
+    *o = (dml_repair_options){0};
+}
+
+/* ---- the best ---------------------------------------------------------------------------------------- */
+
+static dml_err none_can(const dml_repair_options *o)
+{
+    dml_str why = {0};
+    for (int32_t i = 0; i < o->n; i++)
+        if (o->option[i].why && o->option[i].repair != DML_REPAIR_RESTART)
+            dml_str_printf(&why, "%s%s: %s", why.len > 0 ? "; " : "",
+                           dml_repair_text(o->option[i].repair), o->option[i].why);
     const dml_err err = dml_err_set(DML_ERR_PEER, __FILE__, __LINE__,
                                     "those who are left cannot go on: %s", dml_str_text(&why));
     dml_str_free(&why);
     return err;
 }
 
-static dml_err step_ns(const dml_plan *plan, int64_t *out)
+static dml_err take(dml_repair_options *o, dml_replan *r)
 {
-    DML_TRY(dml_simulate_period(&plan->train, &plan->cost, out));
-    *out /= plan->updates;
+    if (o->best < 0) return none_can(o);
+    dml_repair_option *x = &o->option[o->best];
+    r->repair = x->repair;
+    r->migrations = x->migrations;
+    r->planned = x->planned;
+    r->before_ns = o->before_ns;
+    r->after_ns = x->step_ns;
+    r->transition_ns = x->transition_ns;
+    r->moved_bytes = x->moved_bytes;
+    x->planned = NULL;
     return DML_ERR_OK;
 }
 
-dml_err dml_replan_make(int base_fd, const dml_plan *first, uint64_t lost, dml_replan *out)
+static dml_err repair(int fd, const dml_plan *first, uint64_t lost, const dml_replan_input *input,
+                      dml_replan *r)
+{
+    dml_arena arena = {0};
+    dml_repair_options o;
+    dml_err err = dml_replan_best(fd, first, dml_lost_flags(first, lost, &arena), input, &o);
+    if (err == DML_ERR_OK) {
+        err = take(&o, r);
+        dml_repair_options_free(&o);
+    }
+    dml_arena_free(&arena);
+    return err;
+}
+
+static dml_err keep_first(const dml_plan *first, dml_replan *r)
+{
+    int32_t stash_peak;
+    DML_TRY(step_ns(first, false, &r->before_ns, &stash_peak));
+    r->after_ns = r->before_ns;
+    return DML_ERR_OK;
+}
+
+dml_err dml_replan_make(int base_fd, const dml_plan *first, uint64_t lost,
+                        const dml_replan_input *input, dml_replan *out)
 {
     const int64_t began_ns = dml_clock_ns();
     dml_replan r = {.repair = DML_REPAIR_NONE, .bound_holds = bounds_hold(first, lost)};
-    dml_arena arena = {0};
-    dml_err err = step_ns(first, &r.before_ns);
-    if (err == DML_ERR_OK && lost != 0) err = repair(base_fd, first, lost, &arena, &r);
-    r.after_ns = r.before_ns;
-    if (err == DML_ERR_OK && r.planned) err = step_ns(&r.planned->plan, &r.after_ns);
-    dml_arena_free(&arena);
-    if (err != DML_ERR_OK) {
-        dml_planned_free(r.planned);
-        return err;
-    }
+    DML_TRY(lost == 0 ? keep_first(first, &r) : repair(base_fd, first, lost, input, &r));
     r.ratio = r.after_ns > 0 ? (double)r.before_ns / (double)r.after_ns : 1.0;
     r.took_ns = dml_clock_ns() - began_ns;
     *out = r;

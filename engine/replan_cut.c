@@ -12,11 +12,11 @@
 #include <string.h>
 
 /* The workers that are left, ascending; returns how many. */
-static int32_t live_of(const dml_plan *first, uint64_t lost, int32_t *live)
+static int32_t live_of(const dml_plan *first, const bool *lost, int32_t *live)
 {
     int32_t n = 0;
     for (int32_t w = 0; w < first->workers; w++)
-        if (!(lost >> w & 1)) live[n++] = w;
+        if (!lost[w]) live[n++] = w;
     return n;
 }
 
@@ -119,13 +119,13 @@ static const char *split_override(const dml_placement *found, dml_arena *arena)
     return finish(&out, arena);
 }
 
-const char *dml_lost_override(uint64_t lost, dml_arena *arena)
+const char *dml_lost_override(const dml_plan *first, const bool *lost, dml_arena *arena)
 {
     dml_str out = {0};
     const char *comma = "[";
     dml_str_printf(&out, "parallelism.lost=");
-    for (int32_t w = 0; w < DML_HOST_WORKERS; w++) {
-        if (!(lost >> w & 1)) continue;
+    for (int32_t w = 0; w < first->workers; w++) {
+        if (!lost[w]) continue;
         dml_str_printf(&out, "%s%d", comma, w);
         comma = ",";
     }
@@ -133,7 +133,7 @@ const char *dml_lost_override(uint64_t lost, dml_arena *arena)
     return finish(&out, arena);
 }
 
-dml_err dml_recut(const dml_plan *first, uint64_t lost, bool frugal, dml_arena *arena,
+dml_err dml_recut(const dml_plan *first, const bool *lost, bool frugal, dml_arena *arena,
                   const char *override[DML_RECUT_OVERRIDES])
 {
     int32_t *live = DML_NEW_N(arena, int32_t, first->workers);
@@ -145,7 +145,8 @@ dml_err dml_recut(const dml_plan *first, uint64_t lost, bool frugal, dml_arena *
     p.objective = frugal ? DML_OBJECTIVE_MEMORY : DML_OBJECTIVE_THROUGHPUT;
     DML_TRY(dml_placement_find(&p, arena, &found));
     DML_TRY(use_all(&p, arena, &found));
-    override[0] = dml_lost_override(lost, arena);
+    memset(override, 0, DML_RECUT_OVERRIDES * sizeof *override);
+    override[0] = dml_lost_override(first, lost, arena);
     override[1] = "parallelism.schedule=" DML_ORDER_AUTO;
     override[2] = stages_override(&found, live, arena);
     override[3] = split_override(&found, arena);

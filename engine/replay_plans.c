@@ -98,15 +98,17 @@ static const bool *holds_of(const dml_plan *p, dml_arena *arena)
 
 static dml_err make(dml_replay_plans *s, uint64_t lost, bool reroute_only, dml_replay_way *out)
 {
+    const uint32_t reroutes =
+        1u << DML_REPAIR_REROUTE | 1u << DML_REPAIR_DECOUPLED | 1u << DML_REPAIR_STAGGERED;
+    const dml_replan_input input = {.repairs = reroute_only ? reroutes : DML_REPAIRS_ALL};
     dml_replan r;
-    (void)reroute_only;
     *out =
         (dml_replay_way){.step_ns = s->planner.step_ns, .repair = dml_repair_text(DML_REPAIR_NONE)};
     if (lost == 0) {
         out->holds = holds_of(&s->first, &s->arena);
         return DML_ERR_OK;
     }
-    const dml_err err = dml_replan_make(s->fd, &s->first, lost, &r);
+    const dml_err err = dml_replan_make(s->fd, &s->first, lost, &input, &r);
     if (err == DML_ERR_PEER) { /* they cannot go on */
         *out = (dml_replay_way){0};
         return DML_ERR_OK;

@@ -279,7 +279,8 @@ typedef struct dml_spec {
         int32_t max_failures; /* 0: no limit */
         bool respawn;
         int64_t respawn_delay_ns;
-        int32_t snapshot_interval;                  /* steps; 0: none */
+        int64_t repair_time_ns;    /* expected, until a lost worker is back; 0: it stays away */
+        int32_t snapshot_interval; /* steps; 0: none */
         int64_t heartbeat_ns, heartbeat_timeout_ns; /* the latter 0: engine/detect.h chooses */
         const dml_fault *fault;                     /* [n_faults] */
         int32_t n_faults;
