@@ -10,17 +10,17 @@
 #include "engine/plan_lost.h"
 
 #include "engine/plan_order.h"
+#include "schedule/fuse.h"
 #include "schedule/list.h"
 #include "schedule/reroute.h"
 
 #include <string.h>
 
 #define MAX2(a, b) ((a) > (b) ? (a) : (b))
-#define MIN2(a, b) ((a) < (b) ? (a) : (b))
 
-/* Priorities tried: the old order comes first, and what matters after a loss is time.  Playing one takes about half a
- * microsecond for each op. */
-enum { TRIALS = 400, LEAST_TRIALS = 6, OPS_PLAYED = 80000 };
+/* What the search may cost: the old order comes first, and what matters after a loss is time.  An op played takes about
+ * half a microsecond. */
+enum { TRIALS = 2000, OPS_PLAYED = 80000 };
 
 static const char key[] = "parallelism.lost";
 
@@ -103,6 +103,7 @@ static dml_err make_merged(const dml_list_args *args, dml_program *out, int64_t 
     dml_list_args merge = *args;
     merge.limit_bytes = NULL;
     merge.trials = 1;
+    merge.most_ops = 0;
     return dml_list_schedule(&merge, out, wall_ns);
 }
 
@@ -159,32 +160,37 @@ static dml_err make_cut(const dml_plan *plan, const source *s, bool split, resul
         limit_by_share(s->order, s->routes, s->arena, &m);
     for (int32_t w = 0; w < workers && given; w++)
         m.limit_bytes[w] = MAX2(m.limit_bytes[w] - s->less_bytes[w], 0);
-    const int64_t ops = (split ? 3 : 2) * (int64_t)s->routes->chunks * s->routes->mbs,
-                  trials = MIN2(MAX2(OPS_PLAYED / ops, LEAST_TRIALS), TRIALS);
     const dml_list_args args = {.routes = s->routes,
                                 .cost = &plan->cost,
                                 .split = split,
                                 .held_bytes = m.held_bytes,
                                 .limit_bytes = m.limit_bytes,
                                 .priority = s->order,
-                                .trials = (int32_t)trials};
+                                .trials = TRIALS,
+                                .most_ops = OPS_PLAYED};
     return make_best(&args, given, &out->order, &out->length_ns, &out->bound_ns);
 }
 
-/* Backwards as the schedule has them, and where that makes the step shorter, or fits while that does not, in two. */
+/* Backwards as the schedule has them; where that makes the step shorter, or alone fits, cut in two.  Those that need not
+ * be cut are whole in the end. */
 static dml_err make_decoupled(const dml_plan *plan, const source *s, result *out)
 {
     result cut;
     const bool split = dml_program_splits_backward(s->order);
-    const dml_err err = make_cut(plan, s, split, out);
-    if (split || !plan->spec->parallelism.decoupled || (err != DML_ERR_OK && err != DML_ERR_NOMEM))
+    dml_err err = make_cut(plan, s, split, out);
+    if (!plan->spec->parallelism.decoupled || (err != DML_ERR_OK && err != DML_ERR_NOMEM))
         return err;
-    if (make_cut(plan, s, true, &cut) != DML_ERR_OK) return err;
-    const bool better = err != DML_ERR_OK || cut.length_ns < out->length_ns;
-    out->bound_ns = cut.bound_ns; /* of any order, however it cuts */
-    dml_program_free(better ? &out->order : &cut.order);
-    if (better) *out = cut;
-    return DML_ERR_OK;
+    if (!split && make_cut(plan, s, true, &cut) == DML_ERR_OK) {
+        const bool better = err != DML_ERR_OK || cut.length_ns < out->length_ns;
+        out->bound_ns = cut.bound_ns; /* of any order, however it cuts */
+        dml_program_free(better ? &out->order : &cut.order);
+        if (better) *out = cut;
+        err = DML_ERR_OK;
+    }
+    DML_TRY(err);
+    err = dml_order_fuse(&plan->cost, DML_LIST_WALL, &out->order, NULL);
+    if (err != DML_ERR_OK) dml_program_free(&out->order);
+    return err;
 }
 
 static dml_err make_sync(const dml_plan *plan, const source *s, dml_program *out, int64_t *bound_ns)
