@@ -181,16 +181,6 @@ void dml_depot_put_run(dml_depot *d, uint64_t stamp, const dml_depot_run *run)
     mark(d, run_piece(d), stamp);
 }
 
-int64_t dml_depot_chunk_bytes(const dml_depot *d, const dml_chunk *c)
-{
-    int64_t elems = 0;
-    for (int32_t i = c->param_begin; i < c->param_end; i++)
-        elems += d->model->param[i].elems * d->values;
-    for (int32_t i = c->state_begin; i < c->state_end; i++)
-        elems += d->model->state[i].elems;
-    return elems * (int64_t)sizeof(float);
-}
-
 static uint64_t mark_of(const dml_depot *d, int32_t piece)
 {
     return atomic_load_explicit(&d->mark[piece], memory_order_acquire);

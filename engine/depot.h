@@ -72,8 +72,6 @@ static inline int64_t dml_depot_stamp_steps(uint64_t stamp)
 dml_err dml_depot_put(dml_depot *d, uint64_t stamp, const dml_chunk *c,
                       const dml_device_api *device, dml_queue *queue);
 void dml_depot_put_run(dml_depot *d, uint64_t stamp, const dml_depot_run *run);
-/* Bytes that a put of the chunk copies. */
-int64_t dml_depot_chunk_bytes(const dml_depot *d, const dml_chunk *c);
 
 /* Whether all pieces carry one and the same stamp, and which; 0 where they do not. */
 bool dml_depot_complete(const dml_depot *d, uint64_t *stamp);

@@ -7,32 +7,23 @@
 #include "engine/worker_loop.h"
 
 #include "engine/base/failpoint.h"
-
-/* The lowest holder that is there, but first the one that speaks for the chunk; -1: none. */
-static int32_t first_holder(const dml_worker *w, int32_t chunk, uint64_t lost)
-{
-    const dml_program *p = &w->plan->train;
-    int32_t first = *dml_program_route(p, chunk, 0);
-    if (!dml_is_among(lost, first)) return first;
-    first = -1;
-    for (int32_t mb = 1; mb < p->mbs; mb++) {
-        const int32_t r = *dml_program_route(p, chunk, mb);
-        if (!dml_is_among(lost, r) && (first < 0 || r < first)) first = r;
-    }
-    return first;
-}
+#include "engine/migration.h"
 
 dml_err dml_worker_put_state(dml_worker *w, dml_depot *bank, uint64_t stamp, uint64_t lost,
                              const dml_depot_run *run, int64_t *bytes)
 {
     dml_depot_run now = *run;
+    bool gone[DML_HOST_WORKERS];
+    for (int32_t r = 0; r < DML_HOST_WORKERS; r++)
+        gone[r] = dml_is_among(lost, r);
     for (int32_t c = 0; c < w->plan->train.chunks; c++) {
         const dml_held *h = &w->held[c];
-        if (!h->chunk || first_holder(w, c, lost) != w->config->rank) continue;
+        if (!h->chunk || dml_state_source(&w->plan->train, c, gone) != w->config->rank) continue;
         DML_TRY(DML_FAILPOINT(WORKER_PUT));
         DML_TRY(
             dml_depot_put(bank, stamp, h->chunk, w->backend->device, w->lane[DML_LANE_COMPUTE]));
-        *bytes += dml_depot_chunk_bytes(bank, h->chunk);
+        *bytes +=
+            dml_state_bytes(w->spec, &w->plan->model, h->chunk->layer_begin, h->chunk->layer_end);
         now.commits = h->update->commits;
         if (c == 0) dml_depot_put_run(bank, stamp, &now);
     }
