@@ -61,7 +61,8 @@ void dml_migration_free(dml_migration *m);
 dml_err dml_migration_check(const dml_migration *m, const dml_plan *from, const dml_plan *to,
                             const bool *lost);
 
-/* Bytes a second that a process copies into shared memory or out of it, while others do: bench/results/slipstream.json. */
+/* Bytes a second that a process copies into shared memory or out of it, while others do: assumed, a fraction of what a
+ * core copies alone. */
 #define DML_COPY_BYTES_PER_S 2e9
 
 /* How long the state is under way.  Where links are known or emulated (cluster.links, parallelism.link) the transfers

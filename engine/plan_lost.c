@@ -96,6 +96,12 @@ static void limit_by_share(const dml_program *order, const dml_program *routes, 
 
 /* ---- the order ---- */
 
+/* Where optimizer steps do not wait for each other a step takes what lies between two of the same worker. */
+static dml_list_objective objective_of(const dml_plan *plan)
+{
+    return plan->spec->parallelism.staggered ? DML_LIST_SPAN : DML_LIST_WALL;
+}
+
 /* The old order as it stands, everyone running what is routed to it now: what a worker keeps at once is what it and the
  * lost kept of those micro-batches, so the limit holds without being asked for, if any order of the old kind can. */
 static dml_err make_merged(const dml_list_args *args, dml_program *out, int64_t *wall_ns)
@@ -156,7 +162,7 @@ static dml_err make_cut(const dml_plan *plan, const source *s, bool split, resul
     dml_order_memory m;
     DML_TRY(dml_plan_order_memory(plan, s->routes, split, s->arena, &m));
     const bool given = m.limit_bytes;
-    if (!given && !plan->spec->parallelism.decoupled)
+    if (!given && !plan->spec->parallelism.decoupled && !plan->spec->parallelism.staggered)
         limit_by_share(s->order, s->routes, s->arena, &m);
     for (int32_t w = 0; w < workers && given; w++)
         m.limit_bytes[w] = MAX2(m.limit_bytes[w] - s->less_bytes[w], 0);
@@ -167,6 +173,7 @@ static dml_err make_cut(const dml_plan *plan, const source *s, bool split, resul
                                 .limit_bytes = m.limit_bytes,
                                 .priority = s->order,
                                 .trials = TRIALS,
+                                .objective = objective_of(plan),
                                 .most_ops = OPS_PLAYED};
     return make_best(&args, given, &out->order, &out->length_ns, &out->bound_ns);
 }
@@ -188,7 +195,7 @@ static dml_err make_decoupled(const dml_plan *plan, const source *s, result *out
         err = DML_ERR_OK;
     }
     DML_TRY(err);
-    err = dml_order_fuse(&plan->cost, DML_LIST_WALL, &out->order, NULL);
+    err = dml_order_fuse(&plan->cost, objective_of(plan), &out->order, NULL);
     if (err != DML_ERR_OK) dml_program_free(&out->order);
     return err;
 }

@@ -14,7 +14,8 @@ void dml_plan_seat(const dml_plan *plan, dml_program *order);
 
 /* `order`, that of all workers as if none were lost, becomes that of the others.  A synchronous one is made by the list
  * scheduler with the old as its priority: within the workers' limits and parallelism.stash_limit, or where there are
- * none, with what each kept before in proportion to what it runs now.  Under parallelism.decoupled backwards are cut in
+ * none, with what each kept before in proportion to what it runs now.  Under parallelism.staggered short is what takes
+ * little time from step to step (schedule/span.h).  Under parallelism.decoupled backwards are cut in
  * two where that makes it shorter, and without limits anyone keeps what it takes.  An asynchronous order is the old,
  * merged.
  *

@@ -228,7 +228,9 @@ static dml_err print_summary(const dml_plan_view *view, const dml_plan *p, const
     print_updates(p);
     print_workers(p, sim, view->eval ? 1 : p->updates);
     DML_TRY(print_recomputed(p));
-    print_time(p, view->eval, sim->makespan_ns);
+    int64_t ns = sim->makespan_ns;
+    if (!view->eval) DML_TRY(dml_simulate_period(&p->train, &p->cost, &ns));
+    print_time(p, view->eval, ns);
     if (p->bound_ns > 0 && !view->eval)
         printf("lower bound of the compute part: %.3f ms\n\n", (double)p->bound_ns * 1e-6);
     return DML_ERR_OK;

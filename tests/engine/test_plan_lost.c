@@ -133,7 +133,7 @@ static void the_step_without_worker_7_takes_what_the_example_says(void **state)
 {
     (void)state;
     static const struct {
-        const char *override[4];
+        const char *override[5];
         int64_t least_ms, most_ms;
         int32_t stash;
     } rows[] = {
@@ -150,6 +150,20 @@ static void the_step_without_worker_7_takes_what_the_example_says(void **state)
          290,
          290,
          18},
+        {{"parallelism.lost=[7]", "parallelism.decoupled=true", "parallelism.staggered=true"},
+         270,
+         270,
+         18},
+        {{"parallelism.lost=[7]", "parallelism.decoupled=true", "parallelism.staggered=true",
+          "parallelism.stash_limit=6"},
+         270,
+         270,
+         6},
+        {{"parallelism.lost=[7]", "parallelism.decoupled=true", "parallelism.staggered=true",
+          "parallelism.stash_limit=4"},
+         290,
+         290,
+         4},
     };
     for (size_t k = 0; k < sizeof rows / sizeof *rows; k++) {
         rig r;
