@@ -240,6 +240,12 @@ static bool is_whole(const dml_plan *plan)
     return plan->spec->parallelism.lost.n == 0 && plan->spec->parallelism.seats.n == 0;
 }
 
+/* Nothing is made around those that are lost: there are none, or it was done before. */
+static bool is_settled(const dml_plan *plan)
+{
+    return is_whole(plan) || dml_spec_has_order(plan->spec);
+}
+
 /* The order of all replicas, as if none were lost. */
 static dml_err make_whole_order(dml_plan *plan)
 {
@@ -255,6 +261,7 @@ static dml_err make_whole_order(dml_plan *plan)
 /* The order of those who are there, before it is lowered, in plan->train: whose routes the costs need. */
 static dml_err make_order(dml_plan *plan, const int64_t *less_bytes)
 {
+    if (dml_spec_has_order(plan->spec)) return dml_plan_read_order(plan, &plan->train);
     DML_TRY(make_whole_order(plan));
     dml_plan_seat(plan, &plan->train);
     if (plan->spec->parallelism.lost.n == 0) return DML_ERR_OK;
@@ -512,7 +519,7 @@ static dml_err make_without(dml_plan *plan)
 dml_err dml_plan_make(const dml_spec *spec, dml_plan *out)
 {
     *out = (dml_plan){.spec = spec};
-    const dml_err err = is_whole(out) ? make(out, false) : make_without(out);
+    const dml_err err = is_settled(out) ? make(out, false) : make_without(out);
     if (err != DML_ERR_OK) dml_plan_free(out);
     return err;
 }
@@ -520,7 +527,8 @@ dml_err dml_plan_make(const dml_spec *spec, dml_plan *out)
 dml_err dml_plan_make_one(const dml_spec *spec, dml_plan *out)
 {
     *out = (dml_plan){.spec = spec};
-    const dml_err err = is_whole(out) ? make(out, true) : make_without(out);
+    const bool one = !dml_spec_has_order(spec);
+    const dml_err err = is_settled(out) ? make(out, one) : make_without(out);
     if (err != DML_ERR_OK) dml_plan_free(out);
     return err;
 }

@@ -40,8 +40,8 @@ void dml_plan_free(dml_plan *plan);
 
 /* For pricing: of equal pipelines the programs show one, with the costs of the slowest of them and all-reduces among all
  * replicas, and `ranks` workers, one replica, and the micro-batches of one.  Where pipelines are alike, times and bytes
- * are those of dml_plan_make, at a cost that does not grow with their number.  Under parallelism.stages, and where
- * workers are lost: the same as dml_plan_make. */
+ * are those of dml_plan_make, at a cost that does not grow with their number.  Under parallelism.stages, where
+ * workers are lost, and with parallelism.order: the same as dml_plan_make. */
 dml_err dml_plan_make_one(const dml_spec *spec, dml_plan *out);
 /* What worker w of the plan's programs may hold, the least of all it stands for; 0: no limit. */
 int64_t dml_plan_limit(const dml_plan *plan, int32_t worker);

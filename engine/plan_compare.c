@@ -131,6 +131,7 @@ static bool append_row(const dml_spec *spec, const char *schedule, int32_t virtu
     dml_spec variant = *spec; /* borrows everything; never freed */
     variant.parallelism.schedule = schedule;
     variant.parallelism.virtual_stages = virtual_stages;
+    variant.parallelism.order = NULL;
     append_name(schedule, virtual_stages, out);
     dml_plan plan = {0};
     figures f = {0};
@@ -156,6 +157,7 @@ static void append_unlisted(const dml_spec *spec, const char *schedule, int32_t 
     dml_spec variant = *spec;
     variant.parallelism.schedule = schedule;
     variant.parallelism.virtual_stages = virtual_stages;
+    variant.parallelism.order = NULL;
     variant.parallelism.split = DML_SPLIT_AUTO;
     append_name(schedule, virtual_stages, out);
     dml_str_printf(out, "  -  parallelism.split lists %d stages, not %d", listed,
@@ -193,6 +195,7 @@ static void append_named(const dml_spec *spec, dml_str *out)
 {
     dml_spec variant = *spec;
     variant.parallelism.schedule = dml_schedule_one_f_one_b.name;
+    variant.parallelism.order = NULL;
     dml_plan plan;
     dml_str_printf(out, "%-20s", "all but auto");
     if (dml_plan_make(&variant, &plan) != DML_ERR_OK) append_reason(out);

@@ -78,6 +78,7 @@ static bool append_ranks(const dml_spec *spec, const char *before, dml_str *out)
     if (listed) other.parallelism.split = DML_SPLIT_AUTO;
     other.parallelism.lost.n = 0; /* workers of this layout, not of another */
     other.parallelism.seats.n = 0;
+    other.parallelism.order = NULL;
     for (int32_t d = listed ? 0 : 1; d <= ranks; d++)
         for (int32_t sign = -1; sign <= 1; sign += 2) {
             other.parallelism.pipeline_parallel_size = ranks + sign * d;

@@ -232,6 +232,54 @@ static dml_err read_csv(const dml_plan *plan, const char *path, dml_program *out
     return err;
 }
 
+/* ---- in the spec ---- */
+
+static const char order_key[] = "parallelism.order";
+
+static dml_err refuse_order(const dml_spec *spec, const char *text)
+{
+    return dml_spec_fail(spec, dml_spec_place(spec, order_key), order_key, "%.*s",
+                         (int)strcspn(text, "\n"), text);
+}
+
+/* Of the checker, which speaks of a mistake of ours: without the place in our sources. */
+static dml_err refuse_checked(const dml_spec *spec)
+{
+    const char *text = strstr(dml_err_trail(), ": ");
+    return refuse_order(spec, text ? text + strlen(": ") : dml_err_trail());
+}
+
+static dml_err check_workers(const dml_plan *plan, const dml_program *order)
+{
+    const dml_spec *spec = plan->spec;
+    const dml_place place = dml_spec_place(spec, order_key);
+    if (order->workers != plan->workers || order->chunks != plan->stages || order->mbs != plan->mbs)
+        return dml_spec_fail(spec, place, order_key,
+                             "the order has %d rows, %d stages and %d micro-batches, the spec %d "
+                             "workers, %d stages and %d micro-batches",
+                             order->workers, order->chunks, order->mbs, plan->workers, plan->stages,
+                             plan->mbs);
+    for (int32_t w = 0; w < plan->workers; w++)
+        if (dml_plan_lost(plan, w) && order->list[w].n > 0)
+            return dml_spec_fail(spec, place, order_key,
+                                 "worker %d is lost (parallelism.lost), but its row has work", w);
+    return DML_ERR_OK;
+}
+
+dml_err dml_plan_read_order(const dml_plan *plan, dml_program *out)
+{
+    const dml_spec *spec = plan->spec;
+    *out = (dml_program){0};
+    if (plan->updates > 1) return refuse_order(spec, "only synchronous orders can be written out");
+    dml_err err = dml_csv_parse("order", spec->parallelism.order, out);
+    if (err == DML_ERR_SPEC) return refuse_order(spec, dml_err_trail());
+    DML_TRY(err);
+    err = check_workers(plan, out);
+    if (err == DML_ERR_OK && dml_check(out, NULL) != DML_ERR_OK) err = refuse_checked(spec);
+    if (err != DML_ERR_OK) dml_program_free(out);
+    return err;
+}
+
 /* ---- any ---- */
 
 static const char *csv_path(const dml_spec *spec)
@@ -304,6 +352,7 @@ const char *dml_plan_order_doc(const dml_spec *spec, dml_arena *arena)
 {
     const char *path = csv_path(spec);
     const dml_schedule *schedule;
+    if (dml_spec_has_order(spec)) return "written in the spec";
     if (path) return dml_arena_printf(arena, "read from %s", path);
     if (is_auto(spec)) return "made for these costs by the list scheduler";
     return dml_schedule_find(spec->parallelism.schedule, &schedule) == DML_ERR_OK ? schedule->doc

@@ -15,6 +15,11 @@
  *               file */
 dml_err dml_plan_order(const dml_plan *plan, dml_program *out, int64_t *bound_ns);
 
+/* The whole order of all workers as parallelism.order has it, checked; `out` as above.
+ * DML_ERR_SPEC  it is no schedule, or one for another layout, the schedule is an asynchronous one, or the lost have work
+ *               in it: the text starts with the place in the spec */
+dml_err dml_plan_read_order(const dml_plan *plan, dml_program *out);
+
 /* What each stage keeps per micro-batch, and what of its limit each worker of the routes has left for that.  Where
  * parallelism.stash_limit is the only limit, both count micro-batches. */
 typedef struct dml_order_memory {

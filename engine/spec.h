@@ -258,6 +258,7 @@ typedef struct dml_spec {
         dml_int_list seats; /* [workers] whose place each takes, a permutation; none: its own */
         bool decoupled;
         int32_t stash_limit; /* micro-batches; 0: none */
+        const char *order; /* schedule/csv.h, a row for each worker; NULL, "": the plan makes one */
     } parallelism;
     struct {
         dml_number_list speed;      /* of each worker, against one of speed 1; none: all 1 */
@@ -357,6 +358,12 @@ double dml_spec_pace(const dml_spec *spec, int32_t worker, int64_t step);
 int32_t dml_spec_stages(const dml_spec *spec);
 int32_t dml_spec_workers(const dml_spec *spec);
 int32_t dml_spec_replicas(const dml_spec *spec);
+
+/* Whether the order is written in the spec itself (parallelism.order). */
+static inline bool dml_spec_has_order(const dml_spec *spec)
+{
+    return spec->parallelism.order && spec->parallelism.order[0];
+}
 
 /* A complaint about the value at `place` in the form above, as DML_ERR_SPEC: for checks that need more
  * than the spec (shapes, stages).  `key` is the dotted key when the place is a default. */

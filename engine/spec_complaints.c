@@ -94,8 +94,10 @@ void dml_complain_at_va(dml_complaints *r, dml_place place, const char *fmt, va_
                plan = place.file && place.file == r->source->plan_file;
     const char *file = plan ? place.file : r->source->file;
     if (overridden && place.line >= 1 && place.line <= r->source->n_overrides) {
-        dml_str_printf(&s, "%s: error: override '%.200s': %s", place.file,
-                       r->source->overrides[place.line - 1], what);
+        const char *override = r->source->overrides[place.line - 1];
+        const size_t line = strcspn(override, "\n");
+        dml_str_printf(&s, "%s: error: override '%.*s': %s", place.file,
+                       line < 200 ? (int)line : 200, override, what);
     } else if (place.line < 1) {
         dml_str_printf(&s, "%s: error: %s", file, what);
     } else {

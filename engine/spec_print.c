@@ -119,6 +119,27 @@ static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
     dml_str_free(&s);
 }
 
+/* Whether a literal block of YAML keeps the text: lines that no blank begins, the last one ended. */
+static bool is_rows(const char *text)
+{
+    const size_t n = strlen(text);
+    for (size_t i = 0; i < n; i++) {
+        const bool begins = i == 0 || text[i - 1] == '\n';
+        if (begins && (text[i] == ' ' || text[i] == '\n')) return false;
+        if (text[i] != '\n' && (text[i] < ' ' || text[i] > '~')) return false;
+    }
+    return n > 0 && text[n - 1] == '\n';
+}
+
+static void print_rows(FILE *to, const char *text, int32_t indent)
+{
+    while (*text) {
+        const int n = (int)strcspn(text, "\n") + 1;
+        fprintf(to, "%*s%.*s", indent, "", n, text);
+        text += n;
+    }
+}
+
 /* The file's name, unless it holds what would end a comment. */
 static const char *comment_safe(const char *file)
 {
@@ -171,13 +192,18 @@ dml_err dml_spec_print(const dml_spec *spec, FILE *to)
         if (!dml_spec_key_applies(spec, key) || !dml_spec_key_is_shown(spec, (dml_spec_key_id)k))
             continue;
         const bool list = key->type == DML_SPEC_LAYERS || key->type == DML_SPEC_STAGES,
+                   rows = k == DML_KEY_ORDER && is_rows(spec->parallelism.order),
                    block = list || key->type == DML_SPEC_COSTS;
         const int32_t depth = open_sections(to, before, key->path);
         fprintf(to, "%*s%s:%s", 2 * depth, "", dml_spec_last_part(key->path), block ? "" : " ");
         before = key->path;
-        print_value(spec, key, to);
+        if (rows)
+            fputc('|', to);
+        else
+            print_value(spec, key, to);
         print_origin(source, e, to);
         fputc('\n', to);
+        if (rows) print_rows(to, spec->parallelism.order, 2 * depth + 2);
         if (list) dml_yaml_print_list(to, e->value, 2 * depth + 2);
         if (block && !list) dml_spec_print_costs(spec, to, 2 * depth + 2);
     }

@@ -65,6 +65,7 @@ bool dml_spec_key_is_shown(const dml_spec *spec, dml_spec_key_id id)
     if (id == DML_KEY_COSTS) return spec->costs;
     if (id == DML_KEY_LOST) return spec->parallelism.lost.n > 0;
     if (id == DML_KEY_SEATS) return spec->parallelism.seats.n > 0;
+    if (id == DML_KEY_ORDER) return dml_spec_has_order(spec);
     if (id == DML_KEY_INJECT) return spec->failures.n_faults > 0;
     if (id == DML_KEY_RAILS) return spec->cluster.n_links > 0;
     if (id == DML_KEY_HARDWARE) return false; /* what it says is in other keys by now */
@@ -268,6 +269,17 @@ static void check_seats(dml_spec_reader *r)
     }
 }
 
+/* An order is of one layout: nothing that chooses another goes with it. */
+static void check_order(dml_spec_reader *r)
+{
+    if (!dml_spec_has_order(r->spec)) return;
+    const dml_place place = r->source->entry[DML_KEY_ORDER].value->place;
+    const bool balances = r->spec->parallelism.balance == DML_BALANCE_DYNAMIC;
+    if (!balances && strcmp(r->spec->planner.plan, DML_PLAN_AUTO) != 0) return;
+    dml_complain_at(&r->report, place, "'order' is of one layout, and %s chooses others: keep one",
+                    balances ? "balance: dynamic" : "plan: auto");
+}
+
 void dml_spec_check_stages(dml_spec_reader *r)
 {
     dml_spec *spec = r->spec;
@@ -276,6 +288,7 @@ void dml_spec_check_stages(dml_spec_reader *r)
         !entry[DML_KEY_STAGES].bad && !entry[DML_KEY_PIPELINE].bad && !entry[DML_KEY_REPLICAS].bad;
     if (laid_out && !entry[DML_KEY_LOST].bad) check_lost(r);
     if (laid_out && !entry[DML_KEY_SEATS].bad && spec->parallelism.n_stages == 0) check_seats(r);
+    check_order(r);
     if (spec->parallelism.n_stages == 0 || entry[DML_KEY_STAGES].bad) return;
     check_gaps(r);
     const bool counted = !entry[DML_KEY_GLOBAL_BATCH].bad && !entry[DML_KEY_MICRO_BATCH].bad &&
