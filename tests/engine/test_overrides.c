@@ -91,6 +91,10 @@ static void so_does_one_with_stages_of_its_own_and_one_that_recomputes(void **st
                          "parallelism.lost=[1]\n");
     expect_settled(TINY, "parallelism.pipeline_parallel_size=2\nparallelism.recompute=except_last\n"
                          "parallelism.data_parallel_size=1\n");
+    expect_settled(DELAYS, "parallelism.data_parallel_size=3\ntraining.global_batch_size=18\n"
+                           "training.micro_batch_size=1\nparallelism.lost=[2]\n"
+                           "parallelism.decoupled=true\nparallelism.staggered=true\n"
+                           "parallelism.seats=[0,1,3,2,4,5,6,7,8,9,10,11]\n");
     expect_settled(DELAYS, "parallelism.data_parallel_size=2\ntraining.global_batch_size=16\n"
                            "training.micro_batch_size=1\nparallelism.lost=[2]\n");
 }
