@@ -143,20 +143,53 @@ static int32_t write_back(fusing *f, dml_program *order)
     return cut;
 }
 
+/* Fuses what it can; *longer: the result measures longer all the same, which the span can, since its first ops are placed
+ * anew for each order. */
+static dml_err fuse_once(const dml_cost *cost, dml_list_objective objective, dml_program *order,
+                         int32_t *cut, bool *longer)
+{
+    fusing f;
+    int64_t before_ns = 0, after_ns = 0;
+    dml_err err = dml_slack_open(&f.s, order, cost);
+    if (err == DML_ERR_OK) {
+        before_ns = dml_slack_length(&f.s, objective);
+        pair_up(&f, order);
+        fuse_all(&f);
+        *cut = write_back(&f, order);
+    }
+    dml_arena_free(&f.s.arena);
+    DML_TRY(err);
+    DML_TRY(dml_order_length(order, cost, objective, &after_ns));
+    *longer = after_ns > before_ns;
+    return DML_ERR_OK;
+}
+
+static int32_t count_cut(const dml_program *order)
+{
+    int32_t cut = 0;
+    for (int32_t w = 0; w < order->workers; w++)
+        for (int32_t i = 0; i < order->list[w].n; i++)
+            cut += order->list[w].op[i].kind == DML_OP_BWD_WEIGHT;
+    return cut;
+}
+
 dml_err dml_order_fuse(const dml_cost *cost, dml_list_objective objective, dml_program *order,
                        int32_t *left)
 {
     if (order->lowered || dml_program_is_async(order))
         DML_FAIL(DML_ERR_SPEC, "backwards are fused in the order of a synchronous step");
-    fusing f;
-    const dml_err err = dml_slack_open(&f.s, order, cost);
-    if (err == DML_ERR_OK) {
-        dml_slack_length(&f.s, objective);
-        pair_up(&f, order);
-        fuse_all(&f);
-        const int32_t cut = write_back(&f, order);
-        if (left) *left = cut;
+    dml_program was;
+    int32_t cut = 0;
+    bool longer = false;
+    DML_TRY(dml_program_copy(order, &was));
+    const dml_err err = fuse_once(cost, objective, order, &cut, &longer);
+    if (longer) {
+        dml_program_free(order);
+        *order = was;
+        cut = count_cut(order);
+    } else {
+        dml_program_free(&was);
     }
-    dml_arena_free(&f.s.arena);
+    if (left && err == DML_ERR_OK) *left = cut;
     return err == DML_ERR_OK ? err : dml_err_add(err, __func__, __FILE__, __LINE__);
 }
