@@ -39,6 +39,7 @@ want=$(hash_of "$work/whole")
 
 for trial in $(seq "$trials"); do
   rm -rf "$work/out"
+  : >"$work/log" # whoever waits for a line of it is not to find the run before
   setsid "$train" "$spec" "${options[@]}" run.output_dir="$work/out" >"$work/log" 2>&1 &
   run=$!
   until grep -q '^step 1/' "$work/log" || ! kill -0 $run 2>/dev/null; do sleep 0.01; done

@@ -7,7 +7,8 @@ work=$(mktemp -d)
 trap 'rm -rf "$work"' EXIT
 failed=0 passed=0 got=0 run=0
 bits() { sed -n 's/^  weights  *//p' "$work/log"; }
-begin() { "$train" "$net" run.output_dir="$work/run" "$@" >"$work/log" 2>&1 </dev/null & run=$!; }
+# The log is empty before the run begins: who waits for a line of it does not find the run before.
+begin() { : >"$work/log"; "$train" "$net" run.output_dir="$work/run" "$@" >"$work/log" 2>&1 </dev/null & run=$!; }
 end() { wait $run; got=$?; }
 fail() { failed=$((failed + 1)); echo "FAIL: $1"; tail -25 "$work/log" | sed 's/^/    /'; }
 
