@@ -71,7 +71,11 @@ static void fusing_makes_no_order_longer_and_keeps_no_more(void **state)
         const dml_list_objective objective = n % 2 ? DML_LIST_SPAN : DML_LIST_WALL;
         const int64_t held[8] = {1, 2, 3, 4, 5, 6, 7, 8};
         int32_t left;
-        if (p.forward_only) continue;
+        if (p.forward_only) {
+            dml_program_free(&p);
+            dml_cost_free(&cost);
+            continue;
+        }
         const int64_t ns = length_of(&p, &cost, objective);
         DML_CHECK_OK(dml_program_copy(&p, &was));
         DML_CHECK_OK(dml_order_fuse(&cost, objective, &p, &left));
