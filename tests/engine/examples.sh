@@ -10,7 +10,7 @@ small() { # overrides that make a GPU's example small
   case $1 in
     */resnet50-imagenet-synthetic.yaml) echo 'model.input=[3,32,32] data.pool=8 data.test_samples=4' ;;
     */mlp-wide.yaml | */mlp24-wide.yaml) echo 'model.input=[16] model.hidden=[64,64] model.classes=16 data.pool=8 data.test_samples=4' ;;
-    */dp3-delay.yaml) echo 'training.global_batch_size=36' ;;
+    */dp3-delay.yaml | */slipstream-delay.yaml) echo 'training.global_batch_size=36' ;;
   esac
 }
 for spec in "$2"/examples/*.yaml; do
