@@ -257,7 +257,8 @@ static dml_err write_files(save *v)
 
 /* ---- publishing ---- */
 
-/* The temporary folder gets its name; one of that name becomes the temporary one, and goes. */
+/* The temporary folder gets its name; one of that name becomes the temporary one, and goes, but not before the disk knows it
+ * by that name. */
 static dml_err take_name(const save *v)
 {
     const int parent = v->folder->fd;
@@ -266,9 +267,10 @@ static dml_err take_name(const save *v)
         if (errno != EEXIST) return io_failed("cannot rename to", v->name);
         if (renameat2(parent, v->temp, parent, v->name, RENAME_EXCHANGE) != 0)
             return io_failed("cannot replace", v->name);
-        remove_folder(parent, v->temp);
     }
-    return sync_folder(parent, v->folder->path);
+    DML_TRY(sync_folder(parent, v->folder->path));
+    remove_folder(parent, v->temp);
+    return DML_ERR_OK;
 }
 
 static dml_err point_at(const save *v)
@@ -297,10 +299,11 @@ static dml_err prune(save *v, int32_t keep)
         char name[DML_CHECKPOINT_NAME];
         if (steps[i] > v->manifest.step || kept++ < keep) continue;
         DML_TRY(DML_FAILPOINT(CKPT_PRUNE));
-        /* out of sight first, so that no half of one is ever found */
+        /* out of sight first, also for the disk, so that no half of one is ever found */
         dml_ckpt_step_name(steps[i], name);
         if (renameat(v->folder->fd, name, v->folder->fd, v->temp) != 0)
             return io_failed("cannot remove", name);
+        DML_TRY(sync_folder(v->folder->fd, v->folder->path));
         remove_folder(v->folder->fd, v->temp);
     }
     return DML_ERR_OK;
