@@ -7,6 +7,7 @@
 #include "engine/agent_impl.h"
 
 #include "engine/base/clock.h"
+#include "engine/base/failpoint.h"
 #include "engine/data_steps.h"
 #include "engine/launch.h"
 
@@ -68,6 +69,7 @@ dml_err dml_agent_leave_behind(dml_agent *a)
     dml_logbook_part part[DML_LOGBOOK_PARTS];
     int book_fd;
     const int32_t n_parts = parts_of(a, part);
+    DML_TRY(DML_FAILPOINT(AGENT_KEEP));
     DML_TRY(dml_logbook_create(part, n_parts, &a->book, &book_fd));
     dml_agent_note(a);
     DML_TRY(dml_launch_keep(KEEP_CONTROL, a->control_fd));
@@ -180,6 +182,7 @@ dml_err dml_agent_again(dml_agent *a)
     const dml_plan *plan = dml_recovery_plan(a->recovery);
     dml_detect_plan(a->detect, plan);
     DML_TRY(dml_leader_again(&a->leader, plan, &a->book));
+    DML_TRY(DML_FAILPOINT(AGENT_AGAIN));
     DML_TRY(dml_launch_resume());
     dml_console_note(&a->leader.view, "the agent was started again: it follows from step %lld on",
                      (long long)a->leader.steps);

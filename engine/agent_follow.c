@@ -3,6 +3,7 @@
 #include "engine/agent_impl.h"
 
 #include "engine/base/clock.h"
+#include "engine/base/failpoint.h"
 #include "engine/launch.h"
 
 #include <poll.h>
@@ -59,8 +60,9 @@ bool dml_agent_is_settled(const dml_agent *a)
 /* After each call of the recovery. */
 static void look_at_recovery(dml_agent *a)
 {
-    if (a->ending_ns == 0 && dml_recovery_over(a->recovery))
-        leader_failed(a, DML_ERR_PEER, dml_recovery_over(a->recovery));
+    dml_err err;
+    const char *over = dml_recovery_over(a->recovery, &err);
+    if (a->ending_ns == 0 && over) leader_failed(a, err, over);
     if (dml_recovery_is_dismissed(a->recovery) && a->give_up_ns == INT64_MAX)
         a->give_up_ns = dml_clock_ns() + DML_AGENT_PATIENCE_S * DML_NS_PER_S;
 }
@@ -103,6 +105,7 @@ static void note(void *context, const dml_recovery_event *e)
         return;
     }
     if (e->kind == DML_RECOVERY_SNAPSHOT) dml_keeper_snapshot(a->keeper, a->recovery, e);
+    if (e->kind == DML_RECOVERY_FAILED) dml_keeper_no_snapshot(a->keeper);
     if (e->kind == DML_RECOVERY_PLAN) dml_detect_plan(a->detect, e->after);
     const dml_err err = dml_leader_recovery(&a->leader, e);
     if (err != DML_ERR_OK) leader_failed(a, err, dml_err_trail());
@@ -173,7 +176,8 @@ static void take(dml_agent *a, const dml_report *r)
     if (a->ending_ns == 0 && r->kind == DML_REPORT_STEP)
         dml_keeper_step(a->keeper, a->recovery, r->step.step);
     look_at_recovery(a);
-    if (a->leader_err == DML_ERR_OK) err = dml_leader_take(&a->leader, r);
+    if (r->kind == DML_REPORT_STEP) err = DML_FAILPOINT(AGENT_COMMIT);
+    if (err == DML_ERR_OK && a->leader_err == DML_ERR_OK) err = dml_leader_take(&a->leader, r);
     if (err == DML_ERR_OK && a->ending_ns == 0) err = weigh_plans(a, r);
     if (err != DML_ERR_OK) leader_failed(a, err, dml_err_trail());
 }

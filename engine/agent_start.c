@@ -2,6 +2,7 @@
 #include "engine/agent_impl.h"
 
 #include "engine/base/clock.h"
+#include "engine/base/failpoint.h"
 #include "engine/launch.h"
 
 #include <errno.h>
@@ -64,6 +65,7 @@ static int32_t gather(const dml_agent *a, int reports, int fds[DML_LAUNCH_FDS])
 static dml_err ask_for(dml_agent *a, int32_t rank)
 {
     int pair[2], fds[DML_LAUNCH_FDS];
+    DML_TRY(DML_FAILPOINT(AGENT_START));
     DML_TRY(dml_detect_expect(a->detect, rank));
     DML_TRY(open_reports(a, pair));
     const dml_err err = dml_launch_worker(rank, fds, gather(a, pair[1], fds));

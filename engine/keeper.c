@@ -150,6 +150,11 @@ void dml_keeper_snapshot(dml_keeper *k, dml_recovery *r, const dml_recovery_even
     atomic_store(&k->c.control->stop, 1);
 }
 
+void dml_keeper_no_snapshot(dml_keeper *k)
+{
+    if (k->stopping && k->stop_step < 0) atomic_store(&k->c.control->stop, 1);
+}
+
 int dml_keeper_fd(const dml_keeper *k)
 {
     return k->saver ? dml_saver_fd(k->saver) : -1;

@@ -1,6 +1,7 @@
 /* engine/launch.c - the supervisor. */
 #include "engine/launch_impl.h"
 
+#include "engine/base/failpoint.h"
 #include "engine/control.h"
 
 #include <errno.h>
@@ -110,7 +111,9 @@ static void start_worker(supervisor *s, int32_t rank, const int *fds, int n_fds)
     snprintf(parent_text, sizeof parent_text, "%d", (int)s->self);
     char name[] = "dml-worker", flag[] = "--worker";
     char *const argv[] = {name, flag, rank_text, parent_text, NULL};
-    const pid_t pid = start(s, argv, fds, n_fds);
+    errno = EAGAIN; /* what a failpoint stands for */
+    const bool fails = DML_FAILPOINT(SUPERVISOR_START) != DML_ERR_OK;
+    const pid_t pid = fails ? -1 : start(s, argv, fds, n_fds);
     if (pid < 0) {
         tell_agent(s, &(dml_launch_event){DML_LAUNCH_FAILED, rank, 0, errno});
         return;
@@ -174,6 +177,7 @@ static bool restart_agent(supervisor *s)
     drop_agent_socket(s, s->agent_socket);
     s->restarts++;
     s->resuming = true;
+    if (DML_FAILPOINT(SUPERVISOR_AGAIN) != DML_ERR_OK) return false;
     return start_agent(s, "--agent-again") == DML_ERR_OK;
 }
 
@@ -244,6 +248,7 @@ static void reap(supervisor *s)
             if (s->worker[r] == pid) {
                 s->worker[r] = 0;
                 s->status[r] = status;
+                (void)!DML_FAILPOINT(SUPERVISOR_ENDED);
                 tell_agent(s, &(dml_launch_event){DML_LAUNCH_ENDED, r, (int32_t)pid, status});
             }
     }
@@ -310,7 +315,8 @@ static dml_err open_signals(supervisor *s)
 int dml_supervise(char *const argv[])
 {
     supervisor s = {.self = getpid(), .args = argv};
-    dml_err err = open_signals(&s);
+    dml_err err = dml_failpoints_from_environment(DML_FAILPOINT_AGENT, false);
+    if (err == DML_ERR_OK) err = open_signals(&s);
     if (err == DML_ERR_OK) err = start_agent(&s, "--agent");
     if (err != DML_ERR_OK) {
         fprintf(stderr, "dml-train: %s\n", dml_err_trail());

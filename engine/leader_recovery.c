@@ -214,6 +214,7 @@ dml_err dml_leader_recovery(dml_leader *l, const dml_recovery_event *e)
     switch (e->kind) {
     case DML_RECOVERY_PLAN: return change_plan(l, e);
     case DML_RECOVERY_DONE: return tell(l, e);
+    case DML_RECOVERY_FAILED: dml_leader_message(l, "error", e->why); return DML_ERR_OK;
     case DML_RECOVERY_LOST:
     case DML_RECOVERY_SNAPSHOT: return DML_ERR_OK;
     }

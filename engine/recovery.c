@@ -40,10 +40,26 @@ void dml_recovery_end(dml_recovery *r, const char *fmt, ...)
     dml_wait_set(&r->c.control->fence, DML_FENCE_END);
 }
 
+/* What every try would meet again, and what happened with nobody lost, is no loss. */
 bool dml_recovery_failed(dml_recovery *r, dml_err err)
 {
-    if (err != DML_ERR_OK) dml_recovery_end(r, "%s", dml_err_trail());
-    return err != DML_ERR_OK;
+    if (err == DML_ERR_OK) return false;
+    const bool lost = r->under_way && r->event.newly_lost != 0;
+    if (r->state != DML_AT_OVER && (!lost || (err != DML_ERR_UNAVAILABLE && err != DML_ERR_NOMEM)))
+        r->over_err = err;
+    dml_recovery_end(r, "%s", dml_err_trail());
+    return true;
+}
+
+void dml_recovery_give_up(dml_recovery *r, const char *what)
+{
+    char why[512];
+    const char *trail = dml_err_trail();
+    snprintf(why, sizeof why, "%s is given up, training goes on: %.*s", what,
+             (int)strcspn(trail, "\n"), trail);
+    const dml_recovery_event e = {
+        .kind = DML_RECOVERY_FAILED, .generation = r->now, .rank = -1, .why = why};
+    if (r->c.note) r->c.note(r->c.context, &e);
 }
 
 void dml_recovery_close(dml_recovery *r)
@@ -67,7 +83,8 @@ static void dismiss(dml_recovery *r)
 static void dismiss_if_all_ended(dml_recovery *r)
 {
     const bool running = r->state == DML_AT_RUN || r->state == DML_AT_CHANGING;
-    if (running && r->active && (r->active & ~r->ended) == 0) dismiss(r);
+    if (!running || !r->active || (r->active & ~r->ended)) return;
+    if (!dml_recovery_failed(r, DML_FAILPOINT(AGENT_DISMISS))) dismiss(r);
 }
 
 /* ---- states ---- */
@@ -101,7 +118,10 @@ void dml_recovery_begin_event(dml_recovery *r, dml_recovery_reason reason)
 void dml_recovery_fence(dml_recovery *r)
 {
     const bool again = r->state == DML_AT_FENCED;
-    if (dml_recovery_failed(r, DML_FAILPOINT(AGENT_FENCE))) return;
+    if (DML_FAILPOINT(AGENT_FENCE) != DML_ERR_OK) {
+        dml_recovery_end(r, "%s", dml_err_trail());
+        return;
+    }
     r->newest++;
     dml_recovery_begin_event(r, r->spec->failures.policy == DML_POLICY_RESTART ? DML_REASON_RESTART
                                                                                : DML_REASON_LOSS);
@@ -183,6 +203,15 @@ static void take_ready(dml_recovery *r, int32_t rank, const dml_report_ready *re
     if ((r->active & ~r->answered) == 0) opened(r);
 }
 
+static dml_err check_snapshot(const dml_recovery *r, uint64_t *stamp)
+{
+    DML_TRY(DML_FAILPOINT(AGENT_SNAPSHOT));
+    if (!dml_depot_complete(r->c.bank[r->snapshot.bank], stamp))
+        DML_FAIL(DML_ERR_BUG, "all workers have put their snapshot, and bank %d lacks some of it",
+                 r->snapshot.bank);
+    return DML_ERR_OK;
+}
+
 static void take_snapshot(dml_recovery *r, int32_t rank, const dml_report_saved *s)
 {
     if (r->snapshot.word == 0 || s->snapshot != r->snapshot.word) return;
@@ -191,7 +220,11 @@ static void take_snapshot(dml_recovery *r, int32_t rank, const dml_report_saved 
     if (r->active & ~r->snapshot.answered) return;
     r->snapshot.word = 0;
     uint64_t stamp;
-    if (!r->c.note || !dml_depot_complete(r->c.bank[r->snapshot.bank], &stamp)) return;
+    if (check_snapshot(r, &stamp) != DML_ERR_OK) {
+        dml_recovery_give_up(r, "a snapshot");
+        return;
+    }
+    if (!r->c.note) return;
     const dml_recovery_event e = {.kind = DML_RECOVERY_SNAPSHOT,
                                   .generation = r->now,
                                   .bank = r->snapshot.bank,
@@ -517,8 +550,9 @@ bool dml_recovery_is_dismissed(const dml_recovery *r)
     return r->dismissed;
 }
 
-const char *dml_recovery_over(const dml_recovery *r)
+const char *dml_recovery_over(const dml_recovery *r, dml_err *err)
 {
+    *err = r->over_err == DML_ERR_OK ? DML_ERR_PEER : r->over_err;
     return r->over[0] ? r->over : NULL;
 }
 

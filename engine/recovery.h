@@ -46,6 +46,7 @@ typedef enum dml_recovery_kind {
     DML_RECOVERY_PLAN, /* everyone alive goes on under another plan: dml_recovery_plan; times up to ready */
     DML_RECOVERY_DONE,     /* the first step after it is committed: all times are known */
     DML_RECOVERY_SNAPSHOT, /* a snapshot is complete: `bank`, `step`, `bytes` */
+    DML_RECOVERY_FAILED, /* a snapshot, or a change that nobody needs, is given up: `why`; the run goes on */
 } dml_recovery_kind;
 
 /* Why the plan changed. */
@@ -87,6 +88,7 @@ typedef struct dml_recovery_event {
     int64_t fenced_ns, parked_ns, planned_ns, published_ns, saved_ns, moved_ns, ready_ns;
     int64_t step_ns; /* DONE: the first step committed */
     int32_t bank;    /* SNAPSHOT */
+    const char *why; /* FAILED: borrowed */
 } dml_recovery_event;
 
 typedef struct dml_recovery_config {
@@ -164,8 +166,9 @@ bool dml_recovery_survives(const dml_recovery *r, dml_err err);
 int32_t dml_recovery_leader(const dml_recovery *r);
 /* Everyone who takes part has reported END of this generation: control->dismissed is set. */
 bool dml_recovery_is_dismissed(const dml_recovery *r);
-/* NULL: the run goes on.  Else it cannot, and why: the end has been announced (DML_FENCE_END). */
-const char *dml_recovery_over(const dml_recovery *r);
+/* NULL: the run goes on.  Else it cannot, and why: the end has been announced (DML_FENCE_END).
+ *   err  DML_ERR_PEER: a loss that is not survived; else what went wrong, with nobody lost, or at every try */
+const char *dml_recovery_over(const dml_recovery *r, dml_err *err);
 
 /* ---- plans from text ---- */
 

@@ -283,6 +283,33 @@ void dml_recovery_decide(dml_recovery *r)
 
 /* ---- after the step under way ---- */
 
+/* Nobody has heard of it: the plan of now stays.  Who came for it is started again as often as any, who was to leave is
+ * to be done without. */
+static void withdraw(dml_recovery *r)
+{
+    const uint64_t leaving = r->leaving;
+    dml_recovery_give_up(r, "a change of plan");
+    r->under_way = false;
+    r->leaving = 0;
+    if (dml_recovery_failed(r, dml_recovery_withdraw(r))) return;
+    dml_recovery_turn_away(r);
+    for (int32_t w = 0; w < r->n; w++)
+        if (leaving & DML_RANK_BIT(w)) dml_recovery_lost(r, w, &r->illness);
+}
+
+/* All but telling it. */
+static dml_err prepare(dml_recovery *r, dml_planned *planned, uint64_t coming)
+{
+    DML_TRY(dml_recovery_publish(r, r->newest, planned));
+    const dml_base from = {.source = DML_SOURCE_PEERS,
+                           .bank = dml_recovery_free_bank(r),
+                           .stamp = dml_depot_stamp(r->newest, 0),
+                           .step = -1};
+    const uint64_t there = (r->active | coming) & ~r->leaving;
+    fill_move(r, &from, &(outcome){0}, r->world & ~there);
+    return DML_FAILPOINT(AGENT_PUBLISH);
+}
+
 void dml_recovery_announce(dml_recovery *r, dml_planned *planned, dml_recovery_reason reason)
 {
     r->newest++;
@@ -290,16 +317,12 @@ void dml_recovery_announce(dml_recovery *r, dml_planned *planned, dml_recovery_r
     const int64_t now_ns = dml_clock_ns();
     r->event.fenced_ns = r->event.parked_ns = r->event.planned_ns = now_ns;
     dml_recovery_tell_figures(r);
-    if (dml_recovery_failed(r, dml_recovery_publish(r, r->newest, planned))) return;
-    const dml_base from = {.source = DML_SOURCE_PEERS,
-                           .bank = dml_recovery_free_bank(r),
-                           .stamp = dml_depot_stamp(r->newest, 0),
-                           .step = -1};
     const uint64_t coming = welcome(r, DML_SOURCE_PEERS);
-    const uint64_t there = (r->active | coming) & ~r->leaving;
-    fill_move(r, &from, &(outcome){0}, r->world & ~there);
+    if (prepare(r, planned, coming) != DML_ERR_OK) {
+        withdraw(r);
+        return;
+    }
     r->event.source = DML_SOURCE_PEERS;
-    if (dml_recovery_failed(r, DML_FAILPOINT(AGENT_PUBLISH))) return;
     r->event.published_ns = dml_clock_ns();
     set_generation(r, coming);
     dml_wait_set(&r->c.control->plan, r->newest);

@@ -87,6 +87,7 @@ struct dml_recovery {
     dml_recovery_event event; /* of the change under way, or the newest */
     bool under_way, pending;  /* from the loss to ready; from there to the first step */
     char over[768];           /* "": the run goes on */
+    dml_err over_err;         /* DML_ERR_OK: that of a loss */
 };
 
 int64_t dml_recovery_patience_ns(const dml_recovery *r); /* for an answer */
@@ -97,6 +98,8 @@ int64_t dml_recovery_patience_ns(const dml_recovery *r); /* for an answer */
 void dml_recovery_end(dml_recovery *r, const char *fmt, ...) __attribute__((format(printf, 2, 3)));
 /* Ends it when `err` is one, with the trail. */
 bool dml_recovery_failed(dml_recovery *r, dml_err err);
+/* Says that `what` is given up, with the trail; the run goes on. */
+void dml_recovery_give_up(dml_recovery *r, const char *what);
 void dml_recovery_enter(dml_recovery *r, dml_recovery_state state, int64_t patience_ns);
 /* Begins an event, or goes on with the one that is not over. */
 void dml_recovery_begin_event(dml_recovery *r, dml_recovery_reason reason);
@@ -111,6 +114,8 @@ void dml_recovery_moved(dml_recovery *r);
 void dml_recovery_let_in_and_out(dml_recovery *r);
 /* Starts who is to be started; returns when it is next time, INT64_MAX: never. */
 int64_t dml_recovery_spawn_due(dml_recovery *r, int64_t now_ns);
+/* Whoever has joined has no place: it is killed, and may be started again. */
+void dml_recovery_turn_away(dml_recovery *r);
 /* A SUSPECT; a look at them. */
 void dml_recovery_suspect(dml_recovery *r, int32_t rank, const dml_report_suspect *s);
 int64_t dml_recovery_judge(dml_recovery *r, int64_t now_ns);
@@ -121,7 +126,8 @@ int64_t dml_recovery_judge(dml_recovery *r, int64_t now_ns);
 void dml_recovery_decide(dml_recovery *r);
 /* A bank that may be put to, the other being the newer where that matters. */
 int32_t dml_recovery_free_bank(const dml_recovery *r);
-/* Announces `planned` for after the step under way: `joined` enter, `leaving` leave. */
+/* Announces `planned` for after the step under way: `joined` enter, `leaving` leave.  Where that fails the plan of now
+ * stays, whoever had joined is turned away, and who was to leave is lost. */
 void dml_recovery_announce(dml_recovery *r, dml_planned *planned, dml_recovery_reason reason);
 
 /* ---- recovery_plan.c ---- */
@@ -134,6 +140,8 @@ void dml_recovery_tell_figures(dml_recovery *r);
 dml_err dml_recovery_publish(dml_recovery *r, uint32_t generation, dml_planned *planned);
 /* Takes `planned`, moved, as that of the generation; NULL: the first plan. */
 dml_err dml_recovery_keep(dml_recovery *r, uint32_t generation, dml_planned *planned);
+/* Writes the text of the plan of now again: the one published last is not to be. */
+dml_err dml_recovery_withdraw(dml_recovery *r);
 /* Drops plans that nobody runs or speaks of. */
 void dml_recovery_prune(dml_recovery *r);
 

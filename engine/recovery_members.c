@@ -69,6 +69,14 @@ int64_t dml_recovery_spawn_due(dml_recovery *r, int64_t now_ns)
 
 /* ---- in and out, between two steps ---- */
 
+void dml_recovery_turn_away(dml_recovery *r)
+{
+    const dml_death d = {.cause = "there is no plan with it", .detect_ns = dml_clock_ns()};
+    const uint64_t joined = r->joined;
+    for (int32_t w = 0; w < r->n; w++)
+        if (joined & DML_RANK_BIT(w)) dml_recovery_lost(r, w, &d);
+}
+
 void dml_recovery_let_in_and_out(dml_recovery *r)
 {
     const bool stops = atomic_load(&r->c.control->stop) != 0 || r->ended;
@@ -83,7 +91,11 @@ void dml_recovery_let_in_and_out(dml_recovery *r)
         dml_recovery_end(r, "%s, and without that worker: %s", r->illness.cause, dml_err_trail());
         return;
     }
-    if (dml_recovery_failed(r, err)) return;
+    if (err != DML_ERR_OK) {
+        dml_recovery_give_up(r, "a return");
+        dml_recovery_turn_away(r);
+        return;
+    }
     r->leaving = r->unwell;
     r->unwell = 0;
     dml_recovery_announce(r, planned, r->leaving ? DML_REASON_LEAVE : DML_REASON_REJOIN);

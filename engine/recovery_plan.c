@@ -118,6 +118,11 @@ dml_err dml_recovery_publish(dml_recovery *r, uint32_t generation, dml_planned *
     return print(planned ? &planned->spec : r->spec, r->c.plan_fd);
 }
 
+dml_err dml_recovery_withdraw(dml_recovery *r)
+{
+    return print(dml_recovery_plan(r)->spec, r->c.plan_fd);
+}
+
 /* ---- without those that are lost ---- */
 
 static double seconds(int64_t ns)

@@ -74,6 +74,7 @@ dml_err dml_loop_save_snapshot(dml_loop *l)
     const dml_depot_run now = dml_loop_now(l);
     dml_report r = {.kind = DML_REPORT_SAVED, .saved = {.snapshot = l->snapshot, .step = l->step}};
     l->snaps = false;
+    DML_TRY(DML_FAILPOINT(WORKER_SNAPSHOT));
     DML_TRY(dml_worker_put_state(w, w->config->bank[l->snapshot & 1],
                                  dml_depot_stamp(w->tenure.generation, l->step), w->tenure.lost,
                                  &now, &r.saved.bytes));

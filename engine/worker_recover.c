@@ -96,6 +96,7 @@ dml_err dml_loop_join(dml_loop *l, dml_tenure *next)
     dml_worker *w = l->w;
     _Atomic uint32_t *admitted = &w->config->control->admitted[w->config->rank];
     dml_loop_set_phase(w, DML_PHASE_JOIN, 0);
+    DML_TRY(DML_FAILPOINT(WORKER_JOIN));
     DML_TRY(dml_worker_report(w, &(dml_report){.kind = DML_REPORT_JOIN}));
     DML_TRY(dml_wait_reached(admitted, 1, INT64_MAX, &w->abort, "a plan that knows this worker"));
     const uint32_t generation = atomic_load_explicit(admitted, memory_order_acquire);
@@ -170,6 +171,7 @@ static dml_err park(dml_loop *l)
     if (w->load && w->load != w->lane[DML_LANE_COMPUTE])
         DML_TRY(device->renew(w->load, deadline_ns));
     atomic_store_explicit(&w->abort.epoch, fence, memory_order_relaxed);
+    DML_TRY(DML_FAILPOINT(WORKER_PARK));
     return dml_worker_report(w,
                              &(dml_report){.kind = DML_REPORT_PARKED, .parked = {.fence = fence}});
 }

@@ -9,7 +9,7 @@
  *   DML_FAILPOINTS="worker.put@rank=1,hit=2:kill; agent.publish:pause=200ms; ckpt.fsync:error=nomem"
  *
  *   point [@ condition, ...] : action
- *   rank=R    only there; the agent is rank -1
+ *   rank=R    only there; agent and supervisor are rank -1
  *   hit=N     the N-th time that the point is reached by whom the rule is for; 1 by default, and then never again
  *   always    from then on every time
  *   joined    only in a process that was started while the run was under way; others only in those it began with
@@ -41,12 +41,24 @@
     X(WORKER_OPEN,        "worker.open")         /* before it meets the others at the next epoch       */  \
     X(WORKER_GET,         "worker.get")          /* between two chunks' states on their way back       */  \
     X(WORKER_READY,       "worker.ready")        /* before it says so                                  */  \
+    X(WORKER_PARK,        "worker.park")         /* it has left its step, nobody knows                 */  \
+    X(WORKER_SNAPSHOT,    "worker.snapshot")     /* before it puts its part of a snapshot              */  \
+    X(WORKER_JOIN,        "worker.join")         /* started while the run was under way, nobody knows  */  \
     X(AGENT_FENCE,        "agent.fence")         /* someone is lost, the fence is not raised           */  \
     X(AGENT_PARKED,       "agent.parked")        /* all live workers are parked                        */  \
     X(AGENT_DECIDE,       "agent.decide")        /* the plan is made, nothing is written               */  \
     X(AGENT_PUBLISH,      "agent.publish")       /* the move is written, not announced                 */  \
     X(AGENT_MOVED,        "agent.moved")         /* all have saved, nobody may close yet               */  \
     X(AGENT_READY,        "agent.ready")         /* all are ready, the recovery is not over            */  \
+    X(AGENT_COMMIT,       "agent.commit")        /* a step is reported, nothing is written of it       */  \
+    X(AGENT_SNAPSHOT,     "agent.snapshot")      /* all have put theirs, the snapshot is not told      */  \
+    X(AGENT_START,        "agent.start")         /* before it asks for a worker                        */  \
+    X(AGENT_KEEP,         "agent.keep")          /* before the supervisor keeps its descriptors        */  \
+    X(AGENT_AGAIN,        "agent.again")         /* started again, what was kept is mapped: `joined`   */  \
+    X(AGENT_DISMISS,      "agent.dismiss")       /* all have ended, nobody may go yet                  */  \
+    X(SUPERVISOR_START,   "supervisor.start")    /* before it starts a worker                          */  \
+    X(SUPERVISOR_ENDED,   "supervisor.ended")    /* a worker has ended, the agent is not told          */  \
+    X(SUPERVISOR_AGAIN,   "supervisor.again")    /* the agent was killed, there is no other yet        */  \
     X(CKPT_WRITE,         "ckpt.write")          /* between two writes of a file                       */  \
     X(CKPT_FSYNC,         "ckpt.fsync")          /* before a file's fsync                              */  \
     X(CKPT_RENAME,        "ckpt.rename")         /* before a name becomes visible                      */  \

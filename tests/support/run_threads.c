@@ -83,8 +83,9 @@ static void fail_run(run *r, dml_err err, const char *trail)
 
 static void look_at_recovery(run *r)
 {
-    const char *over = dml_recovery_over(r->recovery);
-    if (over) fail_run(r, DML_ERR_PEER, over);
+    dml_err err;
+    const char *over = dml_recovery_over(r->recovery, &err);
+    if (over) fail_run(r, err, over);
 }
 
 static void kill_life(void *context, int32_t rank)
@@ -100,6 +101,7 @@ static void note(void *context, const dml_recovery_event *e)
     if (r->hooks.recovery) r->hooks.recovery(r->hooks.context, e);
     if (e->kind == DML_RECOVERY_LOST) res->losses++;
     if (e->kind == DML_RECOVERY_SNAPSHOT) dml_keeper_snapshot(r->keeper, r->recovery, e);
+    if (e->kind == DML_RECOVERY_FAILED) dml_keeper_no_snapshot(r->keeper);
     if (e->kind != DML_RECOVERY_PLAN) return;
     const bool recovered = e->reason == DML_REASON_LOSS || e->reason == DML_REASON_RESTART;
     res->changes++;
