@@ -80,9 +80,9 @@ static run_result run_at(int32_t at, const char *const *extra, const char *point
 }
 
 static const char *const of_a_step[] = {"worker.vote.before", "worker.vote.after", "worker.commit"};
-static const char *const of_a_move[] = {"worker.put",  "worker.saved", "worker.close",
-                                        "worker.open", "worker.get",   "worker.ready"};
-enum { OF_A_STEP = 3, OF_A_MOVE = 6, WORLD = 4 };
+static const char *const of_a_move[] = {"worker.park", "worker.put", "worker.saved", "worker.close",
+                                        "worker.open", "worker.get", "worker.ready"};
+enum { OF_A_STEP = 3, OF_A_MOVE = 7, WORLD = 4 };
 
 static void a_worker_is_lost_at_each_point_of_a_step(void **state)
 {
@@ -101,6 +101,12 @@ static void a_worker_is_lost_at_each_point_of_a_step(void **state)
     }
 }
 
+/* A point of the recovery that the rank comes to again and again: the first time is the run's begin. */
+static int32_t hit_of(const char *point)
+{
+    return strcmp(point, "worker.open") == 0 || strcmp(point, "worker.ready") == 0 ? 2 : 1;
+}
+
 /* The second is lost in the midst of the recovery from the first, and no other stage loses its last holder. */
 static void another_is_lost_at_each_point_of_the_recovery(void **state)
 {
@@ -110,13 +116,62 @@ static void another_is_lost_at_each_point_of_the_recovery(void **state)
     for (int32_t p = 0; p < OF_A_MOVE; p++) {
         char text[160];
         const int32_t first = below(WORLD), second = (first + 1 + below(WORLD - 1)) % WORLD;
-        const bool opens =
-            strcmp(of_a_move[p], "worker.open") == 0 || strcmp(of_a_move[p], "worker.ready") == 0;
         snprintf(text, sizeof text, "worker.vote.after@rank=%d,hit=3:kill; %s@rank=%d,hit=%d:kill",
-                 first, of_a_move[p], second, opens ? 2 : 1);
+                 first, of_a_move[p], second, hit_of(of_a_move[p]));
         const run_result r = run(three, NULL, text, NULL);
         expect_same_bits(&want, &r, text);
         DML_CHECK(r.losses >= 1 && r.losses <= 2); /* a replica puts nothing */
+    }
+}
+
+/* Three holders of each stage: whichever two are lost, whenever the second is, in the same stage or another.  Each ordered
+ * pair meets one point of the recovery, all of them with ROUNDS of at least OF_A_MOVE; and both at the same instant. */
+static void any_two_of_three_holders_are_lost(void **state)
+{
+    (void)state;
+    static const char *const threefold[] = {"parallelism.pp=2", "parallelism.dp=3",
+                                            "training.max_steps=6", "training.global_batch_size=18",
+                                            NULL};
+    const run_result want = run(threefold, NULL, NULL, NULL);
+    const int32_t n = want.workers, points = rounds < OF_A_MOVE ? rounds : OF_A_MOVE;
+    for (int32_t pair = 0; pair < n * n; pair++) {
+        const int32_t first = pair / n, second = pair % n;
+        char text[160];
+        if (first == second) continue;
+        for (int32_t i = 0; i < points; i++) {
+            const char *point = of_a_move[(pair + i) % OF_A_MOVE];
+            snprintf(text, sizeof text,
+                     "worker.vote.after@rank=%d,hit=3:kill; %s@rank=%d,hit=%d:kill", first, point,
+                     second, hit_of(point));
+            const run_result r = run(threefold, NULL, text, NULL);
+            expect_same_bits(&want, &r, text);
+            DML_CHECK(r.losses >= 1 && r.losses <= 2); /* a replica puts nothing */
+        }
+        if (first > second) continue;
+        snprintf(text, sizeof text,
+                 "worker.vote.before@rank=%d,hit=4:kill; worker.vote.before@rank=%d,hit=4:kill",
+                 first, second);
+        const run_result both = run(threefold, NULL, text, NULL);
+        expect_same_bits(&want, &both, text);
+        DML_CHECK_EQ(2, both.losses);
+    }
+}
+
+/* The third is lost while the second loss is mended. */
+static void three_of_four_are_lost_one_recovery_in_another(void **state)
+{
+    (void)state;
+    static const char *const fourfold[] = {"parallelism.pp=1", "parallelism.dp=4", NULL};
+    const run_result want = run(fourfold, NULL, NULL, NULL);
+    for (int32_t p = 0; p < OF_A_MOVE; p++) {
+        char text[200];
+        snprintf(text, sizeof text,
+                 "worker.vote.after@rank=3,hit=3:kill; worker.park@rank=1:kill; "
+                 "%s@rank=0,hit=%d:kill",
+                 of_a_move[p], hit_of(of_a_move[p]) + (p == 0));
+        const run_result r = run(fourfold, NULL, text, NULL);
+        expect_same_bits(&want, &r, text);
+        DML_CHECK(r.losses >= 2 && r.losses <= 3); /* the fences of two may be one */
     }
 }
 
@@ -231,6 +286,8 @@ int main(int argc, char **argv)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(a_worker_is_lost_at_each_point_of_a_step),
         cmocka_unit_test(another_is_lost_at_each_point_of_the_recovery),
+        cmocka_unit_test(any_two_of_three_holders_are_lost),
+        cmocka_unit_test(three_of_four_are_lost_one_recovery_in_another),
         cmocka_unit_test(who_is_lost_comes_back),
         cmocka_unit_test(a_stage_is_lost_as_a_whole),
         cmocka_unit_test(all_start_again_where_policy_says_so),
