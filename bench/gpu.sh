@@ -11,6 +11,7 @@
 #   DML_GPU_BUILD      build folder (build-gpu: ignored by git)
 #   DML_GPU_DEPS       folder of Debian packages to unpack and link with (.gpu-deps, made by bench/gpu_deps.sh)
 #   DML_GPU_PYTHON     a python3 with PyTorch, whose wheels hold NCCL and cuDNN too (python3)
+#   DML_GPU_CYCLES     losses and returns of each layout in `recovery`, if they take less than its time (100)
 #   DML_GPU_BACKEND    cuda; `emulated`: the stand-in of kernels/cuda/emulation at tiny sizes, which shows that
 #                      these scripts work and measures nothing
 # shellcheck source=bench/lib.sh
@@ -31,6 +32,7 @@ phases=(
   'images      ResNet-50 224 x 224 in bf16 and TF32 against PyTorch, in turn; gaps; the price of exact mode'
   'matrices    an MLP of 8 x 8192 in bf16 against the measured ceiling and against PyTorch'
   'faults      SIGKILL of a worker: when it is noticed, when the others have let go'
+  'recovery    kill, gpu_error and gpu_hang on 2 and 4 ranks, each lost and back: the times, the processes, memory, the bits'
 )
 
 list() {

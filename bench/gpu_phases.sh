@@ -347,3 +347,91 @@ phase_faults() {
   done
   fact kills "[$rows]"
 }
+
+# ---- recovery
+
+recoveries() { grep -c '"type":"recovery"' "$out/run/metrics.jsonl" 2>/dev/null || true; }
+
+# until_recoveries N: within 30 s, while the run lives
+until_recoveries() {
+  for _ in $(seq 600); do
+    [ "$(recoveries)" -lt "$1" ] || return 0
+    kill -0 $run_pid 2>/dev/null || return 1
+    sleep 0.05
+  done
+  return 1
+}
+
+device_mib() { nvidia-smi --query-gpu=memory.used --format=csv,noheader,nounits 2>/dev/null | head -n 1; }
+
+# cycles SECONDS MOST: faults one after the other into the run under way, each once the lost one of before is back; the types in `struck`
+cycles() {
+  local until=$((SECONDS + $1)) most=$2 i=0 types=(kill gpu_error gpu_hang) type before left
+  struck='' mib=''
+  while [ $i -lt "$most" ] && [ $SECONDS -lt $until ]; do
+    type=${types[$((i % 3))]}
+    children $run_pid dml-worker
+    before=$pids
+    "$build/dml-ctl" "$out/run" inject "$type" rank=$((i % ranks)) >"$out/answer" 2>&1 ||
+      { problem "cycle $i: $type is refused: $(cat "$out/answer")"; return; }
+    i=$((i + 1))
+    until_recoveries $((2 * i)) || { tail -20 "$out/log"; problem "cycle $i: $type is not recovered from within 30 s"; return; }
+    struck="$struck $type"
+    children $run_pid dml-worker
+    left=$(comm -12 <(numbers "$before" | sort) <(numbers "$pids" | sort) | wc -l)
+    [ "$left" -eq $((ranks - 1)) ] || problem "cycle $i: of $ranks processes $left are left, not $((ranks - 1))"
+    mib="$mib $(device_mib)"
+  done
+}
+
+# "type detect_ms step_ms" of each loss: from the fault until it was noticed, from there until a step was committed
+losses_of_workers() {
+  paste -d ' ' <(numbers "$struck") <(grep '"type":"recovery"' "$out/run/metrics.jsonl" | grep '"reason":"loss"' |
+    sed 's/.*"t_fault_s":\([^,]*\),"t_detect_s":\([^,]*\),.*"t_first_step_s":\([^,]*\),.*/\1 \2 \3/' |
+    awk '{printf "%.1f %.1f\n", ($2 - $1) * 1e3, ($3 - $2) * 1e3}')
+}
+
+phase_recovery() {
+  local name spec overrides rows='' pp dp ranks run_pid code steps hash type bar worst first last struck mib
+  read -r name spec overrides < <(models)
+  while read -r pp dp; do
+    ranks=$((pp * dp))
+    rm -rf "$out/run"
+    # shellcheck disable=SC2046,SC2086
+    setsid "$train" "$root/$spec" $overrides training.numerics=exact lr_scheduler.name=constant training.max_steps=10000000 \
+      parallelism.backend=$backend parallelism.timeout=20s $(layout "$pp" "$dp" 1f1b) failures.policy=replan failures.respawn=on \
+      failures.respawn_delay=0s failures.max_failures=1000 run.output_dir="$out/run" logging.console=line logging.interval=1000 >"$out/log" 2>&1 &
+    run_pid=$!
+    for _ in $(seq 600); do
+      grep -qs '"type":"step"' "$out/run/metrics.jsonl" && break
+      sleep 0.1
+    done
+    cycles "$(size 110 180)" "${DML_GPU_CYCLES:-$(size 100 3)}"
+    "$build/dml-ctl" "$out/run" stop >/dev/null 2>&1 || true
+    for _ in $(seq 200); do kill -0 $run_pid 2>/dev/null || break; sleep 0.05; done
+    ! kill -0 $run_pid 2>/dev/null || { kill -9 $run_pid; problem "$pp x $dp: does not stop"; continue; }
+    code=0
+    wait $run_pid || code=$?
+    [ $code = 143 ] || { tail -20 "$out/log"; problem "$pp x $dp: exit code $code, not that of a run told to stop"; continue; }
+    losses_of_workers >"$out/times"
+    steps=$(field steps) hash=$(field weights_hash)
+    for type in $(numbers "$struck" | sort -u); do
+      bar=50
+      [ $type != gpu_hang ] || bar=5000
+      worst=$(awk -v t=$type '$1 == t && $2 > m {m = $2} END {print m + 0}' "$out/times")
+      [ -n "$emulated" ] || within "$worst" $bar || problem "$pp x $dp: $type noticed after $worst ms, more than $bar"
+      rows="$rows${rows:+,}
+  {\"pp\":$pp,\"dp\":$dp,\"type\":\"$type\",\"detect_ms\":$(spread "$(awk -v t=$type '$1 == t {print $2}' "$out/times" | paste -sd' ')"),\"next_step_ms\":$(spread "$(awk -v t=$type '$1 == t {print $3}' "$out/times" | paste -sd' ')")}"
+    done
+    worst=$(awk '$3 > m {m = $3} END {print m + 0}' "$out/times")
+    [ -n "$emulated" ] || within "$worst" 3000 || problem "$pp x $dp: a step $worst ms after the loss was noticed, more than 3000"
+    read -r first last < <(numbers "$mib" | sed -n '1p;$p' | paste -sd' ') || true
+    [ -n "$emulated" ] || within "$((${last:-0} - ${first:-0}))" 1 || problem "$pp x $dp: device memory went from $first to $last MiB"
+    echo "  $pp x $dp: $(wc -l <"$out/times") losses and returns in $steps steps, a step at most $worst ms after a loss was noticed"
+    # shellcheck disable=SC2046,SC2086
+    run_s=100 gpu "$root/$spec" $overrides training.numerics=exact lr_scheduler.name=constant training.max_steps="$steps" \
+      $(layout "$pp" "$dp" 1f1b) logging.interval=1000 || continue
+    [ "$(field weights_hash)" = "$hash" ] || problem "$pp x $dp: weights $hash after losses, $(field weights_hash) without"
+  done < <(printf '%s\n' '1 2' '2 2')
+  fact losses "[$rows]"
+}

@@ -114,10 +114,11 @@ static dml_err enqueue(dml_resolved *r, dml_queue *q)
     const dml_device_api *device = dml_exec_device(r->x);
     if (clears(r)) return device->submit(q, clear_job, r);
     if (!dml_exec_has_work(r)) return DML_ERR_OK;
-    DML_TRY(dml_exec_strike(r, q));
     dml_exec_drag(r, 0);
     if (tells(r)) DML_TRY(device->submit(q, tell_job, r));
     if (r->begun) DML_TRY(device->record(q, r->begun));
+    DML_TRY(
+        dml_exec_strike(r, q)); /* a kernel that hangs is part of the op: its deadline notices */
     if (r->replay && is_full(r))
         DML_TRY(device->replay(q, r->replay));
     else

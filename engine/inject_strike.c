@@ -169,8 +169,18 @@ static dml_err suffer(dml_striker *s, const dml_strike_at *at)
 
 /* ---- which ------------------------------------------------------------------------------------------- */
 
+static bool computes(dml_fault_phase phase)
+{
+    return phase == DML_FAULT_AT_FORWARD || phase == DML_FAULT_AT_BACKWARD ||
+           phase == DML_FAULT_AT_COMMIT;
+}
+
+/* Transfers that hang are waited for by their peers until parallelism.timeout; compute ops have deadlines, so that is what hangs
+ * unless another phase is asked for. */
 static bool can_strike(const dml_fault *f, const dml_strike_at *at)
 {
+    if (f->type == DML_FAULT_GPU_HANG && f->phase == DML_FAULT_AT_ANY && !computes(at->phase))
+        return false;
     const bool device = f->type == DML_FAULT_GPU_ERROR || f->type == DML_FAULT_GPU_HANG ||
                         f->type == DML_FAULT_GPU_OOM;
     if (f->type == DML_FAULT_CORRUPT)

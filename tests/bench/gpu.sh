@@ -12,7 +12,7 @@ fail() { failed=$((failed + 1)); echo "FAIL: $*"; tail -20 "$work/log"; }
 
 bash "$gpu" list >"$work/log"
 names=$(awk '{print $2}' "$work/log")
-[ "$(wc -w <<<"$names")" -eq 10 ] || fail 'not 10 phases'
+[ "$(wc -w <<<"$names")" -eq 11 ] || fail 'not 11 phases'
 for name in $names; do
   bash "$gpu" "$name" "$work/out" >"$work/log" 2>&1 </dev/null || fail "phase $name"
   grep -q "\"phase\":\"$name\",\"backend\":\"emulated-cuda\",\"passed\":true" "$work/out/$name.json" ||
