@@ -185,7 +185,10 @@ static dml_err poll_once(dml_agent *a)
     for (int32_t r = 0; r < a->plan.workers; r++)
         if (on[WORKERS + r].revents && on[WORKERS + r].fd == a->worker[r].socket)
             dml_agent_take_report(a, r);
-    if (on[SAVER].revents) dml_keeper_take(a->keeper, a->recovery);
+    if (on[SAVER].revents) {
+        dml_keeper_take(a->keeper, a->recovery);
+        dml_agent_note(a); /* before its bank is put to */
+    }
     dml_ctl_serve(a->ctl, on + CTL);
     return on[LAUNCHER].revents ? dml_agent_next_event(a) : DML_ERR_OK;
 }
@@ -227,7 +230,7 @@ int dml_agent_main(const dml_agent_options *options)
     gethostname(a.host, sizeof a.host - 1);
     dml_err err = dml_die_with_parent(options->supervisor_pid);
     if (err == DML_ERR_OK)
-        err = dml_failpoints_from_environment(DML_FAILPOINT_AGENT, options->again);
+        err = dml_failpoints_from_environment(DML_FAILPOINT_AGENT, options->again || options->anew);
     if (err == DML_ERR_OK) err = options->again ? dml_agent_again(&a) : prepare(&a);
     if (err == DML_ERR_OK) err = follow(&a);
     if (a.keeper) dml_keeper_finish(a.keeper);

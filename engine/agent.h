@@ -15,7 +15,8 @@ typedef struct dml_agent_options {
     const char *const *overrides; /* [n_overrides] */
     int32_t n_overrides;
     int32_t supervisor_pid;
-    bool again; /* in the place of one that was killed */
+    bool again; /* in the place of one that was killed: follows on */
+    bool anew;  /* the same, but too little was there to follow: begins the run once more */
 } dml_agent_options;
 
 /* main() of the agent process; returns the exit code of the run. */

@@ -43,13 +43,15 @@ static int32_t parts_of(dml_agent *a, dml_logbook_part part[DML_LOGBOOK_PARTS])
         {&a->ending_ns, sizeof a->ending_ns},
         {&a->killed, sizeof a->killed},
         {a->hang, sizeof a->hang},
+        {&a->begins_after, sizeof a->begins_after},
         {&a->injector.begin_ns, sizeof a->injector - offsetof(dml_injector, begin_ns)},
     };
     enum { OWN = sizeof own / sizeof *own };
     memcpy(part, own, sizeof own);
     dml_leader_parts(&a->leader, part + OWN);
     part[OWN + DML_LEADER_PARTS] = dml_recovery_part(a->recovery);
-    return OWN + DML_LEADER_PARTS + 1;
+    part[OWN + DML_LEADER_PARTS + 1] = dml_keeper_part(a->keeper);
+    return OWN + DML_LEADER_PARTS + 2;
 }
 
 void dml_agent_note(dml_agent *a)
@@ -179,6 +181,7 @@ dml_err dml_agent_again(dml_agent *a)
     dml_agent_again_injector(a);
     DML_TRY(meet_workers(a));
     DML_TRY(dml_recovery_again(a->recovery, &recovery, &a->book));
+    dml_keeper_again(a->keeper);
     const dml_plan *plan = dml_recovery_plan(a->recovery);
     dml_detect_plan(a->detect, plan);
     DML_TRY(dml_leader_again(&a->leader, plan, &a->book));

@@ -15,6 +15,7 @@ dml_err dml_agent_open_keeper(dml_agent *a)
                                       .plan_fd = a->plan_fd,
                                       .control = a->control,
                                       .bank = {&a->bank[0], &a->bank[1]},
+                                      .again = a->options->again,
                                       .note = note,
                                       .context = a};
     DML_TRY(dml_keeper_open(&config, &a->keeper, &a->begins_after));

@@ -107,7 +107,5 @@ dml_err dml_agent_start(dml_agent *a)
     DML_TRY(dml_agent_open_injector(a));
     for (int32_t r = 0; r < a->plan.workers; r++)
         DML_TRY(start_worker(a, r));
-    /* A checkpoint on its way ends with the agent that writes it: such a run is not followed by another. */
-    const bool saves = dml_keeper_fd(a->keeper) >= 0 || a->begins_after > 0;
-    return saves ? DML_ERR_OK : dml_agent_leave_behind(a);
+    return dml_agent_leave_behind(a);
 }

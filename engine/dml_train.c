@@ -172,6 +172,7 @@ static int as_agent(int argc, char **argv)
 {
     const dml_agent_options o = {.supervisor_pid = atoi(argv[2]),
                                  .again = strcmp(argv[1], "--agent-again") == 0,
+                                 .anew = strcmp(argv[1], "--agent-anew") == 0,
                                  .spec_path = argv[3],
                                  .overrides = (const char *const *)argv + 4,
                                  .n_overrides = argc - 4};

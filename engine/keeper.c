@@ -3,6 +3,7 @@
 
 #include <inttypes.h>
 #include <poll.h>
+#include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -15,12 +16,15 @@ struct dml_keeper {
     dml_saver *saver; /* NULL: the spec saves nothing */
     dml_arena arena;  /* owns `folder` */
     const char *folder;
+    /* From here on it is noted in the logbook. */
     int64_t due;   /* step of which one is to be saved; INT64_MAX: none */
     int64_t saved; /* step of the newest that is published; -1: none */
     bool wanted;   /* one is to be saved as soon as there is a snapshot */
     bool stopping;
     int64_t stop_step; /* of the snapshot that stopping waited for; -1: it still does */
-    int32_t next_bank; /* snapshot that waits for the saver, pinned; -1: none */
+    int32_t now_bank;  /* snapshot that the saver writes, pinned; -1: none */
+    uint64_t now_stamp;
+    int32_t next_bank; /* the one that waits for it, pinned; -1: none */
     uint64_t next_stamp;
 };
 
@@ -60,7 +64,7 @@ static dml_err open_all(dml_keeper *k, int64_t *step)
     k->folder = dml_checkpoint_where(s, &k->arena);
     if (!resumes && !dml_checkpoint_wanted(s)) return DML_ERR_OK;
     DML_TRY(dml_checkpoint_identify(s, &k->identity));
-    DML_TRY(resume(k, step));
+    if (!k->c.again) DML_TRY(resume(k, step));
     k->due = due_after(k, *step);
     return dml_checkpoint_wanted(s) ? dml_saver_open(s, &k->identity, k->folder, &k->saver)
                                     : DML_ERR_OK;
@@ -75,6 +79,7 @@ dml_err dml_keeper_open(const dml_keeper_config *config, dml_keeper **out, int64
                       .due = INT64_MAX,
                       .saved = -1,
                       .stop_step = -1,
+                      .now_bank = -1,
                       .next_bank = -1};
     *step = 0;
     const dml_err err = open_all(k, step);
@@ -114,6 +119,8 @@ static void start(dml_keeper *k, int32_t bank, uint64_t stamp)
     if (text && k->c.plan_fd >= 0) (void)!pread(k->c.plan_fd, text, (1 << 20) - 1, 0);
     dml_saver_start(k->saver, bank, k->c.bank[bank], stamp, text ? text : "");
     free(text);
+    k->now_bank = bank;
+    k->now_stamp = stamp;
 }
 
 static void ask(dml_recovery *r)
@@ -182,7 +189,7 @@ void dml_keeper_take(dml_keeper *k, dml_recovery *r)
     const int32_t next = k->next_bank;
     if (r && s.bank != next) dml_recovery_pin(r, s.bank, false);
     tell(k, &s);
-    k->next_bank = -1;
+    k->now_bank = k->next_bank = -1;
     if (next >= 0) start(k, next, k->next_stamp);
 }
 
@@ -194,6 +201,18 @@ bool dml_keeper_want(dml_keeper *k, dml_recovery *r)
     return true;
 }
 
+/* ---- another agent ---- */
+
+dml_logbook_part dml_keeper_part(dml_keeper *k)
+{
+    return (dml_logbook_part){&k->due, (int64_t)(sizeof *k - offsetof(struct dml_keeper, due))};
+}
+
+void dml_keeper_again(dml_keeper *k)
+{
+    if (k->saver && k->now_bank >= 0) start(k, k->now_bank, k->now_stamp);
+}
+
 /* ---- the end ---- */
 
 bool dml_keeper_stop(dml_keeper *k, dml_recovery *r)
@@ -203,7 +222,7 @@ bool dml_keeper_stop(dml_keeper *k, dml_recovery *r)
         return false;
     }
     k->stopping = true;
-    ask(r); /* busy: after the next step */
+    if (k->stop_step < 0) ask(r); /* busy: after the next step */
     return true;
 }
 

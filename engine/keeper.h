@@ -19,6 +19,8 @@ typedef struct dml_keeper_config {
     int plan_fd;          /* text of the newest plan, kept with each checkpoint; -1: none */
     dml_control *control; /* borrowed */
     dml_depot *bank[2];   /* borrowed */
+    bool
+        again; /* for an agent that was started again: the banks hold the run's state, nothing is resumed */
     /* A line for people and metrics: what was saved, or why not. */
     void (*note)(void *context, bool failed, const char *text);
     void *context;
@@ -29,6 +31,10 @@ typedef struct dml_keeper_config {
  *   step  after which the run begins; 0: from its start
  * DML_ERR_DATA, DML_ERR_SPEC  as dml_checkpoint_resume and dml_saver_open */
 dml_err dml_keeper_open(const dml_keeper_config *config, dml_keeper **out, int64_t *step);
+/* What of it goes into the logbook; and when that was read: writes again what was being written.  Publication is atomic, so
+ * that it was broken off, or was not, makes no difference. */
+dml_logbook_part dml_keeper_part(dml_keeper *k);
+void dml_keeper_again(dml_keeper *k);
 /* Waits for what is being written, and takes it.  NULL is fine. */
 void dml_keeper_close(dml_keeper *k);
 

@@ -133,6 +133,13 @@ static void kill_workers(const supervisor *s)
         kill_worker(s, r);
 }
 
+static void wait_for_workers(supervisor *s)
+{
+    kill_workers(s);
+    for (int r = 0; r < DML_HOST_WORKERS; r++)
+        if (s->worker[r]) waitpid(s->worker[r], NULL, 0); /* SIGKILL was sent: it comes */
+}
+
 /* With the flag that says whether it is the first. */
 static dml_err start_agent(supervisor *s, const char *how)
 {
@@ -165,22 +172,6 @@ static void drop_agent_socket(supervisor *s, int socket)
     s->agent_socket = -1;
 }
 
-/* Another agent in its place, if it was killed and has left what that needs. */
-static bool restart_agent(supervisor *s)
-{
-    const int sig = WIFSIGNALED(s->agent_status) ? WTERMSIG(s->agent_status) : 0;
-    if (sig == 0 || !s->kept[DML_KEEP_LAST] || s->stop_signals > 1 || s->restarts == MAX_RESTARTS)
-        return false;
-    fprintf(stderr,
-            "dml-train: the agent (pid %d) was killed by signal %d (%s); starting it again\n",
-            (int)s->agent, sig, strsignal(sig));
-    drop_agent_socket(s, s->agent_socket);
-    s->restarts++;
-    s->resuming = true;
-    if (DML_FAILPOINT(SUPERVISOR_AGAIN) != DML_ERR_OK) return false;
-    return start_agent(s, "--agent-again") == DML_ERR_OK;
-}
-
 /* ---- what the agent leaves to the next one ---- */
 
 static void keep(supervisor *s, int32_t slot, int fd)
@@ -211,11 +202,12 @@ static void resume(supervisor *s)
 
 /* ---- what can happen ---- */
 
-static void serve_agent(supervisor *s)
+/* False: there is nothing more to serve. */
+static bool serve_agent(supervisor *s)
 {
     dml_launch_request q;
     int fds[DML_LAUNCH_FDS], n;
-    if (!dml_launch_get(s->agent_socket, &q, sizeof q, fds, &n)) return;
+    if (!dml_launch_get(s->agent_socket, &q, sizeof q, fds, &n)) return false;
     switch (q.kind) {
     case DML_LAUNCH_START:
         if (n < 0)
@@ -227,12 +219,57 @@ static void serve_agent(supervisor *s)
     case DML_LAUNCH_KILL_ALL: kill_workers(s); break;
     case DML_LAUNCH_KEEP:
         if (n == 1) keep(s, q.rank, fds[0]);
-        return;
+        return true;
     case DML_LAUNCH_RECALL: give_back(s, q.rank); break;
     case DML_LAUNCH_RESUME: resume(s); break;
     }
     for (int i = 0; i < n; i++)
         close(fds[i]);
+    return true;
+}
+
+/* What an agent had asked for when it was killed. */
+static void take_last_requests(supervisor *s)
+{
+    while (s->agent_socket >= 0) {
+        struct pollfd on = {s->agent_socket, POLLIN, 0};
+        if (poll(&on, 1, 0) <= 0 || !(on.revents & POLLIN) || !serve_agent(s)) return;
+    }
+}
+
+/* Whoever was started by an agent that had not come to the end of it is of no use to another. */
+static void clear_away(supervisor *s)
+{
+    wait_for_workers(s);
+    memset(s->worker, 0, sizeof s->worker);
+    memset(s->last, 0, sizeof s->last);
+    for (int slot = 0; slot < DML_KEEP_SLOTS; slot++) {
+        if (s->kept[slot]) close(s->kept[slot] - 1);
+        s->kept[slot] = 0;
+    }
+}
+
+/* Another agent in its place, if it was killed: it follows on where all that needs is kept, and begins anew where not all
+ * workers were there.  What cannot be read twice is not begun twice; and an agent that ends by itself as it begins would
+ * do so each time. */
+static bool restart_agent(supervisor *s)
+{
+    const int sig = WIFSIGNALED(s->agent_status) ? WTERMSIG(s->agent_status) : 0;
+    take_last_requests(s);
+    const bool follows = s->kept[DML_KEEP_LAST] != 0;
+    const bool may = follows
+                         ? s->stop_signals <= 1
+                         : s->stop_signals == 0 && sig == SIGKILL && strcmp(s->args[0], "-") != 0;
+    if (sig == 0 || !may || s->restarts == MAX_RESTARTS) return false;
+    fprintf(stderr,
+            "dml-train: the agent (pid %d) was killed by signal %d (%s); starting it again\n",
+            (int)s->agent, sig, strsignal(sig));
+    drop_agent_socket(s, s->agent_socket);
+    s->restarts++;
+    s->resuming = follows;
+    if (!follows) clear_away(s);
+    if (DML_FAILPOINT(SUPERVISOR_AGAIN) != DML_ERR_OK) return false;
+    return start_agent(s, follows ? "--agent-again" : "--agent-anew") == DML_ERR_OK;
 }
 
 static void reap(supervisor *s)
@@ -269,13 +306,6 @@ static void take_signals(supervisor *s)
         }
     }
     reap(s);
-}
-
-static void wait_for_workers(supervisor *s)
-{
-    kill_workers(s);
-    for (int r = 0; r < DML_HOST_WORKERS; r++)
-        if (s->worker[r]) waitpid(s->worker[r], NULL, 0); /* SIGKILL was sent: it comes */
 }
 
 static int exit_code(const supervisor *s)
@@ -325,7 +355,7 @@ int dml_supervise(char *const argv[])
     while (!s.agent_ended) {
         struct pollfd on[] = {{s.signals, POLLIN, 0}, {s.agent_socket, POLLIN, 0}};
         if (poll(on, 2, -1) < 0) continue; /* EINTR; an idle wait: SIGCHLD ends it */
-        if (on[1].revents & POLLIN) serve_agent(&s);
+        if (on[1].revents & POLLIN) (void)serve_agent(&s);
         if (on[0].revents & POLLIN) take_signals(&s);
         if (on[1].revents == POLLHUP) drop_agent_socket(&s, on[1].fd);
     }

@@ -7,7 +7,8 @@
  * It waits, starts and ends processes; it reads no spec and maps no memory, so there is little that can
  * go wrong in it.  All its children carry a parent-death signal: whoever is killed, no process stays.
  * When the agent ends, the workers are killed and the agent's exit code is the program's.  An agent that is killed
- * after it has given what the next one needs (dml_launch_keep) is started again, a few times; workers do not notice:
+ * after it has given what the next one needs (dml_launch_keep) is started again, a few times; workers do not notice.
+ * Before that nothing was trained: workers are killed as well, and the run begins anew.
  *
  *   agent       keep(control page), keep(reports of w0), ...... SIGKILL
  *   supervisor  holds a descriptor of each .......................... starts the agent again

@@ -18,7 +18,7 @@
 
 #include "engine/control.h"
 
-enum { DML_LOGBOOK_PARTS = 16 };
+enum { DML_LOGBOOK_PARTS = 20 };
 
 typedef struct dml_logbook_part {
     void *at; /* borrowed as long as the book is open */

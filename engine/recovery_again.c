@@ -37,6 +37,20 @@ static void catch_up(dml_recovery *r, uint32_t moved)
     dml_recovery_moved(r);
 }
 
+/* A snapshot was asked for, and that was not noted: none of its answers is either. */
+static void adopt_snapshot(dml_recovery *r)
+{
+    const uint32_t word = atomic_load(&r->c.control->snapshot);
+    if (word / 2 <= r->snapshot.count) return;
+    r->snapshot.count = word / 2;
+    if (r->state != DML_AT_RUN) return;
+    r->snapshot.word = word;
+    r->snapshot.bank = (int32_t)(word & 1);
+    r->snapshot.answered = 0;
+    r->snapshot.bytes = 0;
+    r->snapshot_step = r->committed;
+}
+
 /* The plan that workers run: what they read it from, where its text can be trusted to be that, or made once more. */
 static dml_err find_plan(dml_recovery *r)
 {
@@ -68,6 +82,7 @@ dml_err dml_recovery_again(dml_recovery *r, const dml_recovery_config *config,
     DML_TRY(find_plan(r));
     r->event.before = r->event.after = dml_recovery_plan_of(r, r->told);
     if (r->state == DML_AT_OVER) return DML_ERR_OK;
+    adopt_snapshot(r);
     if (r->deadline_ns != INT64_MAX)
         r->deadline_ns = dml_clock_ns() + 2 * dml_recovery_patience_ns(r);
     if (noted &&
