@@ -3,8 +3,8 @@
 #
 #   agent_again.sh DML_TRAIN SPEC TRIALS SEED
 #
-# Each trial kills the agent one to three times; every second one kills a worker at a random instant before.  The run
-# ends with 0; metrics.jsonl has every step once and in order, one start and one end; the weights are those of the
+# Each trial kills the agent one to three times; every second one kills a worker at a random instant before, the others
+# save checkpoints and snapshots, and a run that goes on from one of them loses its agent, too.  Each run ends with 0; metrics.jsonl has every step once and in order, one start and one end; the weights are those of the
 # undisturbed run (exact numerics); no process stays.  Says how long the longest gap was between a kill and the
 # next agent's first line.
 set -uo pipefail
@@ -32,17 +32,43 @@ kill_one() { # a random one of the role
 again() { grep -c 'the agent was started again' "$work/log"; }
 nap() { sleep "$(printf '%d.%03d' $(($1 / 1000)) $(($1 % 1000)))"; }
 
+# The steps of a run that begins after $1, each once and in order; one start, one end; the weights of the undisturbed run.
+look_at() {
+  local steps
+  steps=$(grep -o '"type": *"step"[^}]*' "$work/out/metrics.jsonl" | grep -o '"step": *[0-9]*' | grep -o '[0-9]*$' | tr '\n' ' ')
+  [ "$steps" = "$(seq -s ' ' $(($1 + 1)) 12) " ] || fail "steps in metrics.jsonl: $steps"
+  for type in run_start run_end; do
+    [ "$(grep -c "\"type\": *\"$type\"" "$work/out/metrics.jsonl")" -eq 1 ] || fail "$type is not there once"
+  done
+  [ "$(hash_of "$work/out")" = "$want" ] || fail "weights $(hash_of "$work/out"), not $want"
+  pgrep -s $run >/dev/null && { sleep 1; pgrep -s $run >/dev/null && fail "processes stay: $(pgrep -as $run)"; }
+}
+
+begin() { # options
+  rm -rf "$work/out"
+  : >"$work/log" # whoever waits for a line of it is not to find the run before
+  setsid "$train" "$spec" "${options[@]}" run.output_dir="$work/out" "$@" >"$work/log" 2>&1 &
+  run=$!
+  until grep -q '^step ' "$work/log" || ! kill -0 $run 2>/dev/null; do sleep 0.01; done
+}
+
+end() {
+  for _ in $(seq 600); do kill -0 $run 2>/dev/null || break; sleep 0.05; done
+  kill -0 $run 2>/dev/null && { kill -9 $run; fail "still running after 30 s"; }
+  wait $run
+  code=$?
+  [ $code -eq 0 ] || fail "exit code $code"
+}
+
 trial=0
 "$train" "$spec" "${options[@]}" run.output_dir="$work/whole" >"$work/log" 2>&1 || fail "the undisturbed run"
 want=$(hash_of "$work/whole")
 [ -n "$want" ] || fail "no weights hash"
 
 for trial in $(seq "$trials"); do
-  rm -rf "$work/out"
-  : >"$work/log" # whoever waits for a line of it is not to find the run before
-  setsid "$train" "$spec" "${options[@]}" run.output_dir="$work/out" >"$work/log" 2>&1 &
-  run=$!
-  until grep -q '^step 1/' "$work/log" || ! kill -0 $run 2>/dev/null; do sleep 0.01; done
+  saving=()
+  [ $((trial % 2)) -eq 1 ] && saving=(checkpoint.interval=5 failures.snapshot_interval=2)
+  begin "${saving[@]}"
   nap $((RANDOM % 700))
   if [ $((trial % 2)) -eq 0 ]; then
     kill_one worker && lost=$((lost + 1))
@@ -57,18 +83,15 @@ for trial in $(seq "$trials"); do
     [ $ms -gt $longest ] && longest=$ms
     nap $((RANDOM % 400))
   done
-  for _ in $(seq 600); do kill -0 $run 2>/dev/null || break; sleep 0.05; done
-  kill -0 $run 2>/dev/null && { kill -9 $run; fail "still running after 30 s"; }
-  wait $run
-  code=$?
-  [ $code -eq 0 ] || fail "exit code $code"
-  steps=$(grep -o '"type": *"step"[^}]*' "$work/out/metrics.jsonl" | grep -o '"step": *[0-9]*' | grep -o '[0-9]*$' | tr '\n' ' ')
-  [ "$steps" = "$(seq -s ' ' 12) " ] || fail "steps in metrics.jsonl: $steps"
-  for type in run_start run_end; do
-    [ "$(grep -c "\"type\": *\"$type\"" "$work/out/metrics.jsonl")" -eq 1 ] || fail "$type is not there once"
-  done
-  [ "$(hash_of "$work/out")" = "$want" ] || fail "weights $(hash_of "$work/out"), not $want"
-  pgrep -s $run >/dev/null && { sleep 1; pgrep -s $run >/dev/null && fail "processes stay: $(pgrep -as $run)"; }
+  end
+  look_at 0
+  [ ${#saving[@]} -gt 0 ] || continue
+  rm -rf "$work/saved"
+  mv "$work/out/checkpoints" "$work/saved" || fail "nothing was saved"
+  begin --resume="$work/saved/step-00000005"
+  kill_one agent && killed=$((killed + 1))
+  end
+  look_at 5
 done
 echo "$trials runs, $killed kills of the agent, $lost of a worker: no step lost or twice, the same bits;" \
   "at most $longest ms until the next agent followed"
