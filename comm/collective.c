@@ -71,11 +71,16 @@ static const dml_call *call_of(const dml_group *g, int32_t member)
     return &g->member[member].slot->call[g->calls & 1];
 }
 
-/* Publishes this member's call, meets the others and checks that all mean the same. */
-static dml_err enter(dml_group *g, const dml_call *mine, int64_t *begin_ns)
+static void publish(dml_group *g, const dml_call *mine)
 {
     g->member[g->me].slot->call[g->calls & 1] = *mine;
-    DML_TRY(dml_group_barrier(g, call_text[mine->kind]));
+    dml_group_arrive(g);
+}
+
+/* Meets the others and checks that all mean the same. */
+static dml_err meet(dml_group *g, const dml_call *mine, int64_t *begin_ns)
+{
+    DML_TRY(dml_group_await(g, call_text[mine->kind]));
     *begin_ns = g->met_ns = dml_clock_ns();
     for (int32_t m = 0; m < g->n; m++) {
         const dml_call *theirs = call_of(g, m);
@@ -87,6 +92,12 @@ static dml_err enter(dml_group *g, const dml_call *mine, int64_t *begin_ns)
                  g->calls, g->id, g->t->config.rank, here, g->member[m].rank, there);
     }
     return DML_ERR_OK;
+}
+
+static dml_err enter(dml_group *g, const dml_call *mine, int64_t *begin_ns)
+{
+    publish(g, mine);
+    return meet(g, mine, begin_ns);
 }
 
 /* Sleeps off what a ring with `steps` steps of bytes / n each would take. */
@@ -149,14 +160,18 @@ int64_t dml_host_call_met_ns(const dml_group *g)
 /* ---- the three collectives ---- */
 
 /* A few KB: everybody adds up copies of everybody's data; one barrier. */
-static dml_err all_reduce_inline(dml_group *g, const dml_call *c, dml_reduce_fn reduce,
-                                 char *buffer, int64_t size, int64_t *begin_ns)
+static void post_inline(dml_group *g, const dml_call *c, const void *buffer, int64_t size)
+{
+    memcpy(dml_group_inline(g, g->me, g->calls & 1), buffer, (size_t)(c->count * size));
+    publish(g, c);
+}
+
+static dml_err collect_inline(dml_group *g, const dml_call *c, dml_reduce_fn reduce, void *buffer,
+                              int64_t size, int64_t *begin_ns)
 {
     const uint32_t parity = g->calls & 1;
-    const size_t bytes = (size_t)(c->count * size);
-    memcpy(dml_group_inline(g, g->me, parity), buffer, bytes);
-    DML_TRY(enter(g, c, begin_ns));
-    memcpy(buffer, dml_group_inline(g, 0, parity), bytes);
+    DML_TRY(meet(g, c, begin_ns));
+    memcpy(buffer, dml_group_inline(g, 0, parity), (size_t)(c->count * size));
     for (int32_t m = 1; m < g->n; m++)
         reduce(buffer, dml_group_inline(g, m, parity), c->count);
     return DML_ERR_OK;
@@ -175,7 +190,8 @@ dml_err dml_host_all_reduce(dml_group *g, dml_queue *queue, void *buffer, int64_
     int64_t begin_ns;
     const int64_t size = dml_dtype_bytes(dtype);
     if (elems > 0 && elems * size <= DML_INLINE_BYTES) {
-        DML_TRY(all_reduce_inline(g, &c, reduce, buffer, size, &begin_ns));
+        post_inline(g, &c, buffer, size);
+        DML_TRY(collect_inline(g, &c, reduce, buffer, size, &begin_ns));
     } else {
         DML_TRY(enter(g, &c, &begin_ns));
         /* Parts are whole cache lines, so no line has two writers. */
@@ -187,6 +203,46 @@ dml_err dml_host_all_reduce(dml_group *g, dml_queue *queue, void *buffer, int64_
         DML_TRY(dml_group_barrier(g, call_text[c.kind]));
     }
     return leave(g, &c, begin_ns, 2 * (g->n - 1), (double)(elems * size));
+}
+
+static dml_err posted_call(const dml_group *g, int64_t elems, dml_dtype dtype,
+                           dml_reduction reduction, bool posted, dml_call *c, dml_reduce_fn *reduce)
+{
+    *c =
+        (dml_call){.kind = CALL_ALL_REDUCE, .dtype = dtype, .reduction = reduction, .count = elems};
+    *reduce = dml_reduce_find(dtype, reduction);
+    if (!*reduce || elems < 1 || elems * dml_dtype_bytes(dtype) > DML_POST_BYTES)
+        DML_FAIL(DML_ERR_BUG, "a sum of %lld %s is not posted", (long long)elems,
+                 dml_dtype_name(dtype));
+    if (g->posted != posted)
+        DML_FAIL(DML_ERR_BUG, "group %u: %s", g->id,
+                 posted ? "nothing was posted" : "what was posted is to be collected first");
+    return DML_ERR_OK;
+}
+
+dml_err dml_host_post(dml_group *g, void *buffer, int64_t elems, dml_dtype dtype,
+                      dml_reduction reduction)
+{
+    dml_call c;
+    dml_reduce_fn reduce;
+    DML_TRY(posted_call(g, elems, dtype, reduction, false, &c, &reduce));
+    g->posted = true;
+    if (g->n == 1) return DML_ERR_OK;
+    g->calls++;
+    post_inline(g, &c, buffer, dml_dtype_bytes(dtype));
+    return DML_ERR_OK;
+}
+
+dml_err dml_host_collect(dml_group *g, void *buffer, int64_t elems, dml_dtype dtype,
+                         dml_reduction reduction)
+{
+    dml_call c;
+    dml_reduce_fn reduce;
+    int64_t begin_ns;
+    DML_TRY(posted_call(g, elems, dtype, reduction, true, &c, &reduce));
+    if (g->n > 1) DML_TRY(collect_inline(g, &c, reduce, buffer, dml_dtype_bytes(dtype), &begin_ns));
+    g->posted = false;
+    return DML_ERR_OK;
 }
 
 dml_err dml_host_reduce_scatter(dml_group *g, dml_queue *queue, void *buffer, int64_t elems,

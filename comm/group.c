@@ -149,10 +149,14 @@ dml_err dml_host_group_open(dml_transport *t, const int32_t *ranks, int32_t n, u
 
 /* ---- use and close ---- */
 
-dml_err dml_group_barrier(dml_group *g, const char *what)
+void dml_group_arrive(dml_group *g)
 {
     g->barriers++;
     dml_wait_advance(&g->member[g->me].slot->arrived);
+}
+
+dml_err dml_group_await(dml_group *g, const char *what)
+{
     for (int32_t i = 1; i < g->n; i++) {
         const dml_member *m = &g->member[(g->me + i) % g->n];
         DML_TRY(dml_host_wait(g->t, &m->slot->arrived, m->base + g->barriers,
@@ -162,11 +166,16 @@ dml_err dml_group_barrier(dml_group *g, const char *what)
     return DML_ERR_OK;
 }
 
+dml_err dml_group_barrier(dml_group *g, const char *what)
+{
+    dml_group_arrive(g);
+    return dml_group_await(g, what);
+}
+
 void dml_host_group_close(dml_group *g)
 {
     if (!g || dml_abort_raised(g->t->config.abort)) return; /* it goes with the transport */
-    g->barriers++;
-    dml_wait_advance(&g->member[g->me].slot->arrived);
+    dml_group_arrive(g);
     g->closed = true;
 }
 

@@ -20,12 +20,16 @@ struct dml_group {
     uint32_t calls;    /* collectives begun so far */
     int64_t met_ns;    /* when all had come to the newest */
     bool closed;
+    bool posted;         /* a sum was posted and is to be collected */
     int32_t *ranks;      /* [n] behind the members */
     dml_member member[]; /* [n] in group order */
 };
 
 /* Returns when all members have called it as often as this one.  `what` names the operation. */
 dml_err dml_group_barrier(dml_group *g, const char *what);
+/* Its two halves: nothing else of the group comes between them. */
+void dml_group_arrive(dml_group *g);
+dml_err dml_group_await(dml_group *g, const char *what);
 
 /* A member's memory, where offsets of its calls point into. */
 static inline char *dml_group_memory(const dml_group *g, int32_t member)

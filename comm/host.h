@@ -17,8 +17,9 @@
 #include "comm/transport.h"
 
 enum {
-    DML_GROUP_SLOTS = 64,    /* groups that one rank can be in at once */
-    DML_INLINE_BYTES = 4096, /* sums up to here travel inside the segment, with one barrier less */
+    DML_GROUP_SLOTS = 64, /* groups that one rank can be in at once */
+    DML_INLINE_BYTES =
+        DML_POST_BYTES, /* sums up to here travel inside the segment, with one barrier less */
     DML_LINE_BYTES = 64,
 };
 
@@ -113,6 +114,10 @@ int64_t dml_host_call_met_ns(const dml_group *g);
 dml_err dml_host_group_open(dml_transport *t, const int32_t *ranks, int32_t n, uint32_t id,
                             dml_group **out);
 void dml_host_group_close(dml_group *g);
+dml_err dml_host_post(dml_group *g, void *buffer, int64_t elems, dml_dtype dtype,
+                      dml_reduction reduction);
+dml_err dml_host_collect(dml_group *g, void *buffer, int64_t elems, dml_dtype dtype,
+                         dml_reduction reduction);
 dml_err dml_host_all_reduce(dml_group *g, dml_queue *queue, void *buffer, int64_t elems,
                             dml_dtype dtype, dml_reduction reduction);
 dml_err dml_host_all_gather(dml_group *g, dml_queue *queue, void *dst, const void *src,

@@ -116,6 +116,8 @@ const dml_transport_api dml_local_transport = {
     .group_open = dml_host_group_open,
     .group_close = dml_host_group_close,
     .all_reduce = dml_host_all_reduce,
+    .post = dml_host_post,
+    .collect = dml_host_collect,
     .all_gather = dml_host_all_gather,
     .reduce_scatter = dml_host_reduce_scatter,
 };

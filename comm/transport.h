@@ -28,6 +28,8 @@ typedef struct dml_group dml_group;
 
 typedef enum dml_reduction { DML_SUM, DML_MAX } dml_reduction;
 
+enum { DML_POST_BYTES = 4096 };
+
 /* Neighbours in a pipeline: the replicas of one stage and those of the next, disjoint.  Point to point goes
  * between a rank of `lower` and one of `upper`, either way. */
 typedef struct dml_pair {
@@ -113,6 +115,13 @@ typedef struct dml_transport_api {
      * BF16 and F16 are rounded after each addition. */
     dml_err (*all_reduce)(dml_group *g, dml_queue *queue, void *buffer, int64_t elems,
                           dml_dtype dtype, dml_reduction reduction);
+    /* An all_reduce in two halves, of at most DML_POST_BYTES: post takes what this rank adds and does not wait, collect waits for
+     * what all have posted and leaves the sum.  The same arguments, the buffer untouched in between, and no other call of the
+     * group; it takes no time of an emulated link.  NULL entries: there is none. */
+    dml_err (*post)(dml_group *g, void *buffer, int64_t elems, dml_dtype dtype,
+                    dml_reduction reduction);
+    dml_err (*collect)(dml_group *g, void *buffer, int64_t elems, dml_dtype dtype,
+                       dml_reduction reduction);
     /* Member i's `bytes` at src become bytes [i * bytes, (i+1) * bytes) of dst on all members.
      * src may be its own place in dst. */
     dml_err (*all_gather)(dml_group *g, dml_queue *queue, void *dst, const void *src,

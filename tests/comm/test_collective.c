@@ -328,6 +328,68 @@ static void a_slot_is_free_once_all_members_have_closed(void **state)
     run_world_ok(&(world_config){.transport = transport, .world = 2}, close_one_after_the_other);
 }
 
+/* ---- in halves ---- */
+
+enum { POSTED_ROUNDS = 60, POSTED_MOST = 9 };
+
+/* Whole sums among the posted ones; the last rank is late every third time, the others are at work meanwhile. */
+static dml_err post_and_collect(rank *r)
+{
+    static const int32_t ranks[] = {0, 1, 2};
+    const int32_t n = r->config.world, me = r->config.rank;
+    int64_t *sum;
+    dml_group *g;
+    void *buffer;
+    DML_TRY(r->api->alloc(r->transport, 4096, &buffer));
+    DML_TRY(r->api->group_open(r->transport, ranks, n, 4, &g));
+    sum = buffer;
+    for (int64_t k = 0; k < POSTED_ROUNDS; k++) {
+        const int64_t elems = 1 + k % POSTED_MOST;
+        for (int64_t i = 0; i < elems; i++)
+            sum[i] = 1000 * k + 10 * i + me;
+        if (me == n - 1 && k % 3 == 0) dml_sleep_until_ns(dml_clock_ns() + 200000);
+        if (k % 4 == 3) {
+            DML_TRY(r->api->all_reduce(g, NULL, sum, elems, DML_I64, DML_SUM));
+        } else {
+            DML_TRY(r->api->post(g, sum, elems, DML_I64, DML_SUM));
+            if (me == 0 && k % 5 == 0) dml_sleep_until_ns(dml_clock_ns() + 100000);
+            DML_TRY(r->api->collect(g, sum, elems, DML_I64, DML_SUM));
+        }
+        for (int64_t i = 0; i < elems; i++)
+            if (sum[i] != n * (1000 * k + 10 * i) + n * (n - 1) / 2)
+                DML_FAIL(DML_ERR_CHECK, "round %lld: element %lld is %lld", (long long)k,
+                         (long long)i, (long long)sum[i]);
+    }
+    r->api->group_close(g);
+    return DML_ERR_OK;
+}
+
+static dml_err post_wrongly(rank *r)
+{
+    static const int32_t self[] = {0};
+    dml_group *g;
+    void *buffer;
+    DML_TRY(r->api->alloc(r->transport, 8192, &buffer));
+    DML_TRY(r->api->group_open(r->transport, self, 1, 4, &g));
+    if (r->api->collect(g, buffer, 8, DML_I64, DML_SUM) != DML_ERR_BUG ||
+        r->api->post(g, buffer, DML_POST_BYTES / 8 + 1, DML_I64, DML_SUM) != DML_ERR_BUG)
+        DML_FAIL(DML_ERR_CHECK, "a bad half went through");
+    DML_TRY(r->api->post(g, buffer, 8, DML_I64, DML_SUM));
+    if (r->api->post(g, buffer, 8, DML_I64, DML_SUM) != DML_ERR_BUG)
+        DML_FAIL(DML_ERR_CHECK, "a second post went through");
+    return r->api->collect(g, buffer, 8, DML_I64, DML_SUM);
+}
+
+static void a_sum_in_two_halves_is_the_sum(void **state)
+{
+    (void)state;
+    for (int32_t n = 1; n <= 3; n++)
+        run_world_ok(&(world_config){.transport = transport, .world = n, .memory_bytes = 4096},
+                     post_and_collect);
+    run_world_ok(&(world_config){.transport = transport, .world = 1, .memory_bytes = 8192},
+                 post_wrongly);
+}
+
 /* ---- mistakes ---- */
 
 static dml_err disagree(rank *r)
@@ -578,6 +640,7 @@ int main(int argc, char **argv)
         cmocka_unit_test(every_dtype_and_border_size_is_right),
         cmocka_unit_test(groups_that_overlap_and_come_again_do_not_mix),
         cmocka_unit_test(a_slot_is_free_once_all_members_have_closed),
+        cmocka_unit_test(a_sum_in_two_halves_is_the_sum),
         cmocka_unit_test(members_that_disagree_are_named_with_what_they_called),
         cmocka_unit_test(groups_that_cannot_be_are_refused),
         cmocka_unit_test(the_deadline_ends_every_kind_of_wait_and_names_the_peer),
