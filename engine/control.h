@@ -31,10 +31,35 @@ typedef enum dml_phase {
     DML_PHASE_END,
 } dml_phase;
 
-/* The vote on a step, for the words below: exact numerics may take two. */
-static inline int64_t dml_ballot_of(int64_t step, bool is_redo)
+/* The vote on a step, for the words below.  A step may take one of each, in this order. */
+typedef enum dml_ballot_kind {
+    DML_BALLOT_AHEAD, /* staggered: optimizer steps were made before it, and are undone unless it says commit, unclipped */
+    DML_BALLOT_STEP,  /* optimizer steps wait for it */
+    DML_BALLOT_REDO,  /* exact numerics: the same step again, with other scales */
+    DML_BALLOT_KINDS,
+} dml_ballot_kind;
+
+static inline int64_t dml_ballot_of(int64_t step, dml_ballot_kind kind)
 {
-    return 2 * step + is_redo + 1;
+    return DML_BALLOT_KINDS * step + kind + 1;
+}
+static inline int64_t dml_ballot_step(int64_t ballot)
+{
+    return (ballot - 1) / DML_BALLOT_KINDS;
+}
+static inline dml_ballot_kind dml_ballot_kind_of(int64_t ballot)
+{
+    return (dml_ballot_kind)((ballot - 1) % DML_BALLOT_KINDS);
+}
+
+/* What the vote on `ballot` comes to, for everyone alike: as dml_vote_verdict, and DML_REDO where steps made ahead of it are
+ * undone. */
+static inline dml_err dml_ballot_verdict(int64_t ballot, const dml_vote *sum, dml_verdict *out)
+{
+    const dml_ballot_kind kind = dml_ballot_kind_of(ballot);
+    DML_TRY(dml_vote_verdict(sum, kind == DML_BALLOT_REDO, out));
+    if (kind == DML_BALLOT_AHEAD && (sum->clipped || *out != DML_COMMIT)) *out = DML_REDO;
+    return DML_ERR_OK;
 }
 
 /* What one worker is doing; written by it alone, read by the agent, also when it is lost. */

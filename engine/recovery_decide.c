@@ -44,10 +44,10 @@ static dml_err find_outcome(const dml_recovery *r, outcome *out)
     *out = (outcome){.step = r->base.step};
     int64_t ballot;
     const dml_worker_page *p = newest_vote(r, &ballot);
-    const int64_t step = (ballot - 1) / 2;
+    const int64_t step = dml_ballot_step(ballot);
     if (!p || step < r->base.step) return DML_ERR_OK; /* of the tenure before */
     dml_verdict verdict;
-    DML_TRY(dml_vote_verdict(&p->vote, ballot != dml_ballot_of(step, false), &verdict));
+    DML_TRY(dml_ballot_verdict(ballot, &p->vote, &verdict));
     out->known = true;
     out->step = step;
     if (verdict == DML_REDO) return DML_ERR_OK; /* the step is run again anyway */

@@ -36,6 +36,7 @@ typedef struct dml_vote {
     int64_t loss_bits; /* the double's bits: sum over the samples, from the last chunk */
     int64_t correct;   /* samples classified right */
     int64_t busy_ns;   /* compute lanes busy in this step, all workers together */
+    int64_t clipped; /* 0; set in the sum, by each who has it, where the norm is beyond grad_clip */
 } dml_vote;
 enum { DML_VOTE_WORDS = sizeof(dml_vote) / sizeof(int64_t) };
 

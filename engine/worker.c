@@ -41,6 +41,8 @@ static dml_err begin(dml_loop *l)
     l->total_steps = dml_data_total_steps(w->train.data);
     l->busy_ns = l->wall_ns = l->exposed_ns = l->counted = 0;
     l->change = 0;
+    l->unclipped = 0; /* those who come have seen none */
+    l->ahead = false;
     DML_TRY(make_room(l));
     if (generation == 0) inspect(w, false);
     DML_TRY(DML_FAILPOINT(WORKER_READY));
@@ -60,7 +62,9 @@ static bool is_to_evaluate(const dml_loop *l)
 
 static dml_err make_steps(dml_loop *l)
 {
-    DML_TRY(l->w->segments.steps > 1 ? dml_loop_train_segment(l) : dml_loop_train_step(l));
+    DML_TRY(l->w->segments.steps > 1  ? dml_loop_train_segment(l)
+            : dml_loop_may_stagger(l) ? dml_loop_train_ahead(l)
+                                      : dml_loop_train_step(l));
     DML_TRY(dml_loop_save_snapshot(l));
     return dml_loop_report_load(l);
 }

@@ -14,6 +14,7 @@
  */
 #include "engine/worker_loop.h"
 
+#include "engine/base/clock.h"
 #include "engine/base/failpoint.h"
 
 #include "engine/lr.h"
@@ -108,7 +109,7 @@ static dml_err close_ballots(dml_worker *w, int32_t n)
 static dml_err hold_vote(dml_loop *l, int32_t n, dml_vote *segment)
 {
     dml_worker *w = l->w;
-    const int64_t ballot = dml_ballot_of(l->step + n - 1, false);
+    const int64_t ballot = dml_ballot_of(l->step + n - 1, DML_BALLOT_STEP);
     *segment = (dml_vote){.busy_ns = l->step_busy_ns};
     dml_loop_ask(l, segment);
     memcpy(ballot_of(w, n), segment, sizeof *segment);
@@ -147,50 +148,13 @@ static int32_t steps_of_segment(const dml_loop *l)
     return dml_segment_steps(&l->w->segments, l->step, l->total_steps);
 }
 
-/* ---- what it began with ---- */
-
-static uint64_t stamp_of(const dml_loop *l)
-{
-    return dml_depot_stamp(l->w->tenure.generation, l->step);
-}
-
-static dml_err keep_start(dml_loop *l)
-{
-    dml_worker *w = l->w;
-    if (!w->start.memory) return DML_ERR_OK;
-    dml_depot_run run = {.step = l->step};
-    dml_depot_put_run(&w->start, 0, &run);
-    for (int32_t c = 0; c < w->plan->train.chunks; c++) {
-        const dml_held *h = &w->held[c];
-        if (!h->chunk) continue;
-        run.commits = h->update->commits;
-        DML_TRY(dml_depot_put(&w->start, stamp_of(l), h->chunk, w->backend->device,
-                              w->lane[DML_LANE_COMPUTE]));
-    }
-    dml_depot_put_run(&w->start, stamp_of(l), &run);
-    return DML_ERR_OK;
-}
-
-dml_err dml_loop_discard_segment(dml_loop *l)
-{
-    dml_worker *w = l->w;
-    if (!w->start.memory || dml_depot_run_stamp(&w->start) != stamp_of(l)) return DML_ERR_OK;
-    for (int32_t c = 0; c < w->plan->train.chunks; c++) {
-        const dml_held *h = &w->held[c];
-        if (!h->chunk) continue;
-        DML_TRY(dml_depot_get(&w->start, h->chunk, w->backend->device, w->lane[DML_LANE_COMPUTE]));
-        h->update->commits = w->start.run->commits;
-    }
-    return DML_ERR_OK;
-}
-
 /* ---- its outcome ---- */
 
 /* The figures of the segment, and what it comes to in those of its steps. */
 static dml_loop_step count_times(dml_loop *l, int32_t n, const dml_vote *segment)
 {
     dml_worker *w = l->w;
-    const int64_t wall_ns = dml_loop_lap(l);
+    const int64_t wall_ns = dml_loop_lap(l, dml_clock_ns());
     dml_recorder_end(&w->recorder, l->step + 1, n, DML_COMMIT);
     l->busy_ns += l->step_busy_ns;
     l->exposed_ns += l->step_exposed_ns;
@@ -226,7 +190,7 @@ dml_err dml_loop_train_segment(dml_loop *l)
     const int32_t n = steps_of_segment(l);
     dml_loop_set_phase(w, DML_PHASE_TRAIN, step + 1);
     plan_updates(l, step, n);
-    DML_TRY(keep_start(l));
+    DML_TRY(dml_loop_keep(l));
     const dml_step_words words = {.step = step, .loss_scale = 1.0f, .pace = dml_loop_pace(w, step)};
     l->step_busy_ns = l->step_exposed_ns = 0;
     if (!w->idle) DML_TRY(dml_exec_run_updates(w->train_exec, &words, w->rows, w->updates, n));

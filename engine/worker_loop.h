@@ -1,7 +1,8 @@
 /* engine/worker_loop.h - what the files of the training loop share.
  *
  *   worker.c          from plan to plan, from step to step        worker_step.c     one step and its vote
- *   worker_recover.c  parked, settled, saved, moved               worker_async.c    the updates of an asynchronous segment
+ *   worker_recover.c  parked, settled, saved, moved               worker_stagger.c  steps that do not wait for their vote
+ *   worker_keep.c     what is kept to go back to                  worker_async.c    the updates of an asynchronous segment
  *   worker_change.c   state to and from a bank; loads             worker_report.c   steps, evaluations, the end
  */
 #ifndef DML_ENGINE_WORKER_LOOP_H
@@ -19,6 +20,11 @@ typedef struct dml_loop {
     int64_t commit_busy_ns;                       /* of the newest step's optimizer */
     int64_t commit_ns;                            /* from the newest step's vote to its end */
     int32_t skipped; /* in a row, but for those that the loss scale explains */
+    int32_t
+        unclipped; /* steps of this tenure, in a row, that were committed as they were, the newest ones */
+    bool ahead;          /* staggered: step l->step is carried out here, its vote not known yet */
+    int64_t ahead_at_ns; /* since when it is */
+    int64_t n_ahead, n_undone; /* steps carried out so; of them, those undone */
     dml_loss_scale loss_scale;
     int64_t step,
         evaluated_at; /* steps made; how many were when it was last evaluated, -1: never */
@@ -57,6 +63,13 @@ float dml_loop_pace(const dml_worker *w, int64_t step);
 
 /* Makes step l->step, and redoes it where exact scales were wrong. */
 dml_err dml_loop_train_step(dml_loop *l);
+/* Runs step `step` up to its vote. */
+dml_err dml_loop_run_step(dml_loop *l, int64_t step, float loss_scale);
+/* This worker's part of the vote on step l->step, which has been run, into w->ballot; and the vote, when that is the sum. */
+dml_err dml_loop_cast_vote(dml_loop *l, dml_ballot_kind kind);
+dml_err dml_loop_take_vote(dml_loop *l, dml_ballot_kind kind, dml_vote *vote, dml_verdict *verdict);
+/* The gradients' norm, from a summed vote on a step of so many samples. */
+double dml_loop_norm(const dml_loop *l, const dml_vote *vote, int64_t samples);
 /* Carries out what the vote said of step l->step, which was run up to it, and counts the step.  Where that was ended
  * halfway it may be called again: each chunk commits once. */
 dml_err dml_loop_finish_step(dml_loop *l, const dml_vote *vote, dml_verdict verdict);
@@ -77,11 +90,25 @@ static inline dml_exec_times dml_loop_times(dml_exec *x)
     return x ? dml_exec_take_times(x) : (dml_exec_times){0};
 }
 
-/* Time since the last call, or since the loop began. */
-int64_t dml_loop_lap(dml_loop *l);
+/* Time from the last lap, or the loop's begin, to now. */
+int64_t dml_loop_lap(dml_loop *l, int64_t now_ns);
 /* A step that a smaller loss scale may save is no sign of divergence.
  * DML_ERR_DIVERGED  too many in a row were skipped */
 dml_err dml_loop_count_skips(dml_loop *l, dml_verdict verdict, int64_t step);
+
+/* ---- worker_stagger.c ---- */
+
+/* Makes step l->step, and begins the next before it knows what becomes of this one, unless something is to happen in between. */
+dml_err dml_loop_train_ahead(dml_loop *l);
+/* Whether step l->step may be made so: the plan is staggered, and the newest steps were neither clipped nor skipped. */
+bool dml_loop_may_stagger(const dml_loop *l);
+
+/* ---- worker_keep.c ---- */
+
+/* Keeps what is held, as of l->step steps, where the plan asks for it. */
+dml_err dml_loop_keep(dml_loop *l);
+/* What is held is again that of l->step steps, if it was kept and moved on from. */
+dml_err dml_loop_undo(dml_loop *l);
 
 /* ---- worker_report.c ---- */
 
@@ -128,7 +155,4 @@ dml_err dml_loop_recover(dml_loop *l, dml_tenure *next);
 dml_err dml_loop_train_segment(dml_loop *l);
 /* As dml_loop_finish_step, of a segment: `vote` is that on all of it. */
 dml_err dml_loop_finish_segment(dml_loop *l, const dml_vote *vote);
-/* What this worker holds is again what the segment that begins at l->step began with, if it did begin. */
-dml_err dml_loop_discard_segment(dml_loop *l);
-
 #endif

@@ -238,16 +238,6 @@ static dml_err open_probe(dml_worker *w)
 
 /* ---- all of it ---- */
 
-/* What an asynchronous segment begins with is moved away from in its midst: a copy stays. */
-static dml_err open_start(dml_worker *w)
-{
-    int fd;
-    if (!w->config->recovers || w->segments.steps <= 1) return DML_ERR_OK;
-    DML_TRY(dml_depot_create(w->spec, &w->plan->model, &w->start, &fd));
-    close(fd);
-    return DML_ERR_OK;
-}
-
 static dml_err meet(dml_worker *w)
 {
     w->ballot_words = ballot_words(w);
@@ -281,7 +271,7 @@ static dml_err open_all(dml_worker *w)
     DML_TRY(open_loaders(w, true, &w->test));
     w->rows = DML_NEW_N(&w->arena, int32_t, w->plan->train.mbs);
     w->updates = DML_NEW_N(&w->arena, dml_exec_update, w->plan->updates);
-    DML_TRY(open_start(w));
+    DML_TRY(dml_worker_open_keep(w));
     return open_execs(w);
 }
 

@@ -179,7 +179,7 @@ static dml_err park(dml_loop *l)
 /* The step that the ballot was on has been made here before, or was never begun. */
 static bool is_settled(const dml_loop *l, int64_t ballot)
 {
-    return ballot == 0 || (ballot - 1) / 2 < l->step;
+    return ballot == 0 || dml_ballot_step(ballot) < l->step;
 }
 
 /* All share in the ballot, so this worker has what it takes to carry out the vote on it. */
@@ -199,9 +199,8 @@ static dml_err finish(dml_loop *l, const order *o, dml_verdict verdict)
 static dml_err settle(dml_loop *l, const order *o)
 {
     dml_verdict verdict = DML_REDO;
-    if (!is_settled(l, o->ballot))
-        DML_TRY(dml_vote_verdict(&o->vote, (o->ballot - 1) % 2, &verdict));
-    DML_TRY(verdict == DML_REDO ? dml_loop_discard_segment(l) : finish(l, o, verdict));
+    if (!is_settled(l, o->ballot)) DML_TRY(dml_ballot_verdict(o->ballot, &o->vote, &verdict));
+    DML_TRY(verdict == DML_REDO ? dml_loop_undo(l) : finish(l, o, verdict));
     if (l->step != o->step)
         DML_FAIL(DML_ERR_BUG, "%lld steps are committed here, %lld are to be", (long long)l->step,
                  (long long)o->step);

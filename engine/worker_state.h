@@ -80,7 +80,7 @@ typedef struct dml_worker {
         *rows; /* [mbs of the training program] samples of each micro-batch of what is under way */
     dml_segments segments;
     dml_depot
-        start; /* asynchronous, with losses survived: what is held, as the segment under way began */
+        start; /* what is held, as the segment or the staggered step under way began: worker_keep.c */
     dml_exec_update
         *updates; /* [segments.steps] those of the segment under way; NULL: steps are single */
 
@@ -134,6 +134,11 @@ dml_err dml_worker_rehearse(dml_worker *w);
 
 /* Sums `words` of the ballot over all workers; every worker has the result. */
 dml_err dml_worker_sum_ballot(dml_worker *w, int64_t words);
+
+/* ---- worker_keep.c ---- */
+
+/* Room for what is kept, where the plan keeps anything. */
+dml_err dml_worker_open_keep(dml_worker *w);
 
 /* ---- worker_async.c ---- */
 

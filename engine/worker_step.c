@@ -37,14 +37,6 @@ int64_t dml_worker_fill_rows(dml_worker *w, dml_data *data, int64_t step)
     return samples;
 }
 
-static int64_t samples_of(const dml_worker *w)
-{
-    int64_t samples = 0;
-    for (int32_t mb = 0; mb < w->plan->mbs; mb++)
-        samples += w->rows[mb];
-    return samples;
-}
-
 void dml_feed_seek(const dml_feed *f, int64_t step)
 {
     if (f->images) dml_loader_seek(f->images, step);
@@ -110,26 +102,58 @@ static void judge(dml_loop *l, dml_vote *vote)
     dml_loop_ask(l, vote);
 }
 
-static dml_err hold_vote(dml_loop *l, bool is_redo, dml_vote *vote, dml_verdict *verdict)
+double dml_loop_norm(const dml_loop *l, const dml_vote *vote, int64_t samples)
+{
+    return sqrt(dml_superacc_round(&vote->norm)) / (double)samples / (double)l->loss_scale.scale;
+}
+
+dml_err dml_loop_cast_vote(dml_loop *l, dml_ballot_kind kind)
 {
     dml_worker *w = l->w;
-    const int64_t ballot = dml_ballot_of(l->step, is_redo);
-    judge(l, vote);
-    memcpy(w->ballot, vote, sizeof *vote);
+    dml_vote vote;
+    judge(l, &vote);
+    memcpy(w->ballot, &vote, sizeof vote);
     const dml_strike_at here = {.step = l->step + 1, .phase = DML_FAULT_AT_VOTE, .mb = -1};
     if (dml_striker_wants(w->config->striker)) DML_TRY(dml_strike(w->config->striker, &here));
     DML_TRY(DML_FAILPOINT(WORKER_VOTE_BEFORE));
+    dml_loop_contribute(w, dml_ballot_of(l->step, kind));
+    return DML_ERR_OK;
+}
+
+dml_err dml_loop_take_vote(dml_loop *l, dml_ballot_kind kind, dml_vote *vote, dml_verdict *verdict)
+{
+    dml_worker *w = l->w;
+    const int64_t ballot = dml_ballot_of(l->step, kind);
+    const double clip = (double)w->spec->training.grad_clip;
+    const int64_t samples = dml_worker_fill_rows(w, w->train.data, l->step);
+    memcpy(vote, w->ballot, sizeof *vote);
+    vote->clipped = clip > 0.0 && dml_loop_norm(l, vote, samples) > clip;
+    dml_loop_publish_vote(w, ballot, vote);
+    DML_TRY(DML_FAILPOINT(WORKER_VOTE_AFTER));
+    return dml_ballot_verdict(ballot, vote, verdict);
+}
+
+static dml_err hold_vote(dml_loop *l, dml_ballot_kind kind, dml_vote *vote, dml_verdict *verdict)
+{
+    dml_worker *w = l->w;
+    DML_TRY(dml_loop_cast_vote(l, kind));
     const int64_t begin_ns = dml_clock_ns();
     if (!w->idle) dml_exec_voted(w->train_exec, begin_ns, 0, 0);
-    dml_loop_contribute(w, ballot);
     DML_TRY(dml_worker_sum_ballot(w, DML_VOTE_WORDS));
     if (!w->idle)
         dml_exec_voted(w->train_exec, begin_ns, w->vote_comm->call_met_ns(w->world),
                        dml_clock_ns());
-    memcpy(vote, w->ballot, sizeof *vote);
-    dml_loop_publish_vote(w, ballot, vote);
-    DML_TRY(DML_FAILPOINT(WORKER_VOTE_AFTER));
-    return dml_vote_verdict(vote, is_redo, verdict);
+    return dml_loop_take_vote(l, kind, vote, verdict);
+}
+
+dml_err dml_loop_run_step(dml_loop *l, int64_t step, float loss_scale)
+{
+    dml_worker *w = l->w;
+    const dml_step_words words = {
+        .step = step, .loss_scale = loss_scale, .pace = dml_loop_pace(w, step)};
+    dml_loop_set_phase(w, DML_PHASE_TRAIN, step + 1);
+    dml_worker_fill_rows(w, w->train.data, step);
+    return dml_worker_run_exec(w, w->train_exec, &words);
 }
 
 /* Runs the step until it has a verdict that stands: in exact mode scales may have to grow once.  Scales that have grown
@@ -137,17 +161,15 @@ static dml_err hold_vote(dml_loop *l, bool is_redo, dml_vote *vote, dml_verdict 
 static dml_err attempt(dml_loop *l, dml_vote *vote, dml_verdict *verdict)
 {
     dml_worker *w = l->w;
-    const dml_step_words words = {
-        .step = l->step, .loss_scale = l->loss_scale.scale, .pace = dml_loop_pace(w, l->step)};
     l->step_busy_ns = l->step_exposed_ns = 0;
-    DML_TRY(dml_worker_run_exec(w, w->train_exec, &words));
-    DML_TRY(hold_vote(l, false, vote, verdict));
+    DML_TRY(dml_loop_run_step(l, l->step, l->loss_scale.scale));
+    DML_TRY(hold_vote(l, DML_BALLOT_STEP, vote, verdict));
     if (*verdict != DML_REDO) return DML_ERR_OK;
     for (int32_t c = 0; c < w->plan->train.chunks; c++)
         if (w->held[c].chunk) dml_update_rescale(w->held[c].update);
     dml_feed_seek(&w->train, l->step);
-    DML_TRY(dml_worker_run_exec(w, w->train_exec, &words));
-    return hold_vote(l, true, vote, verdict);
+    DML_TRY(dml_loop_run_step(l, l->step, l->loss_scale.scale));
+    return hold_vote(l, DML_BALLOT_REDO, vote, verdict);
 }
 
 /* ---- its outcome ---- */
@@ -166,9 +188,9 @@ dml_err dml_loop_count_skips(dml_loop *l, dml_verdict verdict, int64_t step)
     return DML_ERR_OK;
 }
 
-int64_t dml_loop_lap(dml_loop *l)
+int64_t dml_loop_lap(dml_loop *l, int64_t now_ns)
 {
-    const int64_t now_ns = dml_clock_ns(), wall_ns = now_ns - l->committed_at_ns;
+    const int64_t wall_ns = now_ns - l->committed_at_ns;
     l->committed_at_ns = now_ns;
     return wall_ns;
 }
@@ -177,11 +199,12 @@ int64_t dml_loop_lap(dml_loop *l)
 static void count_times(dml_loop *l, int64_t voted_at_ns, dml_loop_step *s)
 {
     dml_worker *w = l->w;
-    const dml_exec_times commit = dml_loop_times(w->train_exec);
+    /* made ahead of its vote, it is counted with what has been run since */
+    const dml_exec_times commit = l->ahead ? (dml_exec_times){0} : dml_loop_times(w->train_exec);
     l->commit_busy_ns = commit.busy_ns;
-    dml_recorder_end(&w->recorder, s->step + 1, 1, s->verdict);
+    if (!l->ahead) dml_recorder_end(&w->recorder, s->step + 1, 1, s->verdict);
     s->span_ns = l->commit_ns + voted_at_ns - l->committed_at_ns;
-    s->wall_ns = dml_loop_lap(l);
+    s->wall_ns = dml_loop_lap(l, l->ahead ? l->ahead_at_ns : dml_clock_ns());
     l->commit_ns = l->committed_at_ns - voted_at_ns;
     /* the first under a plan counts only where it is the only one */
     if (s->step == w->tenure.first_step + 1)
@@ -195,19 +218,21 @@ static void count_times(dml_loop *l, int64_t voted_at_ns, dml_loop_step *s)
 dml_err dml_loop_finish_step(dml_loop *l, const dml_vote *vote, dml_verdict verdict)
 {
     dml_worker *w = l->w;
-    const int64_t voted_at_ns = dml_clock_ns(), samples = samples_of(w);
+    const int64_t voted_at_ns = l->ahead ? l->ahead_at_ns : dml_clock_ns(),
+                  samples = dml_worker_fill_rows(w, w->train.data, l->step);
     dml_loop_step done = {.step = l->step,
                           .vote = vote,
                           .verdict = verdict,
                           .lr = dml_lr_at(w->spec, l->total_steps, l->step),
                           .samples = samples,
                           .busy_ns = vote->busy_ns};
-    done.norm =
-        sqrt(dml_superacc_round(&vote->norm)) / (double)samples / (double)l->loss_scale.scale;
-    if (verdict == DML_COMMIT && !w->idle)
+    done.norm = dml_loop_norm(l, vote, samples);
+    l->unclipped = verdict == DML_COMMIT && !vote->clipped ? l->unclipped + 1 : 0;
+    if (verdict == DML_COMMIT && !w->idle && !l->ahead)
         DML_TRY(dml_exec_commit(w->train_exec, done.norm, samples, done.lr));
     DML_TRY(DML_FAILPOINT(WORKER_COMMIT));
     count_times(l, voted_at_ns, &done);
+    l->ahead = false;
     dml_loop_heed(l, vote);
     l->step++;
     dml_loop_forget_steps(l);
@@ -218,9 +243,6 @@ dml_err dml_loop_finish_step(dml_loop *l, const dml_vote *vote, dml_verdict verd
 
 dml_err dml_loop_train_step(dml_loop *l)
 {
-    dml_worker *w = l->w;
-    dml_loop_set_phase(w, DML_PHASE_TRAIN, l->step + 1);
-    dml_worker_fill_rows(w, w->train.data, l->step);
     dml_vote vote;
     dml_verdict verdict;
     DML_TRY(attempt(l, &vote, &verdict));
