@@ -176,8 +176,8 @@ dml_err dml_agent_again(dml_agent *a)
                                       .console = stderr};
     DML_TRY(dml_leader_reopen(&a->leader, &leader));
     DML_TRY(dml_agent_open_keeper(a));
-    dml_recovery_config recovery = dml_agent_recovery_config(a);
     DML_TRY(read_book(a));
+    dml_recovery_config recovery = dml_agent_recovery_config(a);
     dml_agent_again_injector(a);
     DML_TRY(meet_workers(a));
     DML_TRY(dml_recovery_again(a->recovery, &recovery, &a->book));

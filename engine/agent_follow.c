@@ -123,6 +123,7 @@ dml_recovery_config dml_agent_recovery_config(dml_agent *a)
                                  .spawn = spawn,
                                  .has_state = a->begins_after > 0,
                                  .restore = dml_agent_restore,
+                                 .last = dml_agent_saves_last,
                                  .note = note};
 }
 

@@ -121,6 +121,8 @@ int dml_agent_check_faults(dml_agent *a, int code);
 dml_err dml_agent_open_keeper(dml_agent *a);
 /* dml_recovery_config.restore */
 bool dml_agent_restore(void *context, dml_depot *bank, uint32_t generation, int64_t *step);
+/* dml_recovery_config.last */
+bool dml_agent_saves_last(void *context, int64_t step);
 /* Whether the run saves its state before it obeys the signal; it is on its way then. */
 bool dml_agent_saves_before(dml_agent *a, int signal);
 /* Exit code of a run that was stopped by a signal. */

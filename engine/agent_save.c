@@ -29,6 +29,12 @@ bool dml_agent_restore(void *context, dml_depot *bank, uint32_t generation, int6
     return dml_keeper_restore(a->keeper, bank, generation, step);
 }
 
+bool dml_agent_saves_last(void *context, int64_t step)
+{
+    const dml_agent *a = context;
+    return a->stop_signal == 0 && dml_keeper_wants_last(a->keeper, step);
+}
+
 /* SIGTERM is a request to be started again: by a scheduler that wants the machine. */
 bool dml_agent_saves_before(dml_agent *a, int signal)
 {

@@ -110,6 +110,10 @@ typedef struct dml_move {
 /* control->fence when the run ends: every wait of everyone does. */
 #define DML_FENCE_END UINT32_MAX
 
+/* control->dismissed when all have ended: everyone puts the last state where control->snapshot says, and stays; nobody is
+ * needed any more. */
+enum { DML_DISMISS_SAVING = 1, DML_DISMISSED };
+
 typedef struct dml_control {
     int64_t heartbeat_ns; /* between two of a worker; set before the first is started */
     _Atomic uint32_t
@@ -121,7 +125,7 @@ typedef struct dml_control {
         snapshot; /* 2 n + bank, n from 1: put the state after the current step there; 0: none wanted */
     _Atomic uint32_t
         moved; /* generation up to which state is safe in a bank: workers may close what held it */
-    _Atomic uint32_t dismissed; /* 1: all have ended, nobody is needed any more */
+    _Atomic uint32_t dismissed; /* 0 while not all have ended */
     /* Who reported JOIN waits for its own: the first move that knows it, 0 until then.  From there on it is parked by a
      * fence like all others. */
     _Atomic uint32_t admitted[DML_HOST_WORKERS];

@@ -20,7 +20,8 @@ struct dml_keeper {
     int64_t due;   /* step of which one is to be saved; INT64_MAX: none */
     int64_t saved; /* step of the newest that is published; -1: none */
     bool wanted;   /* one is to be saved as soon as there is a snapshot */
-    bool stopping;
+    bool stopping, ending;
+    int64_t newest;    /* step of which one is saved, or is about to be; -1: none */
     int64_t stop_step; /* of the snapshot that stopping waited for; -1: it still does */
     int32_t now_bank;  /* snapshot that the saver writes, pinned; -1: none */
     uint64_t now_stamp;
@@ -45,6 +46,7 @@ static dml_err resume(dml_keeper *k, int64_t *step)
         snprintf(text, sizeof text, "resumed from %s: %" PRId64 " steps%s%s", path, *step,
                  *told ? "; " : "", told);
         say(k, false, text);
+        if (strncmp(path, k->folder, strlen(k->folder)) == 0) k->newest = *step;
     } else if (*told) {
         say(k, true, told);
     }
@@ -79,6 +81,7 @@ dml_err dml_keeper_open(const dml_keeper_config *config, dml_keeper **out, int64
                       .due = INT64_MAX,
                       .saved = -1,
                       .stop_step = -1,
+                      .newest = -1,
                       .now_bank = -1,
                       .next_bank = -1};
     *step = 0;
@@ -142,8 +145,9 @@ void dml_keeper_snapshot(dml_keeper *k, dml_recovery *r, const dml_recovery_even
     if (!k->saver || !dml_depot_complete(k->c.bank[e->bank], &stamp)) return;
     const bool stops = k->stopping && k->stop_step < 0;
     const bool due = (k->wanted || e->step >= k->due) && !dml_saver_is_busy(k->saver);
-    if (!stops && !due) return;
+    if (!stops && !due && !k->ending) return;
     dml_recovery_pin(r, e->bank, true);
+    k->newest = e->step;
     k->wanted = false;
     k->due = due_after(k, e->step);
     if (dml_saver_is_busy(k->saver)) {
@@ -160,6 +164,13 @@ void dml_keeper_snapshot(dml_keeper *k, dml_recovery *r, const dml_recovery_even
 void dml_keeper_no_snapshot(dml_keeper *k)
 {
     if (k->stopping && k->stop_step < 0) atomic_store(&k->c.control->stop, 1);
+}
+
+bool dml_keeper_wants_last(dml_keeper *k, int64_t step)
+{
+    if (!k->saver || k->stopping || step == k->newest) return false;
+    k->ending = true;
+    return true;
 }
 
 int dml_keeper_fd(const dml_keeper *k)

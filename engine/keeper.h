@@ -44,6 +44,8 @@ void dml_keeper_step(dml_keeper *k, dml_recovery *r, int64_t step);
 void dml_keeper_snapshot(dml_keeper *k, dml_recovery *r, const dml_recovery_event *e);
 /* DML_RECOVERY_FAILED: none will come.  The next step asks again; a run that is to end does so without. */
 void dml_keeper_no_snapshot(dml_keeper *k);
+/* dml_recovery_config.last, with a keeper: a run that came to its end saves its last step, unless it has. */
+bool dml_keeper_wants_last(dml_keeper *k, int64_t step);
 /* Readable when something is written; -1: nothing ever is. */
 int dml_keeper_fd(const dml_keeper *k);
 void dml_keeper_take(dml_keeper *k, dml_recovery *r);

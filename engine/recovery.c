@@ -67,14 +67,13 @@ void dml_recovery_close(dml_recovery *r)
     dml_recovery_enter(r, DML_AT_OVER, INT64_MAX);
 }
 
-/* Nobody is needed any more, least of all who never came in. */
-static void dismiss(dml_recovery *r)
+void dml_recovery_dismiss(dml_recovery *r)
 {
     if (r->pending) note(r, DML_RECOVERY_DONE); /* there was no step left to make */
     r->pending = false;
     r->dismissed = true;
     dml_recovery_close(r);
-    dml_wait_set(&r->c.control->dismissed, 1);
+    dml_wait_set(&r->c.control->dismissed, DML_DISMISSED);
     const uint64_t outside = r->spawning | r->joined | r->entering;
     for (int32_t w = 0; w < r->n; w++)
         if (outside & DML_RANK_BIT(w)) r->c.kill(r->c.context, w);
@@ -84,7 +83,8 @@ static void dismiss_if_all_ended(dml_recovery *r)
 {
     const bool running = r->state == DML_AT_RUN || r->state == DML_AT_CHANGING;
     if (!running || !r->active || (r->active & ~r->ended)) return;
-    if (!dml_recovery_failed(r, DML_FAILPOINT(AGENT_DISMISS))) dismiss(r);
+    if (dml_recovery_failed(r, DML_FAILPOINT(AGENT_DISMISS))) return;
+    if (!dml_recovery_last(r)) dml_recovery_dismiss(r);
 }
 
 /* ---- states ---- */
@@ -203,40 +203,10 @@ static void take_ready(dml_recovery *r, int32_t rank, const dml_report_ready *re
     if ((r->active & ~r->answered) == 0) opened(r);
 }
 
-static dml_err check_snapshot(const dml_recovery *r, uint64_t *stamp)
-{
-    DML_TRY(DML_FAILPOINT(AGENT_SNAPSHOT));
-    if (!dml_depot_complete(r->c.bank[r->snapshot.bank], stamp))
-        DML_FAIL(DML_ERR_BUG, "all workers have put their snapshot, and bank %d lacks some of it",
-                 r->snapshot.bank);
-    return DML_ERR_OK;
-}
-
-static void take_snapshot(dml_recovery *r, int32_t rank, const dml_report_saved *s)
-{
-    if (r->snapshot.word == 0 || s->snapshot != r->snapshot.word) return;
-    r->snapshot.answered |= DML_RANK_BIT(rank);
-    r->snapshot.bytes += s->bytes;
-    if (r->active & ~r->snapshot.answered) return;
-    r->snapshot.word = 0;
-    uint64_t stamp;
-    if (check_snapshot(r, &stamp) != DML_ERR_OK) {
-        dml_recovery_give_up(r, "a snapshot");
-        return;
-    }
-    if (!r->c.note) return;
-    const dml_recovery_event e = {.kind = DML_RECOVERY_SNAPSHOT,
-                                  .generation = r->now,
-                                  .bank = r->snapshot.bank,
-                                  .step = dml_depot_stamp_steps(stamp),
-                                  .bytes = r->snapshot.bytes};
-    r->c.note(r->c.context, &e);
-}
-
 static void take_saved(dml_recovery *r, int32_t rank, const dml_report_saved *s)
 {
     if (s->generation == 0) {
-        take_snapshot(r, rank, s);
+        dml_recovery_take_snapshot(r, rank, s);
         return;
     }
     const bool moving = r->state == DML_AT_MOVING || r->state == DML_AT_CHANGING;
@@ -248,17 +218,11 @@ static void take_saved(dml_recovery *r, int32_t rank, const dml_report_saved *s)
     if ((r->active & ~r->answered) == 0) end_put(r);
 }
 
-static void snapshot_if_due(dml_recovery *r)
-{
-    const int64_t every = r->spec->failures.snapshot_interval;
-    if (every > 0 && r->committed - r->snapshot_step >= every) (void)dml_recovery_snapshot(r);
-}
-
 /* Steps made under the plan of now show that it works. */
 static void take_step(dml_recovery *r, const dml_report_step *s)
 {
     if (s->step > r->committed) r->committed = s->step;
-    snapshot_if_due(r);
+    dml_recovery_snapshot_if_due(r);
     if (s->generation != r->now || !r->pending) return;
     r->pending = false;
     r->rounds = 0;
@@ -396,7 +360,10 @@ void dml_recovery_lost(dml_recovery *r, int32_t rank, const dml_death *death)
     const dml_death d = explained(r, rank, death);
     r->losses++;
     if (r->ended & bit) { /* it had done all that it was there for */
-        dismiss_if_all_ended(r);
+        if (r->state == DML_AT_ENDING)
+            dml_recovery_give_up_last(r, d.cause);
+        else
+            dismiss_if_all_ended(r);
         return;
     }
     if (why_not(r)) {
@@ -439,6 +406,7 @@ static const char *awaited(dml_recovery_state state)
     case DML_AT_CHANGING: return "it did not save its state";
     case DML_AT_OPENING: return "it did not open the next plan";
     case DML_AT_RUN:
+    case DML_AT_ENDING:
     case DML_AT_OVER: break;
     }
     return "it did not answer";
@@ -448,6 +416,10 @@ static const char *awaited(dml_recovery_state state)
 static void lose_silent(dml_recovery *r, int64_t now_ns)
 {
     const dml_recovery_state state = r->state;
+    if (state == DML_AT_ENDING) {
+        dml_recovery_give_up_last(r, "not all have put theirs in time");
+        return;
+    }
     const uint64_t silent = (r->active | (state == DML_AT_FENCED ? r->entering : 0)) & ~r->answered;
     dml_death d = {.detected_by = "deadline", .fault_ns = now_ns, .detect_ns = now_ns};
     snprintf(d.cause, sizeof d.cause, "%s within %.1f s", awaited(state),
@@ -487,23 +459,6 @@ bool dml_recovery_change(dml_recovery *r, dml_planned *next)
     r->figures = (dml_plan_figures){.before_s = (double)NAN, .after_s = (double)NAN};
     dml_recovery_announce(r, next, DML_REASON_BALANCE);
     return r->state != DML_AT_OVER;
-}
-
-bool dml_recovery_snapshot(dml_recovery *r)
-{
-    if (dml_recovery_is_busy(r) || r->ended) return false;
-    r->snapshot.bank = dml_recovery_free_bank(r);
-    r->snapshot.word = 2 * ++r->snapshot.count + (uint32_t)r->snapshot.bank;
-    r->snapshot.answered = 0;
-    r->snapshot.bytes = 0;
-    r->snapshot_step = r->committed;
-    atomic_store_explicit(&r->c.control->snapshot, r->snapshot.word, memory_order_release);
-    return true;
-}
-
-void dml_recovery_pin(dml_recovery *r, int32_t bank, bool pinned)
-{
-    r->pinned[bank] = pinned;
 }
 
 /* ---- how it stands ---- */

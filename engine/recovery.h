@@ -17,7 +17,8 @@
  *   no step was committed since the state was last put                        BANK   0 steps lost
  *   the newest bank that is complete (failures.snapshot_interval)             BANK   its age
  *   the newest checkpoint that is valid                                       BANK   its age
- *   nothing was ever committed                                                START
+ *   nothing was ever committed, or the first snapshot that the spec asks for
+ *   has not come yet                                                          START  all steps made
  *   else the run is over, exit 6: dml_recovery_over says what would have helped
  */
 #ifndef DML_ENGINE_RECOVERY_H
@@ -107,6 +108,8 @@ typedef struct dml_recovery_config {
     bool (*spawn)(void *context, int32_t rank, char why[256]);
     /* Fills a bank from the newest checkpoint that is valid, with the stamp.  False: there is none.  NULL: never. */
     bool (*restore)(void *context, dml_depot *bank, uint32_t generation, int64_t *step);
+    /* All have ended, after so many steps: whether their state is to be put for a SNAPSHOT before they go.  NULL: never. */
+    bool (*last)(void *context, int64_t step);
     void (*note)(void *context, const dml_recovery_event *event);
 } dml_recovery_config;
 

@@ -85,8 +85,8 @@ dml_err dml_recovery_again(dml_recovery *r, const dml_recovery_config *config,
     adopt_snapshot(r);
     if (r->deadline_ns != INT64_MAX)
         r->deadline_ns = dml_clock_ns() + 2 * dml_recovery_patience_ns(r);
-    if (noted &&
-        (r->state == DML_AT_RUN || r->state == DML_AT_OPENING || r->state == DML_AT_CHANGING))
+    if (noted && (r->state == DML_AT_RUN || r->state == DML_AT_OPENING ||
+                  r->state == DML_AT_CHANGING || r->state == DML_AT_ENDING))
         return DML_ERR_OK;
     r->newest = newest;
     dml_recovery_fence(r);

@@ -109,6 +109,15 @@ static bool from_checkpoint(dml_recovery *r, dml_base *out)
     return from_bank(r, out);
 }
 
+/* It is lost before the first snapshot that it was to have: about so many steps it is ready to make again. */
+static bool is_young(const dml_recovery *r)
+{
+    const int64_t snapshot = r->spec->failures.snapshot_interval,
+                  checkpoint = r->spec->checkpoint.interval_steps,
+                  most = snapshot > checkpoint ? snapshot : checkpoint;
+    return !r->c.has_state && r->committed < 2 * most;
+}
+
 /* False: it is nowhere, and the run is over. */
 static bool find_state(dml_recovery *r, const outcome *o, dml_base *out)
 {
@@ -127,7 +136,7 @@ static bool find_state(dml_recovery *r, const outcome *o, dml_base *out)
     }
     if (from_bank(r, out) || from_checkpoint(r, out)) return true;
     *out = (dml_base){.source = DML_SOURCE_START};
-    return o->step == 0 && r->committed == 0;
+    return (o->step == 0 && r->committed == 0) || is_young(r);
 }
 
 /* Which stage has no holder left, for people. */
@@ -175,12 +184,13 @@ static void fill_move(dml_recovery *r, const dml_base *from, const outcome *o, u
 static void describe(dml_recovery *r, const dml_base *from, const outcome *o)
 {
     dml_recovery_event *e = &r->event;
+    /* a step of which there is a vote and no report was made, but nobody was told */
     const int64_t made = o->step > r->committed ? o->step : r->committed;
     const dml_plan *before = dml_recovery_plan_of(r, r->now);
     e->source = from->source;
     e->step = from->step;
-    e->steps_lost = made - from->step;
-    e->mbs_rerun = before->mbs + e->steps_lost * (before->mbs / before->updates);
+    e->steps_lost = r->committed > from->step ? r->committed - from->step : 0;
+    e->mbs_rerun = before->mbs + (made - from->step) * (before->mbs / before->updates);
     e->bytes = 0;
     dml_recovery_tell_figures(r);
 }

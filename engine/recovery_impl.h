@@ -1,5 +1,5 @@
 /* engine/recovery_impl.h - what the machine's parts share: recovery.c, events and states; recovery_members.c, who comes
- * and goes; recovery_decide.c, how everyone goes on; recovery_plan.c, under which plan. */
+ * and goes; recovery_decide.c, how everyone goes on; recovery_plan.c, under which plan; recovery_snapshot.c, what is kept of it. */
 #ifndef DML_ENGINE_RECOVERY_IMPL_H
 #define DML_ENGINE_RECOVERY_IMPL_H
 
@@ -14,6 +14,7 @@ typedef enum dml_recovery_state {
     DML_AT_FENCED,   /* PARKED from all, JOIN from those that are needed */
     DML_AT_MOVING,   /* SAVED from all: the state is on its way to a bank */
     DML_AT_CHANGING, /* the same, after the step under way: nobody is lost */
+    DML_AT_ENDING,   /* all have ended, and put the state of the last step */
     DML_AT_OVER,
 } dml_recovery_state;
 
@@ -107,6 +108,19 @@ void dml_recovery_begin_event(dml_recovery *r, dml_recovery_reason reason);
 void dml_recovery_fence(dml_recovery *r);
 /* The state lies in the bank of the move: everyone who takes part opens its plan. */
 void dml_recovery_moved(dml_recovery *r);
+
+/* Nobody is needed any more, least of all who never came in. */
+void dml_recovery_dismiss(dml_recovery *r);
+
+/* ---- recovery_snapshot.c ---- */
+
+void dml_recovery_snapshot_if_due(dml_recovery *r);
+/* SAVED of a snapshot. */
+void dml_recovery_take_snapshot(dml_recovery *r, int32_t rank, const dml_report_saved *s);
+/* All have ended: asks for the state of the last step.  False: it is not wanted. */
+bool dml_recovery_last(dml_recovery *r);
+/* It will not come; everyone goes. */
+void dml_recovery_give_up_last(dml_recovery *r, const char *why);
 
 /* ---- recovery_members.c ---- */
 

@@ -12,6 +12,7 @@
 
 #include "engine/base/clock.h"
 #include "engine/base/failpoint.h"
+#include "engine/checkpoint.h"
 
 #include <stdlib.h>
 #include <string.h>
@@ -106,12 +107,21 @@ dml_err dml_loop_join(dml_loop *l, dml_tenure *next)
     return find(&o, o.step, next);
 }
 
+/* What the run has come to may be wanted before everyone goes. */
 dml_err dml_loop_await_dismissal(dml_loop *l)
 {
     dml_worker *w = l->w;
-    if (!w->config->recovers) return DML_ERR_OK;
-    return dml_wait_reached(&w->config->control->dismissed, 1, INT64_MAX, &w->abort,
-                            "the others to end");
+    dml_control *c = w->config->control;
+    if (!w->config->recovers && !dml_checkpoint_wanted(w->spec)) return DML_ERR_OK;
+    DML_TRY(dml_wait_reached(&c->dismissed, DML_DISMISS_SAVING, INT64_MAX, &w->abort,
+                             "the others to end"));
+    if (atomic_load_explicit(&c->dismissed, memory_order_acquire) == DML_DISMISS_SAVING) {
+        l->snapshot = atomic_load_explicit(&c->snapshot, memory_order_acquire);
+        l->snaps = true;
+        DML_TRY(dml_loop_save_snapshot(l));
+    }
+    return dml_wait_reached(&c->dismissed, DML_DISMISSED, INT64_MAX, &w->abort,
+                            "the last snapshot");
 }
 
 /* ---- a loss ---- */

@@ -88,10 +88,11 @@ for trial in $(seq "$trials"); do
   [ ${#saving[@]} -gt 0 ] || continue
   rm -rf "$work/saved"
   mv "$work/out/checkpoints" "$work/saved" || fail "nothing was saved"
-  begin --resume="$work/saved/step-00000005"
+  oldest=$(ls "$work/saved" | grep '^step-' | head -1)
+  begin --resume="$work/saved/$oldest"
   kill_one agent && killed=$((killed + 1))
   end
-  look_at 5
+  look_at $((10#${oldest#step-}))
 done
 echo "$trials runs, $killed kills of the agent, $lost of a worker: no step lost or twice, the same bits;" \
   "at most $longest ms until the next agent followed"

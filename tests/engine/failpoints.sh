@@ -62,7 +62,7 @@ while IFS='|' read -r point action beside code weights text options; do
   point=${point// /} action=${action// /} code=${code// /} weights=${weights// /}
   case $point in '' | '#'*) continue ;; esac
   beside=${beside//LOST/$lost} beside=${beside# } beside=${beside%"${beside##*[! ]}"} text=${text# } text=${text% }
-  options=${options//RESPAWN/$respawn} options=${options//SNAPS/$snaps} options=${options//SAVES/$saves} options=${options//LONG/$long}
+  options=${options//RESPAWN/$respawn} options=${options//SNAPS/$snaps} options=${options//SAVES/$saves} options=${options//LONG/$long} options=${options//FOLDER/$work/run/saved}
   # shellcheck disable=SC2086
   row "$point" "$action" "$beside" "$code" "$weights" "${text%"${text##*[! ]}"}" $options
 done <"$(dirname "$0")/failpoints.table"

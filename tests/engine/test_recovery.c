@@ -207,6 +207,9 @@ static void a_stage_is_lost_as_a_whole(void **state)
         const run_result r = run(pipeline, snapshots, text, NULL);
         expect_same_bits(&want, &r, text);
         DML_CHECK_EQ(1, r.recoveries);
+        snprintf(text, sizeof text, "worker.vote.after@rank=%d,hit=2:kill", rank);
+        const run_result early = run(pipeline, snapshots, text, NULL); /* none is there yet */
+        expect_same_bits(&want, &early, text);
         const run_result end = run(pipeline, NULL, text, NULL);
         DML_CHECK_EQ(DML_ERR_PEER, end.err);
         DML_CHECK(strstr(end.trail, "failures.snapshot_interval"));

@@ -94,6 +94,12 @@ static void kill_life(void *context, int32_t rank)
     atomic_store(&r->of[rank]->dead, 1);
 }
 
+static bool saves_last(void *context, int64_t step)
+{
+    run *r = context;
+    return dml_keeper_wants_last(r->keeper, step);
+}
+
 static void note(void *context, const dml_recovery_event *e)
 {
     run *r = context;
@@ -390,6 +396,7 @@ static void open_recovery(run *r)
                                         .shares_plans = true,
                                         .has_state = r->begins_after > 0,
                                         .restore = restore,
+                                        .last = saves_last,
                                         .context = r,
                                         .kill = kill_life,
                                         .spawn = spawn,
