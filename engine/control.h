@@ -191,6 +191,8 @@ typedef struct dml_report_step {
     int64_t at_ns;       /* dml_clock_ns of its end */
     uint32_t generation; /* of the plan under which it was committed */
     int32_t verdict;     /* dml_verdict */
+    int32_t staggered;   /* 1: its optimizer steps did not wait for its vote */
+    int32_t undone;      /* 1: they had not, were undone and made again */
     double loss_scale;
     double bubble; /* mean of the workers in this step: dml_sim_bubble of schedule/sim.h */
 } dml_report_step;

@@ -303,6 +303,8 @@ static dml_err take_step(dml_leader *l, const dml_report_step *r)
         .grad_norm = r->grad_norm,
         .lr = r->lr,
         .loss_scale = r->loss_scale,
+        .staggered = r->staggered,
+        .undone = r->undone,
         .step_time_s = seconds,
         .samples = r->samples,
         .samples_per_second = (double)r->samples / seconds,

@@ -89,7 +89,9 @@ typedef const char *dml_field_TEXT;
     X(T, NUM,  bubble_ratio)                  /* idle share of all workers' compute lanes; nan: unknown */ \
     X(T, NUM,  eta_s)                         /* nan: unknown                                           */ \
     X(T, INT,  generation)                    /* of the plan under which it was committed; 0: the first */ \
-    X(T, TEXT, verdict)                       /* "commit", "skip": weights stayed as they were          */
+    X(T, TEXT, verdict)                       /* "commit", "skip": weights stayed as they were          */ \
+    X(T, INT,  staggered)                     /* 1: its optimizer steps did not wait for its vote       */ \
+    X(T, INT,  undone)                        /* 1: they had not, were undone and made again            */
 #define DML_EVAL_FIELDS(X, T)                                                                              \
     X(T, INT,  step)                          /* steps done before it                                   */ \
     X(T, NUM,  loss)                          /* mean over the split                                    */ \

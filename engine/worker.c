@@ -42,7 +42,7 @@ static dml_err begin(dml_loop *l)
     l->busy_ns = l->wall_ns = l->exposed_ns = l->counted = 0;
     l->change = 0;
     l->unclipped = 0; /* those who come have seen none */
-    l->ahead = false;
+    l->ahead = l->undone = false;
     DML_TRY(make_room(l));
     if (generation == 0) inspect(w, false);
     DML_TRY(DML_FAILPOINT(WORKER_READY));

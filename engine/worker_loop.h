@@ -23,8 +23,8 @@ typedef struct dml_loop {
     int32_t
         unclipped; /* steps of this tenure, in a row, that were committed as they were, the newest ones */
     bool ahead;          /* staggered: step l->step is carried out here, its vote not known yet */
+    bool undone;         /* it was, and had to be made again */
     int64_t ahead_at_ns; /* since when it is */
-    int64_t n_ahead, n_undone; /* steps carried out so; of them, those undone */
     dml_loss_scale loss_scale;
     int64_t step,
         evaluated_at; /* steps made; how many were when it was last evaluated, -1: never */
@@ -44,6 +44,7 @@ typedef struct dml_loop_step {
     dml_verdict verdict;
     double norm, lr;
     int64_t samples;
+    bool ahead, undone; /* as of the loop */
     int64_t wall_ns;
     int64_t busy_ns,
         span_ns; /* of all workers together; the time in which: from vote to vote, as ballots tell it */

@@ -42,6 +42,8 @@ static dml_report_step describe(const dml_loop *l, const dml_loop_step *s)
                              .generation = w->tenure.generation,
                              .verdict = s->verdict,
                              .loss_scale = (double)l->loss_scale.scale,
+                             .staggered = s->ahead,
+                             .undone = s->undone,
                              .bubble =
                                  1.0 - (double)s->busy_ns / ((double)s->span_ns * w->working)};
 }

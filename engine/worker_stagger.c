@@ -57,7 +57,6 @@ static dml_err carry_out(dml_loop *l)
     l->ahead = true;
     l->ahead_at_ns = dml_clock_ns();
     dml_recorder_end(&w->recorder, l->step + 1, 1, DML_COMMIT);
-    l->n_ahead++;
     return DML_ERR_OK;
 }
 
@@ -65,7 +64,7 @@ static dml_err carry_out(dml_loop *l)
 static dml_err go_back(dml_loop *l)
 {
     DML_TRY(dml_loop_undo(l));
-    l->n_undone++;
+    l->undone = true;
     l->unclipped = 0;
     (void)dml_loop_times(l->w->train_exec); /* of what was dropped */
     dml_feed_seek(&l->w->train, l->step);

@@ -225,6 +225,8 @@ dml_err dml_loop_finish_step(dml_loop *l, const dml_vote *vote, dml_verdict verd
                           .verdict = verdict,
                           .lr = dml_lr_at(w->spec, l->total_steps, l->step),
                           .samples = samples,
+                          .ahead = l->ahead,
+                          .undone = l->undone,
                           .busy_ns = vote->busy_ns};
     done.norm = dml_loop_norm(l, vote, samples);
     l->unclipped = verdict == DML_COMMIT && !vote->clipped ? l->unclipped + 1 : 0;
@@ -232,7 +234,7 @@ dml_err dml_loop_finish_step(dml_loop *l, const dml_vote *vote, dml_verdict verd
         DML_TRY(dml_exec_commit(w->train_exec, done.norm, samples, done.lr));
     DML_TRY(DML_FAILPOINT(WORKER_COMMIT));
     count_times(l, voted_at_ns, &done);
-    l->ahead = false;
+    l->ahead = l->undone = false;
     dml_loop_heed(l, vote);
     l->step++;
     dml_loop_forget_steps(l);
