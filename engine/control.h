@@ -31,6 +31,9 @@ typedef enum dml_phase {
     DML_PHASE_END,
 } dml_phase;
 
+/* Steps in a row, under one plan, neither clipped nor skipped, before staggered optimizer steps are made ahead of their vote. */
+enum { DML_UNCLIPPED_STEPS = 10 };
+
 /* The vote on a step, for the words below.  A step may take one of each, in this order. */
 typedef enum dml_ballot_kind {
     DML_BALLOT_AHEAD, /* staggered: optimizer steps were made before it, and are undone unless it says commit, unclipped */

@@ -221,7 +221,9 @@ static void take_saved(dml_recovery *r, int32_t rank, const dml_report_saved *s)
 /* Steps made under the plan of now show that it works. */
 static void take_step(dml_recovery *r, const dml_report_step *s)
 {
+    const double clip = (double)r->spec->training.grad_clip;
     if (s->step > r->committed) r->committed = s->step;
+    if (s->verdict != DML_COMMIT || (clip > 0.0 && s->grad_norm > clip)) r->clipped_step = s->step;
     dml_recovery_snapshot_if_due(r);
     if (s->generation != r->now || !r->pending) return;
     r->pending = false;

@@ -82,7 +82,8 @@ struct dml_recovery {
     int64_t suspected_ns;                /* of the first; 0: none */
     int64_t struck_ns[DML_HOST_WORKERS]; /* when a fault that was asked for struck it; 0: none */
     int64_t ops_then[DML_HOST_WORKERS];  /* finished at that time */
-    int64_t snapshot_step;               /* committed when the newest snapshot was asked for */
+    int64_t clipped_step;  /* the newest that was clipped or skipped, from 1; 0: none */
+    int64_t snapshot_step; /* committed when the newest snapshot was asked for */
 
     dml_plan_figures figures; /* of the plan that is about to be announced */
     dml_recovery_event event; /* of the change under way, or the newest */

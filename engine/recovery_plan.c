@@ -133,7 +133,9 @@ static double seconds(int64_t ns)
 dml_err dml_recovery_replan(dml_recovery *r, uint64_t lost, dml_planned **out)
 {
     dml_replan plan;
-    const dml_replan_input input = {.now = dml_recovery_plan(r)};
+    const dml_replan_input input = {
+        .now = dml_recovery_plan(r),
+        .clipping = r->clipped_step > 0 && r->committed - r->clipped_step < DML_UNCLIPPED_STEPS};
     DML_TRY(dml_replan_make(r->c.base_fd, r->c.first, lost, &input, &plan));
     *out = plan.planned;
     const dml_err err = *out ? dml_data_resolve_steps(&(*out)->spec) : DML_ERR_OK;

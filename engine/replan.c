@@ -110,7 +110,7 @@ static int64_t work_bound(const dml_plan *first, const bool *lost)
 
 static bool is_allowed(const dml_replan_case *c, dml_repair repair)
 {
-    const uint32_t may = c->input.repairs ? c->input.repairs : DML_REPAIRS_RUN;
+    const uint32_t may = c->input.repairs ? c->input.repairs : DML_REPAIRS_ALL;
     return may >> repair & 1;
 }
 

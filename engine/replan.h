@@ -55,11 +55,7 @@ enum { DML_REPAIRS = 0 DML_REPAIR_LIST(X) };
 #undef X
 const char *dml_repair_text(dml_repair repair); /* static */
 
-enum {
-    DML_REPAIRS_ALL = (1 << DML_REPAIRS) - 1,
-    DML_REPAIRS_RUN =
-        DML_REPAIRS_ALL & ~(1 << DML_REPAIR_STAGGERED) /* a run's steps still wait for the vote */
-};
+enum { DML_REPAIRS_ALL = (1 << DML_REPAIRS) - 1 };
 
 /* Of one stage of the first plan. */
 typedef struct dml_bound {
@@ -78,7 +74,7 @@ static inline bool dml_bound_holds(const dml_bound *b)
 typedef struct dml_replan_input {
     const dml_plan *now; /* whose state is moved; borrowed; NULL: the first plan */
     bool clipping;    /* gradients were clipped lately: steps wait for the norm, staggered or not */
-    uint32_t repairs; /* bits of those that may be chosen; 0: DML_REPAIRS_RUN */
+    uint32_t repairs; /* bits of those that may be chosen; 0: all */
 } dml_replan_input;
 
 /* One way to go on.  Text and times are the list's. */

@@ -6,7 +6,7 @@
  * Optimizer steps are made as if the vote said: commit, not clipped.  When it is collected everyone has run the step after it,
  * so nobody waits, and no transfer is under way.  If it says something else, each worker goes back to what it kept, drops
  * the step after it, and makes step k again with its barrier: the same gradients, the same vote, the same bits as if it
- * had not been ahead.  That costs two steps, so it is done only after UNCLIPPED_STEPS that would not have needed it (as
+ * had not been ahead.  That costs two steps, so it is done only after DML_UNCLIPPED_STEPS that would not have needed it (as
  * sail-sg's zero-bubble Megatron does), and wherever something else comes between two steps the vote is waited for.
  *
  * For who looks at this worker's page nothing is new: a step is committed once its vote is known to someone, and who
@@ -18,11 +18,9 @@
 #include "engine/base/failpoint.h"
 #include "engine/lr.h"
 
-enum { UNCLIPPED_STEPS = 10 };
-
 bool dml_loop_may_stagger(const dml_loop *l)
 {
-    return l->w->plan->train.staggered && (l->ahead || l->unclipped >= UNCLIPPED_STEPS);
+    return l->w->plan->train.staggered && (l->ahead || l->unclipped >= DML_UNCLIPPED_STEPS);
 }
 
 /* Nothing is to be done between step l->step and the next, as far as one can know before the vote. */

@@ -104,7 +104,7 @@ static void a_step_is_one_line_with_its_figures(void **state)
     DML_CHECK(number(line[0], "loss") == 0.1 && number(line[0], "lr") == 6e-4);
     DML_CHECK(number(line[0], "samples_per_second") == 256.0);
     DML_CHECK(number(line[0], "loss_scale") == 1024.0);
-    DML_CHECK_EQ(4 + 13, json_object_size(line[0]));
+    DML_CHECK_EQ(4 + 15, json_object_size(line[0]));
     json_decref(line[0]);
 }
 
