@@ -105,6 +105,18 @@ static dml_err close_ballots(dml_worker *w, int32_t n)
     return voted ? DML_ERR_OK : sum_ballots(w, 0, n);
 }
 
+/* The vote is on all of its steps: a fault at that of any of them strikes here. */
+static dml_err strike(const dml_loop *l, int32_t n)
+{
+    dml_striker *striker = l->w->config->striker;
+    dml_strike_at here = {.phase = DML_FAULT_AT_VOTE, .mb = -1};
+    for (int32_t k = 0; k < n && dml_striker_wants(striker); k++) {
+        here.step = l->step + 1 + k;
+        DML_TRY(dml_strike(striker, &here));
+    }
+    return DML_ERR_OK;
+}
+
 /* Everyone knows that everyone has come to the segment's end, and with what in mind. */
 static dml_err hold_vote(dml_loop *l, int32_t n, dml_vote *segment)
 {
@@ -113,6 +125,7 @@ static dml_err hold_vote(dml_loop *l, int32_t n, dml_vote *segment)
     *segment = (dml_vote){.busy_ns = l->step_busy_ns};
     dml_loop_ask(l, segment);
     memcpy(ballot_of(w, n), segment, sizeof *segment);
+    DML_TRY(strike(l, n));
     DML_TRY(DML_FAILPOINT(WORKER_VOTE_BEFORE));
     dml_loop_contribute(w, ballot);
     DML_TRY(sum_ballots(w, n, n + 1));
