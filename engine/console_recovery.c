@@ -21,6 +21,12 @@ static double span(double from_s, double to_s)
     return isnan(from_s) || isnan(to_s) ? (double)NAN : fmax(to_s - from_s, 0.0);
 }
 
+/* Who dies by another's hand says no moment: it is then as if it had been noticed at once. */
+static double noticed_after(double fault_s, double detect_s)
+{
+    return detect_s > fault_s ? detect_s - fault_s : (double)NAN;
+}
+
 static bool is_loss(const dml_recovery_record *r)
 {
     return strcmp(r->reason, "rejoin") != 0;
@@ -31,7 +37,7 @@ dml_recovery_figures dml_recovery_figures_of(const dml_recovery_record *r)
     dml_recovery_figures f = {
         .recovery = r->recovery,
         .step = r->step,
-        .detect_s = span(r->t_fault_s, r->t_detect_s),
+        .detect_s = noticed_after(r->t_fault_s, r->t_detect_s),
         .park_s = span(r->t_detect_s, r->t_park_s),
         .plan_s = span(r->t_park_s, r->t_plan_s),
         .move_s = span(r->t_plan_s, r->t_move_state_s),
@@ -48,18 +54,29 @@ dml_recovery_figures dml_recovery_figures_of(const dml_recovery_record *r)
     return f;
 }
 
+/* "noticed after 0.3 ms by beacon" */
+static void noticed(const dml_failure_record *f, char out[DML_CONSOLE_HOW])
+{
+    const double after_s = noticed_after(f->t_fault_s, f->t_detect_s);
+    const char *by = f->detected_by ? f->detected_by : "?";
+    if (isnan(after_s))
+        snprintf(out, DML_CONSOLE_HOW, "noticed by %s", by);
+    else
+        snprintf(out, DML_CONSOLE_HOW, "noticed after %.1f ms by %s", after_s * 1e3, by);
+}
+
 void dml_console_lost(dml_console_view *v, const dml_failure_record *f)
 {
-    char how[DML_CONSOLE_HOW];
+    char how[DML_CONSOLE_HOW], seen[DML_CONSOLE_HOW];
+    noticed(f, seen);
     dml_console_how_it_ended(f, how);
     if (f->signal == 0 && f->exit_code < 0) /* how its process ends is known later */
         snprintf(how, sizeof how, "went");
     const char *cause = f->cause ? f->cause : "";
     dml_console_note(v,
                      "LOST: rank %" PRId64 " %s in step %" PRId64 "; stage %" PRId64
-                     ", replica %" PRId64 ", noticed after %.1f ms by %s%s%s%.*s",
-                     f->rank, how, f->step, f->stage, f->replica,
-                     (f->t_detect_s - f->t_fault_s) * 1e3, f->detected_by ? f->detected_by : "?",
+                     ", replica %" PRId64 ", %s%s%s%.*s",
+                     f->rank, how, f->step, f->stage, f->replica, seen,
                      f->injected ? "; injected" : "", cause[0] ? ": " : "",
                      (int)strcspn(cause, "\n"), cause);
 }
@@ -75,7 +92,8 @@ void dml_console_recovery(dml_console_view *v, const dml_recovery_record *r)
     dml_console_note(v,
                      "%s in %s ms: detect %s, park %s, plan %s, move state %s, rebuild comm %s, "
                      "first step %s ms",
-                     is_loss(r) ? "recovered" : "rejoined", ms(f.all_s).text, ms(f.detect_s).text,
+                     is_loss(r) ? "recovered" : "rejoined", ms(f.all_s).text,
+                     is_loss(r) && isnan(f.detect_s) ? "unknown" : ms(f.detect_s).text,
                      ms(f.park_s).text, ms(f.plan_s).text, ms(f.move_s).text, ms(f.rebuild_s).text,
                      ms(f.first_step_s).text);
     dml_console_note(v,

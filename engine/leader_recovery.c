@@ -16,12 +16,13 @@
 #include <math.h>
 #include <string.h>
 
-enum { PACE_STEPS = 20 };
+enum { PACE_STEPS = 20, FEWEST_STEPS = 5 };
 
-/* The first step under a plan met cold caches, or a recovery: there is a figure from the second on. */
+/* The first step under a plan met cold caches, or a recovery, and is not counted; the next ones may still be slow, which a
+ * median does not see where there are enough of others. */
 static double samples_per_second(const dml_leader *l)
 {
-    if (l->steps < l->first_step + 2) return NAN;
+    if (l->steps < l->first_step + 1 + FEWEST_STEPS) return NAN;
     const double step_s = dml_stats_quantile(&l->step_times, 0.5);
     return (double)l->plan->spec->training.global_batch_size / step_s;
 }

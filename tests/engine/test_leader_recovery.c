@@ -184,11 +184,11 @@ static void a_recovery_is_recorded_with_the_moment_of_each_part(void **state)
     static const char *const exact[] = {"training.numerics=exact"};
     rig r;
     rig_open(&r, exact, 1);
-    for (int64_t k = 1; k <= 5; k++)
+    for (int64_t k = 1; k <= 6; k++)
         step(&r, k, 0, 10);
     DML_CHECK_OK(dml_leader_lost(
         &r.leader, &(dml_failure_record){.rank = 1, .signal = 9, .exit_code = -1, .injected = 1}));
-    dml_recovery_event e = loss_of_rank_1(&r, 1, 5);
+    dml_recovery_event e = loss_of_rank_1(&r, 1, 6);
     recover(&r, &e);
     json_t *got = records("recovery");
     DML_CHECK_EQ(1, json_array_size(got));
@@ -234,12 +234,12 @@ static void throughput_after_is_measured_beside_the_prediction_without_the_first
     (void)state;
     rig r;
     rig_open(&r, NULL, 0);
-    for (int64_t k = 1; k <= 5; k++)
-        step(&r, k, 0, 10);
-    dml_recovery_event e = loss_of_rank_1(&r, 1, 5);
+    for (int64_t k = 1; k <= 9; k++)
+        step(&r, k, 0, k <= 3 ? 500 : 10); /* caches are cold in more than the first */
+    dml_recovery_event e = loss_of_rank_1(&r, 1, 9);
     recover(&r, &e);
-    step(&r, 6, 1, 500); /* took the recovery along */
-    for (int64_t k = 7; k <= 30; k++)
+    step(&r, 10, 1, 500); /* took the recovery along */
+    for (int64_t k = 11; k <= 34; k++)
         step(&r, k, 1, 25);
     json_t *got = records("pace");
     DML_CHECK_EQ(1, json_array_size(got));
@@ -250,6 +250,33 @@ static void throughput_after_is_measured_beside_the_prediction_without_the_first
     DML_CHECK_OK(dml_leader_finish(&r.leader, "finished", 0, 0));
     fflush(r.console);
     DML_CHECK(strstr(r.text, "lost 1") && strstr(r.text, "0.40x      0.50x"));
+    rig_close(&r);
+}
+
+/* Killed by another's hand in its third step: neither when is known, nor what a step takes. */
+static void what_is_not_known_is_not_said(void **state)
+{
+    (void)state;
+    rig r;
+    rig_open(&r, NULL, 0);
+    for (int64_t k = 1; k <= 3; k++)
+        step(&r, k, 0, 500);
+    dml_recovery_event e = loss_of_rank_1(&r, 1, 3);
+    e.death.fault_ns = e.death.detect_ns;
+    const double at_s = (double)(e.death.detect_ns - r.leader.begin_ns) * 1e-9;
+    DML_CHECK_OK(dml_leader_lost(&r.leader, &(dml_failure_record){.rank = 1,
+                                                                  .signal = 9,
+                                                                  .exit_code = -1,
+                                                                  .detected_by = "beacon",
+                                                                  .t_fault_s = at_s,
+                                                                  .t_detect_s = at_s}));
+    recover(&r, &e);
+    json_t *got = records("recovery");
+    DML_CHECK(json_is_null(json_object_get(json_array_get(got, 0), "throughput_before")));
+    json_decref(got);
+    fflush(r.console);
+    DML_CHECK(strstr(r.text, "noticed by beacon"));
+    DML_CHECK(strstr(r.text, ": detect unknown, park "));
     rig_close(&r);
 }
 
@@ -313,6 +340,7 @@ int main(void)
         cmocka_unit_test(a_recovery_is_recorded_with_the_moment_of_each_part),
         cmocka_unit_test(sums_in_another_order_are_not_called_the_same_bits),
         cmocka_unit_test(throughput_after_is_measured_beside_the_prediction_without_the_first_step),
+        cmocka_unit_test(what_is_not_known_is_not_said),
         cmocka_unit_test(an_older_state_takes_steps_back_and_says_so),
         cmocka_unit_test(the_run_is_complete_when_all_who_are_left_have_ended),
     };
