@@ -174,8 +174,8 @@ static dml_recovery_record record_of(const dml_leader *l, const dml_recovery_eve
         .bytes_moved = e->bytes,
         .state_source = source_of(e),
         .repair = e->first_plan ? "first plan"
-                  : e->recut    ? "re-cut"
-                                : "re-route",
+                  : e->repair   ? e->repair
+                                : dml_repair_text(DML_REPAIR_NONE),
         .plan_before = routes_of(e->before, arena),
         .plan_after = routes_of(e->after, arena),
         .throughput_before = l->mended.before,

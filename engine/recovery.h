@@ -74,7 +74,7 @@ typedef struct dml_recovery_event {
     int32_t fences; /* raised until it held: more than one, there were further losses on the way */
     const dml_plan *before, *after; /* borrowed: until the next event */
     bool first_plan;                /* `after` is the run's first plan: everyone is back */
-    bool recut; /* stages have other layers or other workers than re-routing alone gives */
+    const char *repair;             /* dml_repair_text, static; NULL: nobody was planned without */
     dml_source source;
     bool from_checkpoint;
     int64_t step;       /* steps committed in that state; the run goes on after them */

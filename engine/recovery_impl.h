@@ -33,7 +33,8 @@ typedef struct dml_base {
 
 /* What is said of a plan that was made. */
 typedef struct dml_plan_figures {
-    bool recut, bound_holds;
+    const char *repair; /* static */
+    bool bound_holds;
     double before_s, after_s; /* of a step; nan: not predicted */
 } dml_plan_figures;
 

@@ -2,6 +2,7 @@
 #include "engine/recovery_impl.h"
 
 #include "engine/data_steps.h"
+#include "engine/overrides.h"
 #include "engine/replan.h"
 
 #include <errno.h>
@@ -130,20 +131,34 @@ static double seconds(int64_t ns)
     return ns > 0 ? (double)ns * 1e-9 : (double)NAN;
 }
 
+/* With its cut and its order written out: workers make it from its text, and have nothing to search for. */
+static dml_err settle(const dml_recovery *r, dml_planned **planned)
+{
+    dml_arena arena = {0};
+    dml_str text = {0};
+    dml_planned *settled = NULL;
+    int32_t n;
+    dml_overrides_settle((*planned)->overrides, &(*planned)->plan, &text);
+    const char *const *overrides = dml_overrides_split(dml_str_text(&text), &arena, &n);
+    const dml_err err = dml_planned_load(r->c.base_fd, overrides, n, &settled);
+    dml_planned_free(*planned);
+    *planned = settled;
+    dml_str_free(&text);
+    dml_arena_free(&arena);
+    return err;
+}
+
 dml_err dml_recovery_replan(dml_recovery *r, uint64_t lost, dml_planned **out)
 {
     dml_replan plan;
     const dml_replan_input input = {
         .now = dml_recovery_plan(r),
+        .repairs = r->spec->failures.repairs << DML_REPAIR_REROUTE,
         .clipping = r->clipped_step > 0 && r->committed - r->clipped_step < DML_UNCLIPPED_STEPS};
     DML_TRY(dml_replan_make(r->c.base_fd, r->c.first, lost, &input, &plan));
+    if (plan.planned) DML_TRY(settle(r, &plan.planned));
     *out = plan.planned;
-    const dml_err err = *out ? dml_data_resolve_steps(&(*out)->spec) : DML_ERR_OK;
-    if (err != DML_ERR_OK) {
-        dml_planned_free(*out);
-        return err;
-    }
-    r->figures = (dml_plan_figures){.recut = plan.repair >= DML_REPAIR_DAMAGED,
+    r->figures = (dml_plan_figures){.repair = dml_repair_text(plan.repair),
                                     .before_s = seconds(plan.before_ns),
                                     .after_s = seconds(plan.after_ns),
                                     .bound_holds = plan.bound_holds};
@@ -152,7 +167,7 @@ dml_err dml_recovery_replan(dml_recovery *r, uint64_t lost, dml_planned **out)
 
 void dml_recovery_tell_figures(dml_recovery *r)
 {
-    r->event.recut = r->figures.recut;
+    r->event.repair = r->figures.repair;
     r->event.bound_holds = r->figures.bound_holds;
     r->event.predicted_before_s = r->figures.before_s;
     r->event.predicted_after_s = r->figures.after_s;

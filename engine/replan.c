@@ -62,14 +62,17 @@ void dml_replan_propose(const dml_replan_case *c, dml_repair repair, int32_t mig
                         const char *const *override, int32_t n, int64_t bound_ns, const char *why)
 {
     dml_repair_options *o = c->out;
-    const char **copy = DML_NEW_N(&o->arena, const char *, n);
+    const char **copy = DML_NEW_N(&o->arena, const char *, n + 1);
     for (int32_t i = 0; i < n; i++)
         copy[i] = override[i];
+    /* what was written for all of them is no order of those who are left */
+    const bool ordered = n > 0 && dml_spec_has_order(c->first->spec);
+    if (ordered) copy[n] = "parallelism.order=";
     DML_ASSERT_OP(o->n, <, DML_REPAIR_OPTIONS);
     o->option[o->n++] = (dml_repair_option){.repair = repair,
                                             .migrations = migrations,
                                             .override = copy,
-                                            .n_overrides = n,
+                                            .n_overrides = n + ordered,
                                             .bound_ns = bound_ns,
                                             .why = why};
 }
@@ -211,29 +214,75 @@ static dml_err price(const dml_replan_case *c, int fd, dml_repair_option *o)
     return DML_ERR_OK;
 }
 
+/* ---- the best ---------------------------------------------------------------------------------------- */
+
+/* The fewest holders of a stage. */
+static int32_t fewest_holders(const dml_plan *plan)
+{
+    int32_t fewest = plan->workers;
+    for (int32_t s = 0; s < plan->stages; s++) {
+        int32_t n = 0;
+        for (int32_t w = 0; w < plan->workers; w++)
+            n += dml_plan_holds(plan, w, s) && !dml_plan_lost(plan, w);
+        fewest = n < fewest ? n : fewest;
+    }
+    return fewest;
+}
+
+/* Whether another loss, of the wrong worker, would take the newest state with it, where it could not before. */
+static bool is_lonely(const dml_replan_case *c, const dml_repair_option *x)
+{
+    return c->first->spec->failures.snapshot_interval == 0 && fewest_holders(c->first) > 1 &&
+           fewest_holders(&x->planned->plan) == 1;
+}
+
+/* Up to which price an option is of interest, by what was found so far. */
+static int64_t interesting_ns(const dml_replan_case *c)
+{
+    const dml_repair_options *o = c->out;
+    if (o->best < 0) return INT64_MAX;
+    const dml_repair_option *best = &o->option[o->best];
+    return is_lonely(c, best) ? (int64_t)((double)best->expected_ns * DML_REPAIR_SAFE_TIMES)
+                              : best->expected_ns;
+}
+
 /* The next to look at: not priced yet, and by its bound the cheapest; NULL: none can be better than the best. */
 static dml_repair_option *next_of(const dml_replan_case *c, bool all)
 {
     dml_repair_options *o = c->out;
     dml_repair_option *next = NULL;
+    const int64_t below_ns = interesting_ns(c);
     for (int32_t i = 0; i < o->n; i++) {
         dml_repair_option *x = &o->option[i];
         if (x->why || x->planned) continue;
         if (!all && !is_allowed(c, x->repair)) continue;
-        if (!all && o->best >= 0 && x->bound_ns >= o->option[o->best].expected_ns) continue;
+        if (!all && x->bound_ns >= below_ns) continue;
         if (!next || x->bound_ns < next->bound_ns) next = x;
     }
     return next;
 }
 
-static void take_best(const dml_replan_case *c, const dml_repair_option *x)
+/* Of those priced and allowed, the cheapest: of all, or of those that are not lonely; -1: none. */
+static int32_t cheapest(const dml_replan_case *c, bool safe)
 {
-    dml_repair_options *o = c->out;
-    const int32_t i = (int32_t)(x - o->option);
-    if (x->why || !is_allowed(c, x->repair)) return;
-    const int64_t best_ns = o->best >= 0 ? o->option[o->best].expected_ns : INT64_MAX;
-    if (o->best < 0 || x->expected_ns < best_ns || (x->expected_ns == best_ns && i < o->best))
-        o->best = i;
+    const dml_repair_options *o = c->out;
+    int32_t best = -1;
+    for (int32_t i = 0; i < o->n; i++) {
+        const dml_repair_option *x = &o->option[i];
+        if (x->why || !x->planned || !is_allowed(c, x->repair) || (safe && is_lonely(c, x)))
+            continue;
+        if (best < 0 || x->expected_ns < o->option[best].expected_ns) best = i;
+    }
+    return best;
+}
+
+static int32_t best_of(const dml_replan_case *c)
+{
+    const dml_repair_option *option = c->out->option;
+    const int32_t best = cheapest(c, false), safe = cheapest(c, true);
+    if (best < 0 || safe < 0 || best == safe) return best;
+    const double most = (double)option[best].expected_ns * DML_REPAIR_SAFE_TIMES;
+    return (double)option[safe].expected_ns <= most ? safe : best;
 }
 
 static bool is_empty(const dml_plan *first, const bool *lost)
@@ -252,7 +301,7 @@ static dml_err find(const dml_replan_case *c, int fd, bool all)
         DML_TRY(proposers[k](c));
     for (dml_repair_option *o = next_of(c, all); o; o = next_of(c, all)) {
         DML_TRY(price(c, fd, o));
-        take_best(c, o);
+        c->out->best = best_of(c);
     }
     return DML_ERR_OK;
 }
@@ -292,7 +341,7 @@ void dml_repair_options_free(dml_repair_options *o)
     *o = (dml_repair_options){0};
 }
 
-/* ---- the best ---------------------------------------------------------------------------------------- */
+/* ---- taken ------------------------------------------------------------------------------------------- */
 
 static dml_err none_can(const dml_repair_options *o)
 {

@@ -17,6 +17,9 @@
  *
  *   expected_ns = step_ns H / (H - 2 t)
  *
+ * Where every stage had two holders or more, and no state is kept elsewhere (failures.snapshot_interval), a plan that leaves a
+ * stage to one is passed over for the cheapest that does not, if that costs at most DML_REPAIR_SAFE_TIMES as much.
+ *
  * dml_replan_make plans only what may be the best: options are tried in the order of expected_ns with a bound of the
  * step in its place (schedule/list.h), until no bound is below the best price that was found.
  *
@@ -54,6 +57,8 @@ typedef enum dml_repair {
 enum { DML_REPAIRS = 0 DML_REPAIR_LIST(X) };
 #undef X
 const char *dml_repair_text(dml_repair repair); /* static */
+
+#define DML_REPAIR_SAFE_TIMES 1.1
 
 enum { DML_REPAIRS_ALL = (1 << DML_REPAIRS) - 1 };
 

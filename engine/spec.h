@@ -281,6 +281,7 @@ typedef struct dml_spec {
         bool respawn;
         int64_t respawn_delay_ns;
         int64_t repair_time_ns;    /* expected, until a lost worker is back; 0: it stays away */
+        uint32_t repairs;          /* bit n - 1: dml_repair n of engine/replan.h may be chosen */
         int32_t snapshot_interval; /* steps; 0: none */
         int64_t heartbeat_ns, heartbeat_timeout_ns; /* the latter 0: engine/detect.h chooses */
         const dml_fault *fault;                     /* [n_faults] */

@@ -238,6 +238,7 @@ static void keep_one(dml_spec_reader *r, dml_spec_key_id list, dml_spec_key_id o
 {
     const dml_spec_entry *a = &r->source->entry[list], *b = &r->source->entry[one];
     if (!a->value || a->value->n == 0 || !b->value) return;
+    if (one == DML_KEY_MEMORY && r->spec->parallelism.memory_bytes == 0) return; /* no limit */
     dml_complain_at(&r->report, a->key->place, "'%s' and '%s' on %s say the same: keep one",
                     dml_spec_keys[list].path, dml_spec_keys[one].path,
                     dml_complain_where(&r->report, b->key->place));

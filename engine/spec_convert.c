@@ -390,6 +390,26 @@ static bool read_split(dml_spec_reader *r, const dml_spec_key *key, const char *
     return true;
 }
 
+static bool read_words(dml_spec_reader *r, const dml_spec_key *key, const char *label,
+                       const dml_yaml *node, uint32_t *out)
+{
+    dml_spec_key word = *key;
+    word.type = DML_SPEC_WORD;
+    word.offset = 0;
+    uint32_t words = 0;
+    if (node->kind != DML_YAML_LIST || node->n == 0) {
+        dml_spec_expected(r, node, "a list of words such as those that --keys names");
+        return false;
+    }
+    for (int32_t i = 0; i < node->n; i++) {
+        int32_t index = 0;
+        if (!dml_spec_convert(r, &word, label, &node->item[i], &index)) return false;
+        words |= UINT32_C(1) << index;
+    }
+    *out = words;
+    return true;
+}
+
 bool dml_spec_convert(dml_spec_reader *r, const dml_spec_key *key, const char *label,
                       const dml_yaml *node, void *base)
 {
@@ -458,6 +478,7 @@ bool dml_spec_convert(dml_spec_reader *r, const dml_spec_key *key, const char *l
     case DML_SPEC_LINKS: ok = dml_spec_read_links(r, node, base); break;
     case DML_SPEC_SLOW: ok = dml_spec_read_slow(r, node, base); break;
     case DML_SPEC_FAULTS: ok = dml_spec_read_faults(r, node, base); break;
+    case DML_SPEC_WORDS: ok = read_words(r, key, label, node, field); break;
     case DML_SPEC_FAULT_TYPES: ok = dml_spec_read_fault_types(r, node, field); break;
     case DML_SPEC_NODE:
         ok = true;

@@ -58,6 +58,21 @@ static void print_sizes(dml_str *s, const dml_size_list *list)
     dml_str_printf(s, "]");
 }
 
+static void print_words(dml_str *s, const char *allowed, uint32_t words)
+{
+    const char *sep = "[";
+    for (int32_t i = 0; *allowed; i++) {
+        const size_t n = strcspn(allowed, " ");
+        if (words >> i & 1) {
+            dml_str_printf(s, "%s", sep);
+            dml_str_append(s, allowed, n);
+            sep = ", ";
+        }
+        allowed += n + strspn(allowed + n, " ");
+    }
+    dml_str_printf(s, "]");
+}
+
 static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
 {
     const void *field = (const char *)spec + key->offset;
@@ -109,6 +124,7 @@ static void print_value(const dml_spec *spec, const dml_spec_key *key, FILE *to)
     case DML_SPEC_LINKS: dml_spec_print_links(&s, spec); break;
     case DML_SPEC_SLOW: dml_spec_print_slow(&s, spec); break;
     case DML_SPEC_FAULTS: dml_spec_print_faults(&s, spec); break;
+    case DML_SPEC_WORDS: print_words(&s, key->allowed, *(const uint32_t *)field); break;
     case DML_SPEC_FAULT_TYPES: dml_spec_print_fault_types(&s, *(const uint32_t *)field); break;
     case DML_SPEC_STAGES:
     case DML_SPEC_LAYERS:

@@ -20,11 +20,13 @@ typedef struct rig {
 /* Overrides end with NULL. */
 static dml_err open_rig(rig *r, const char *const *overrides)
 {
+    const char *all[MOST + 1];
     int32_t n = 0;
     *r = (rig){0};
-    while (n < MOST && overrides[n])
-        n++;
-    DML_TRY(dml_spec_load(SPEC, overrides, n, &r->spec));
+    all[n++] = "parallelism.memory=0"; /* orders without limits */
+    for (int32_t i = 0; i < MOST && overrides[i]; i++)
+        all[n++] = overrides[i];
+    DML_TRY(dml_spec_load(SPEC, all, n, &r->spec));
     const dml_err err = dml_plan_make(&r->spec, &r->plan);
     if (err != DML_ERR_OK) dml_spec_free(&r->spec);
     return err;
