@@ -173,9 +173,7 @@ static dml_recovery_record record_of(const dml_leader *l, const dml_recovery_eve
         .recovery_time_s = (double)((e->step_ns > 0 ? e->step_ns : e->ready_ns) - begin_ns) * 1e-9,
         .bytes_moved = e->bytes,
         .state_source = source_of(e),
-        .repair = e->first_plan ? "first plan"
-                  : e->repair   ? e->repair
-                                : dml_repair_text(DML_REPAIR_NONE),
+        .repair = e->first_plan ? "first plan" : dml_repair_text(e->repair),
         .plan_before = routes_of(e->before, arena),
         .plan_after = routes_of(e->after, arena),
         .throughput_before = l->mended.before,

@@ -28,6 +28,7 @@
 #include "engine/depot.h"
 #include "engine/logbook.h"
 #include "engine/plan.h"
+#include "engine/repair.h"
 
 /* A spec and its plan, which points to it: neither moves. */
 typedef struct dml_planned dml_planned;
@@ -74,7 +75,7 @@ typedef struct dml_recovery_event {
     int32_t fences; /* raised until it held: more than one, there were further losses on the way */
     const dml_plan *before, *after; /* borrowed: until the next event */
     bool first_plan;                /* `after` is the run's first plan: everyone is back */
-    const char *repair;             /* dml_repair_text, static; NULL: nobody was planned without */
+    dml_repair repair;              /* of the newest plan made without somebody */
     dml_source source;
     bool from_checkpoint;
     int64_t step;       /* steps committed in that state; the run goes on after them */

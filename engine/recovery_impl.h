@@ -33,7 +33,7 @@ typedef struct dml_base {
 
 /* What is said of a plan that was made. */
 typedef struct dml_plan_figures {
-    const char *repair; /* static */
+    dml_repair repair;
     bool bound_holds;
     double before_s, after_s; /* of a step; nan: not predicted */
 } dml_plan_figures;

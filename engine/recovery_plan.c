@@ -158,7 +158,7 @@ dml_err dml_recovery_replan(dml_recovery *r, uint64_t lost, dml_planned **out)
     DML_TRY(dml_replan_make(r->c.base_fd, r->c.first, lost, &input, &plan));
     if (plan.planned) DML_TRY(settle(r, &plan.planned));
     *out = plan.planned;
-    r->figures = (dml_plan_figures){.repair = dml_repair_text(plan.repair),
+    r->figures = (dml_plan_figures){.repair = plan.repair,
                                     .before_s = seconds(plan.before_ns),
                                     .after_s = seconds(plan.after_ns),
                                     .bound_holds = plan.bound_holds};

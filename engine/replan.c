@@ -10,16 +10,6 @@
 #include <stdlib.h>
 #include <string.h>
 
-const char *dml_repair_text(dml_repair repair)
-{
-    static const char *const text[] = {
-#define X(repair, text) text,
-        DML_REPAIR_LIST(X)
-#undef X
-    };
-    return text[repair];
-}
-
 /* ---- the bound --------------------------------------------------------------------------------------- */
 
 /* All that lost holders of the stage ran: with several stages on each, the others take those over as well. */
