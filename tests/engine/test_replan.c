@@ -441,7 +441,7 @@ static void the_golden_table_is_kept(void **state)
         {0, 1 << 1, {29, 27, 27}, {false, true, true}},
         {0, 1 << 4, {30, 28, 27}, {true, true, true}},
         {0, 1 << 10, {36, 30, 27}, {true, true, true}},
-        {0, 1 << 7 | 1 << 3, {34, 30, 28}, {0}}, /* 29 and 27 are possible */
+        {0, 1 << 7 | 1 << 3, {34, 30, 28}, {0}},                   /* 29 and 27 are possible */
         {0, 1 << 0 | 1 << 4 | 1 << 8 | 1 << 9, {38, 31, 28}, {0}}, /* 36, 30 and 27 are possible */
         {0, 1 << 1 | 1 << 4 | 1 << 7 | 1 << 10, {36, 30, 27}, {true, true, true}},
         {0, 1 << 6 | 1 << 7, {60, 56, 54}, {true, true, true}},
