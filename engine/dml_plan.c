@@ -9,12 +9,10 @@
 #include "engine/strategies.h"
 
 #include <argp.h>
-#include <errno.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 enum {
@@ -187,17 +185,6 @@ static dml_err print_strategies(const dml_spec *spec, bool all)
 
 /* ---- without some of the workers --------------------------------------------------------------------- */
 
-static dml_err write_spec(const dml_spec *spec, int *fd)
-{
-    *fd = memfd_create("dml-spec", MFD_CLOEXEC);
-    const int copy = *fd < 0 ? -1 : dup(*fd);
-    FILE *f = copy < 0 ? NULL : fdopen(copy, "w");
-    if (!f) DML_FAIL(DML_ERR_UNAVAILABLE, "memfd_create(dml-spec): %s", strerror(errno));
-    const dml_err err = dml_spec_print(spec, f);
-    fclose(f);
-    return err;
-}
-
 static dml_err check_ranks(uint64_t lost, int32_t workers)
 {
     for (int32_t r = 0; r < DML_HOST_WORKERS; r++)
@@ -227,7 +214,7 @@ static dml_err print_without(const dml_spec *spec, uint64_t lost, int fd)
 static dml_err print_lost(const dml_spec *spec, uint64_t lost)
 {
     int fd;
-    dml_err err = write_spec(spec, &fd);
+    dml_err err = dml_spec_to_memory(spec, &fd);
     if (err == DML_ERR_OK) err = print_without(spec, lost, fd);
     if (fd >= 0) close(fd);
     return err;

@@ -4,11 +4,7 @@
 #include "engine/plan_async.h"
 #include "engine/replan.h"
 
-#include <errno.h>
-#include <stdio.h>
 #include <stdlib.h>
-#include <string.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 typedef struct kept {
@@ -27,17 +23,6 @@ struct dml_replay_plans {
 };
 
 /* ---- the run ----------------------------------------------------------------------------------------- */
-
-static dml_err write_spec(const dml_spec *spec, int *fd)
-{
-    *fd = memfd_create("dml-spec", MFD_CLOEXEC);
-    const int copy = *fd < 0 ? -1 : dup(*fd);
-    FILE *f = copy < 0 ? NULL : fdopen(copy, "w");
-    if (!f) DML_FAIL(DML_ERR_UNAVAILABLE, "memfd_create(dml-spec): %s", strerror(errno));
-    const dml_err err = dml_spec_print(spec, f);
-    fclose(f);
-    return err;
-}
 
 static int64_t pass_ns(const dml_plan *p, int32_t layer)
 {
@@ -145,7 +130,7 @@ static dml_err plan(void *ctx, uint64_t lost, bool reroute_only, dml_replay_way 
 static dml_err prepare(dml_replay_plans *s, const dml_spec *spec, int64_t state_bytes)
 {
     DML_TRY(check(&s->first));
-    DML_TRY(write_spec(spec, &s->fd));
+    DML_TRY(dml_spec_to_memory(spec, &s->fd));
     dml_arena arena = {0};
     const int32_t n = s->first.workers;
     int64_t step_ns = 0;

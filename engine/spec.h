@@ -376,6 +376,10 @@ dml_place dml_spec_place(const dml_spec *spec, const char *key);
 
 /* The resolved spec: every key with its value, and its origin as a comment; loads back to an equal spec. */
 dml_err dml_spec_print(const dml_spec *spec, FILE *to);
+/* The same in a memory file of its own, which /proc/self/fd/N loads again; the caller closes it.  -1 on failure.
+ *
+ * DML_ERR_UNAVAILABLE  the system gives none */
+dml_err dml_spec_to_memory(const dml_spec *spec, int *fd);
 
 /* The reference of all keys and layers, from the same table. */
 void dml_spec_help(FILE *to);

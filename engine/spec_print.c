@@ -4,8 +4,11 @@
 #include "engine/base/str.h"
 #include "engine/spec_value.h"
 
+#include <errno.h>
 #include <inttypes.h>
 #include <string.h>
+#include <sys/mman.h>
+#include <unistd.h>
 
 /* A path as it must be written so that nothing in it expands. */
 static const char *unexpandable(const char *path, dml_str *s)
@@ -252,6 +255,29 @@ static void print_allowed(FILE *to, const dml_spec_key *key)
         fputs(key->allowed, to);
     else
         fprintf(to, "%s%s%s", type_text[key->type], key->allowed[0] ? ", " : "", key->allowed);
+}
+
+static dml_err print_to_end(const dml_spec *spec, FILE *to)
+{
+    const dml_err err = dml_spec_print(spec, to);
+    if (fclose(to) != 0 && err == DML_ERR_OK)
+        DML_FAIL(DML_ERR_UNAVAILABLE, "cannot keep the spec in memory: %s", strerror(errno));
+    return err;
+}
+
+dml_err dml_spec_to_memory(const dml_spec *spec, int *fd)
+{
+    *fd = memfd_create("dml-spec", MFD_CLOEXEC);
+    const int copy = *fd < 0 ? -1 : dup(*fd);
+    FILE *to = copy < 0 ? NULL : fdopen(copy, "w");
+    const dml_err err = to ? print_to_end(spec, to)
+                           : dml_err_set(DML_ERR_UNAVAILABLE, __FILE__, __LINE__,
+                                         "memfd_create(dml-spec): %s", strerror(errno));
+    if (err == DML_ERR_OK) return err;
+    if (!to && copy >= 0) close(copy);
+    if (*fd >= 0) close(*fd);
+    *fd = -1;
+    return err;
 }
 
 static void help_row(FILE *to, int32_t indent, const dml_spec_key *key)

@@ -26,4 +26,18 @@
  *   width  columns of the timeline at most, >= 10; less is used when that shows all just as well */
 void dml_draw_text(const dml_program *p, const dml_sim *sim, int32_t width, dml_str *out);
 
+/* A picture among others of about the same work.  All borrowed. */
+typedef struct dml_panel {
+    const char *title;
+    const dml_program *program;
+    const dml_sim *sim; /* of it */
+    const bool *lost;   /* [workers] who are not there; NULL: all are */
+    const bool *moved;  /* [chunks][mbs] passes that another worker ran before; NULL: none */
+} dml_panel;
+
+/* Appends them one below another, a column being the same time in all of them, their titles above them and one legend
+ * at the end.  Without rows of reductions; below a worker's row marks where it runs what another ran before.
+ *   width  as above, of the longest */
+void dml_draw_panels(const dml_panel *panel, int32_t n, int32_t width, dml_str *out);
+
 #endif

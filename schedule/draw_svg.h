@@ -7,6 +7,7 @@
 #define DML_SCHEDULE_DRAW_SVG_H
 
 #include "engine/base/str.h"
+#include "schedule/draw.h"
 #include "schedule/sim.h"
 
 /* Appends a complete SVG document.
@@ -15,5 +16,10 @@
  *   width  of the timeline in pixels, >= 100 */
 void dml_draw_svg(const dml_program *p, const dml_sim *sim, const char *title, int32_t width,
                   dml_str *out);
+
+/* The same of several, one below another, a pixel being the same time in all of them.  Rows of the lost are red, passes
+ * that another worker ran before orange.
+ *   width  of the longest */
+void dml_draw_panels_svg(const dml_panel *panel, int32_t n, int32_t width, dml_str *out);
 
 #endif

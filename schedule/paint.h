@@ -7,10 +7,11 @@
 
 typedef struct dml_paint {
     const char *fill,
-        *fill_odd;     /* "#4c8fd8"; of a worker's 1st, 3rd ... chunk, and of the others */
-    const char *text;  /* what is written on it */
-    const char *trace; /* the nearest of the colour names that trace events know */
-} dml_paint;           /* static */
+        *fill_odd;          /* "#4c8fd8"; of a worker's 1st, 3rd ... chunk, and of the others */
+    const char *fill_moved; /* of what another worker ran before: shades of orange */
+    const char *text;       /* what is written on it */
+    const char *trace;      /* the nearest of the colour names that trace events know */
+} dml_paint;                /* static */
 
 dml_paint dml_paint_of(dml_op_kind kind);
 
