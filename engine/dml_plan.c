@@ -1,5 +1,6 @@
 /* engine/dml_plan.c - prints the plan, or chooses it, and draws the schedule; no device, no training. */
 #include "engine/choose.h"
+#include "engine/dml_fail.h"
 #include "engine/dml_profile.h"
 #include "engine/dml_replay.h"
 #include "engine/plan_compare.h"
@@ -32,6 +33,7 @@ enum {
     OPT_ORACLE,
     OPT_SAVE,
     OPT_LOST,
+    OPT_FAIL,
     OPT_ALL,
     ROWS = 10 /* of a ranking */
 };
@@ -41,10 +43,13 @@ typedef struct command_line {
     const char *override[MAX_ARGS];
     int n;
     bool compare, oracle, all;
-    int32_t world_size; /* 0: the spec's */
-    dml_arena arena;    /* owns overrides that options make */
-    const char *save;   /* NULL: nowhere */
-    uint64_t lost;      /* bit r: rank r */
+    int32_t world_size;         /* 0: the spec's */
+    dml_arena arena;            /* owns overrides that options make */
+    const char *save;           /* NULL: nowhere */
+    uint64_t lost;              /* bit r: rank r */
+    const char *fail[MAX_ARGS]; /* as written */
+    int32_t n_fail;
+    const char *file; /* of a picture; NULL: standard output */
     dml_plan_view view;
 } command_line;
 
@@ -55,7 +60,8 @@ static const struct argp_option options[] = {
     {"text", OPT_TEXT, NULL, 0, "print the lowered program: every op with its peer, slot and waits",
      0},
     {"compare", OPT_COMPARE, NULL, 0, "a table of all schedules for this model and layout", 0},
-    {"draw", OPT_DRAW, "text|svg", 0, "the schedule's picture alone", 0},
+    {"draw", OPT_DRAW, "text|svg|FILE.svg", 0,
+     "the schedule's picture alone; with --fail and a file, beside what is printed", 0},
     {"export", OPT_EXPORT, "csv", 0,
      "the schedule as PyTorch's CSV: a row for each rank of a pipeline", 0},
     {"save", OPT_SAVE, "FILE", 0, "with plan=auto: the chosen plan as JSON, for plan: FILE", 0},
@@ -72,6 +78,10 @@ static const struct argp_option options[] = {
     {"lost", OPT_LOST, "RANKS", 0,
      "what becomes of the plan when workers such as 2,5 are lost: before and after, side by side",
      0},
+    {"fail", OPT_FAIL, "PLACE", 0,
+     "all that could be done about a lost worker (stage=2,replica=1 or worker=7), with prices and "
+     "pictures; repeat it for more of them",
+     0},
     {"width", OPT_WIDTH, "COLUMNS", 0, "of the drawing (default: the terminal's, or 120)", 0},
     {0},
 };
@@ -87,11 +97,24 @@ static int width_of(const char *text, struct argp_state *state)
     return (int)n;
 }
 
-static dml_form picture_of(const char *text, struct argp_state *state)
+static void take_picture(command_line *c, const char *text, struct argp_state *state)
 {
-    if (strcmp(text, "svg") == 0) return DML_FORM_SVG;
-    if (strcmp(text, "text") != 0) argp_error(state, "--draw %s: text or svg", text);
-    return DML_FORM_PICTURE;
+    const char *end = strrchr(text, '.');
+    const bool is_file = end && strcmp(end, ".svg") == 0;
+    if (is_file)
+        c->file = text;
+    else if (strcmp(text, "svg") == 0)
+        c->view.form = DML_FORM_SVG;
+    else if (strcmp(text, "text") == 0)
+        c->view.form = DML_FORM_PICTURE;
+    else
+        argp_error(state, "--draw %s: text, svg or a file whose name ends in .svg", text);
+}
+
+static void add_fail(command_line *c, const char *text, struct argp_state *state)
+{
+    if (c->n_fail == MAX_ARGS) argp_error(state, "more than %d --fail", MAX_ARGS);
+    c->fail[c->n_fail++] = text;
 }
 
 static int32_t devices_of(const char *text, struct argp_state *state)
@@ -131,7 +154,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     switch (key) {
     case OPT_TEXT: c->view.form = DML_FORM_TEXT; return 0;
     case OPT_COMPARE: c->compare = true; return 0;
-    case OPT_DRAW: c->view.form = picture_of(arg, state); return 0;
+    case OPT_DRAW: take_picture(c, arg, state); return 0;
     case OPT_EXPORT:
         if (strcmp(arg, "csv") != 0) argp_error(state, "--export %s: csv is the only form", arg);
         c->view.form = DML_FORM_CSV;
@@ -139,6 +162,7 @@ static error_t parse(int key, char *arg, struct argp_state *state)
     case OPT_SAVE: c->save = arg; return 0;
     case OPT_ALL: c->all = true; return 0;
     case OPT_LOST: c->lost = ranks_of(arg, state); return 0;
+    case OPT_FAIL: add_fail(c, arg, state); return 0;
     case OPT_EVAL: c->view.eval = true; return 0;
     case OPT_WORLD_SIZE:
         c->world_size = devices_of(arg, state);
@@ -157,6 +181,8 @@ static error_t parse(int key, char *arg, struct argp_state *state)
         return 0;
     case ARGP_KEY_END:
         if (!c->spec) argp_error(state, "SPEC is missing");
+        if (c->file && c->n_fail == 0)
+            argp_error(state, "--draw FILE.svg goes with --fail; else --draw svg >FILE.svg");
         if (c->world_size > 0 && !c->oracle) add_override(c, "plan=auto", state);
         return 0;
     default: return ARGP_ERR_UNKNOWN;
@@ -254,10 +280,17 @@ static dml_err print(const command_line *c, dml_spec *spec)
     if ((c->save || c->all) && !open)
         DML_FAIL(DML_ERR_SPEC, "--save and --all go with plan=auto: there is nothing to choose");
     const bool ranking =
-        c->save || c->all || (c->view.form == DML_FORM_SUMMARY && !c->compare && !c->lost);
+        c->save || c->all ||
+        (c->view.form == DML_FORM_SUMMARY && !c->compare && !c->lost && !c->n_fail);
     if (open && ranking) return print_choice(c, spec);
     DML_TRY(dml_choose_resolve(spec));
     if (c->lost) return print_lost(spec, c->lost);
+    if (c->n_fail > 0)
+        return dml_fail_print(spec, &(dml_fail){.place = c->fail,
+                                                .n = c->n_fail,
+                                                .form = c->view.form,
+                                                .width = c->view.width,
+                                                .file = c->file});
     return c->compare ? print_comparison(spec) : dml_plan_print(spec, &c->view);
 }
 

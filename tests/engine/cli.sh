@@ -51,6 +51,21 @@ expect 0 '27.3%' "$plan" "$delay"
 expect 0 'SEND_F0.0' "$plan" "$delay" --text
 expect 2 'allowed: sequential gpipe' "$plan" "$delay" parallelism.schedule=zz
 expect 2 'a number from 10 to 10000' "$plan" "$delay" --width 99999999999
+
+# what could be done about a lost worker
+slip=$examples/slipstream-delay.yaml
+expect 0 '> re-route, staggered              270.071     100.0%' "$plan" "$slip" --fail stage=2,replica=1
+expect 0 'without worker 3 (stage 1, replica 0), worker 7 (stage 2, replica 1)' "$plan" "$slip" --fail worker=7 --fail rank=3
+expect 0 'before: 270.070 ms' "$plan" "$slip" --fail stage=2,replica=1 --draw text
+expect 0 '<svg' "$plan" "$slip" --fail stage=2,replica=1 --draw svg
+expect 0 'orange' sh -c "'$plan' '$slip' --fail worker=7 --draw '$work/fail.svg' >/dev/null && cat '$work/fail.svg'"
+expect 2 'the plan has stages 0 to 3' "$plan" "$slip" --fail stage=4,replica=0
+expect 2 'stage 2 has replicas 0 to 2, which are workers 6, 7, 8' "$plan" "$slip" --fail stage=2,replica=3
+expect 2 'such as stage=2,replica=0' "$plan" "$slip" --fail stage=2
+expect 2 'the plan has workers 0 to 11' "$plan" "$slip" --fail worker=12
+expect 2 'such as stage=2,replica=1 or worker=7' "$plan" "$slip" --fail stage=2,worker=1
+expect 2 'goes with --fail' "$plan" "$slip" --draw "$work/fail.svg"
+expect 3 'cannot write' "$plan" "$slip" --fail worker=7 --draw "$work/absent/fail.svg"
 expect 3 'cannot write to standard output' sh -c "'$plan' '$delay' 2>&1 >/dev/full"
 expect 3 'cannot write to standard output' sh -c "'$train' '$delay' --print-config 2>&1 >/dev/full"
 expect 0 'weights' sh -c "'$train' - --max-steps 1 ${quick[*]} <'$delay'"
