@@ -142,7 +142,7 @@ void dml_replan_print_prices(const dml_replan_view *v, dml_str *out)
     print_before(v, out);
     for (int32_t i = 0; i < v->options->n; i++)
         print_option(v, i, out);
-    if (v->options->best >= 0) dml_str_printf(out, "\n> chosen.  ");
+    if (v->options->best >= 0) dml_str_printf(out, "\n>: chosen.  ");
     dml_str_printf(
         out,
         "Throughput: of the plan before; of %s: of its step without a loss%s.  Bound: no "
