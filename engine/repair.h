@@ -9,6 +9,7 @@
     X(REROUTE,   "re-route")                      /* other holders of their stages run it                   */ \
     X(DECOUPLED, "re-route, decoupled")           /* the same; input and weight gradients apart             */ \
     X(STAGGERED, "re-route, staggered")           /* the same, and optimizer steps do not wait for all      */ \
+    X(HELPED,    "re-route, helped")              /* workers of other stages hold theirs as well            */ \
     X(DAMAGED,   "re-cut of damaged pipelines")   /* who is left of a pipeline has other stages of it       */ \
     X(RECUT,     "re-cut")                        /* the model has other stages                             */ \
     X(DROP,      "drop pipelines")                /* whole pipelines run it; who is left of others rests    */ \

@@ -88,19 +88,6 @@ static bool is_about_layout(dml_err err)
     return err == DML_ERR_SPEC || err == DML_ERR_NOMEM;
 }
 
-/* All survivors at work all the time. */
-static int64_t work_bound(const dml_plan *first, const bool *lost)
-{
-    double work_ns = 0, speed = 0;
-    for (int32_t s = 0; s < first->stages; s++) {
-        const dml_chunk_cost *k = &first->cost.chunk[s];
-        work_ns += (double)(k->fwd_ns + k->bwd_input_ns + k->bwd_weight_ns) * first->mbs;
-    }
-    for (int32_t w = 0; w < first->workers; w++)
-        if (!lost[w]) speed += dml_speed_of(&first->cost, w);
-    return speed > 0 ? (int64_t)(work_ns / speed) : 0;
-}
-
 static bool is_allowed(const dml_replan_case *c, dml_repair repair)
 {
     const uint32_t may = c->input.repairs ? c->input.repairs : DML_REPAIRS_ALL;
@@ -123,11 +110,12 @@ static dml_err propose_cuts(const dml_replan_case *c)
     for (int frugal = 0; frugal <= limited; frugal++) {
         const char *override[DML_RECUT_OVERRIDES];
         int32_t n = 0;
-        const dml_err err = dml_recut(first, c->lost, frugal, &c->out->arena, override);
+        int64_t bound_ns = 0;
+        const dml_err err = dml_recut(first, c->lost, frugal, &c->out->arena, override, &bound_ns);
         if (err != DML_ERR_OK && !is_about_layout(err)) return err;
         while (err == DML_ERR_OK && n < DML_RECUT_OVERRIDES && override[n])
             n++;
-        dml_replan_propose(c, DML_REPAIR_RECUT, 0, override, n, work_bound(first, c->lost),
+        dml_replan_propose(c, DML_REPAIR_RECUT, 0, override, n, bound_ns,
                            err == DML_ERR_OK ? NULL : dml_replan_reason(&c->out->arena));
     }
     return DML_ERR_OK;
@@ -141,8 +129,8 @@ static dml_err propose_restart(const dml_replan_case *c)
 }
 
 /* In the order in which they are told; of equal prices the first counts. */
-static dml_err (*const proposers[])(const dml_replan_case *c) = {dml_propose_reroutes, propose_cuts,
-                                                                 propose_restart};
+static dml_err (*const proposers[])(const dml_replan_case *c) = {
+    dml_propose_reroutes, dml_propose_helped, propose_cuts, propose_restart};
 
 /* ---- plans and prices -------------------------------------------------------------------------------- */
 

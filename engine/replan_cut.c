@@ -133,8 +133,25 @@ const char *dml_lost_override(const dml_plan *first, const bool *lost, dml_arena
     return finish(&out, arena);
 }
 
+/* Whoever has most to do is at work all the time. */
+static int64_t work_bound_ns(const dml_placement_problem *p, const dml_placement *found)
+{
+    double most = 0;
+    for (int32_t s = 0; s < found->n_stages; s++) {
+        const dml_placement_stage *stage = &found->stage[s];
+        double pass_ns = 0;
+        for (int32_t l = stage->begin; l < stage->end; l++)
+            pass_ns += (double)(p->layer[l].ns[0] + p->layer[l].ns[1] + p->layer[l].ns[2]);
+        for (int32_t i = 0; i < stage->replicas; i++) {
+            const double ns = stage->share[i] * pass_ns / p->device[stage->device[i]].speed;
+            most = ns > most ? ns : most;
+        }
+    }
+    return (int64_t)most;
+}
+
 dml_err dml_recut(const dml_plan *first, const bool *lost, bool frugal, dml_arena *arena,
-                  const char *override[DML_RECUT_OVERRIDES])
+                  const char *override[DML_RECUT_OVERRIDES], int64_t *bound_ns)
 {
     int32_t *live = DML_NEW_N(arena, int32_t, first->workers);
     const int32_t n = live_of(first, lost, live);
@@ -145,6 +162,7 @@ dml_err dml_recut(const dml_plan *first, const bool *lost, bool frugal, dml_aren
     p.objective = frugal ? DML_OBJECTIVE_MEMORY : DML_OBJECTIVE_THROUGHPUT;
     DML_TRY(dml_placement_find(&p, arena, &found));
     DML_TRY(use_all(&p, arena, &found));
+    *bound_ns = work_bound_ns(&p, &found);
     memset(override, 0, DML_RECUT_OVERRIDES * sizeof *override);
     override[0] = dml_lost_override(first, lost, arena);
     override[1] = "parallelism.schedule=" DML_ORDER_AUTO;

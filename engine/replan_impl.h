@@ -2,6 +2,7 @@
  *
  *   replan.c            proposals -> bounds -> plans -> prices -> the best
  *   replan_norm.c       which places should bear the losses: re-routes, as they are and normalised
+ *   replan_help.c       copies of damaged stages on workers of others
  *   replan_cut.c        another cut over all who are left
  *   replan_pipeline.c   damaged pipelines cut anew, or dropped
  *   replan_price.c      what moves, and how long that takes
@@ -31,6 +32,7 @@ void dml_replan_propose(const dml_replan_case *c, dml_repair repair, int32_t mig
 /* Proposes what there is of its kind, or says why there is nothing.  Failures that another layout may not have
  * (DML_ERR_SPEC, DML_ERR_NOMEM) become proposals with `why`: only others are returned. */
 dml_err dml_propose_reroutes(const dml_replan_case *c);
+dml_err dml_propose_helped(const dml_replan_case *c);
 
 /* Bytes of state that workers of `next` hold and did not hold under `now`, or have lost; and how long that takes. */
 int64_t dml_replan_moved_bytes(const dml_plan *now, const dml_plan *next, const bool *lost);
@@ -44,10 +46,11 @@ enum { DML_RECUT_OVERRIDES = 8 };
  *
  *   lost    [first->workers]
  *   frugal  as little memory on the fullest worker as can be, instead of the shortest step
+ *   bound_ns  out: what whoever has most to do takes for it; no step of this cut is shorter
  *
  * DML_ERR_SPEC, DML_ERR_NOMEM  none fits: the trail says what is short */
 dml_err dml_recut(const dml_plan *first, const bool *lost, bool frugal, dml_arena *arena,
-                  const char *override[DML_RECUT_OVERRIDES]);
+                  const char *override[DML_RECUT_OVERRIDES], int64_t *bound_ns);
 
 /* "parallelism.lost=[1,3]"; the arena's. */
 const char *dml_lost_override(const dml_plan *first, const bool *lost, dml_arena *arena);
