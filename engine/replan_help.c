@@ -264,7 +264,7 @@ static dml_err propose_each(const dml_replan_case *c, dml_arena *arena)
         if (err == DML_ERR_SPEC) continue; /* with more of them, perhaps */
         DML_TRY(err);
         const double ns = t.load_ns[busiest_of(&t)];
-        if (t.copies < copies / 2) break;             /* no further one helped */
+        if (t.copies < copies / 2) break;               /* no further one helped */
         if (t.copies == 0 || ns >= before_ns) continue; /* two stages may need one each */
         DML_TRY(propose(c, &t));
         before_ns = ns;
