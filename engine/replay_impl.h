@@ -38,4 +38,12 @@ dml_err dml_replay_turn_of(dml_replay_clock *run, uint64_t lost, dml_replay_turn
 /* The part of the step under way that is done. */
 double dml_replay_part(const dml_replay_clock *run);
 
+/* Failure normalisation as plain SlipStream has it, equal stages assumed: workers of ranks with few losses take the
+ * places of lost ones, as few as can be.
+ *
+ *   place  [ranks * replicas] whose place each worker takes
+ *
+ * Returns the places that are empty then, as bits. */
+uint64_t dml_replay_spread(int32_t ranks, int32_t replicas, uint64_t lost, int32_t *place);
+
 #endif

@@ -3,8 +3,10 @@
 
 #include "engine/plan_async.h"
 #include "engine/replan.h"
+#include "engine/replay_impl.h"
 
 #include <stdlib.h>
+#include <string.h>
 #include <unistd.h>
 
 typedef struct kept {
@@ -81,29 +83,56 @@ static const bool *holds_of(const dml_plan *p, dml_arena *arena)
     return holds;
 }
 
-static dml_err make(dml_replay_plans *s, uint64_t lost, bool reroute_only, dml_replay_way *out)
+/* Rows of `holds` are places: whose is each worker's? */
+static const bool *seated(const bool *holds, const int32_t *place, const dml_replay_planner *p,
+                          dml_arena *arena)
+{
+    bool *out = DML_NEW_N(arena, bool, (int64_t)p->workers * p->layers);
+    for (int32_t w = 0; w < p->workers; w++)
+        memcpy(out + (int64_t)w * p->layers, holds + (int64_t)place[w] * p->layers,
+               (size_t)p->layers * sizeof *out);
+    return out;
+}
+
+static dml_err replanned(dml_replay_plans *s, uint64_t lost, uint32_t repairs, dml_replay_way *out)
+{
+    const dml_replan_input input = {.repairs = repairs};
+    dml_replan r;
+    const dml_err err = dml_replan_make(s->fd, &s->first, lost, &input, &r);
+    *out = (dml_replay_way){0};
+    if (err == DML_ERR_PEER) return DML_ERR_OK; /* they cannot go on */
+    if (err != DML_ERR_OK) return dml_err_add(err, __func__, __FILE__, __LINE__);
+    const dml_plan *p = r.planned ? &r.planned->plan : &s->first;
+    *out = (dml_replay_way){.step_ns = r.after_ns,
+                            .staggered = p->train.staggered,
+                            .repair = dml_repair_text(r.repair),
+                            .holds = holds_of(p, &s->arena)};
+    dml_planned_free(r.planned);
+    return DML_ERR_OK;
+}
+
+/* Re-routes after losses are spread; equal stages and workers, so the plan of the places is that of the workers.  Stages
+ * with workers of their own are re-routed as they are. */
+static dml_err rerouted(dml_replay_plans *s, uint64_t lost, dml_replay_way *out)
 {
     const uint32_t reroutes =
         1u << DML_REPAIR_REROUTE | 1u << DML_REPAIR_DECOUPLED | 1u << DML_REPAIR_STAGGERED;
-    const dml_replan_input input = {.repairs = reroute_only ? reroutes : DML_REPAIRS_ALL};
-    dml_replan r;
-    *out =
-        (dml_replay_way){.step_ns = s->planner.step_ns, .repair = dml_repair_text(DML_REPAIR_NONE)};
-    if (lost == 0) {
-        out->holds = holds_of(&s->first, &s->arena);
-        return DML_ERR_OK;
-    }
-    const dml_err err = dml_replan_make(s->fd, &s->first, lost, &input, &r);
-    if (err == DML_ERR_PEER) { /* they cannot go on */
-        *out = (dml_replay_way){0};
-        return DML_ERR_OK;
-    }
-    if (err != DML_ERR_OK) return dml_err_add(err, __func__, __FILE__, __LINE__);
-    const dml_plan *p = r.planned ? &r.planned->plan : &s->first;
-    out->step_ns = r.after_ns;
-    out->repair = dml_repair_text(r.repair);
-    out->holds = holds_of(p, &s->arena);
-    dml_planned_free(r.planned);
+    int32_t place[DML_OUTAGE_WORKERS];
+    if (!dml_plan_is_equal(&s->first)) return replanned(s, lost, reroutes, out);
+    const uint64_t places = dml_replay_spread(s->first.ranks, s->first.replicas, lost, place);
+    DML_TRY(replanned(s, places, reroutes, out));
+    if (out->holds) out->holds = seated(out->holds, place, &s->planner, &s->arena);
+    return DML_ERR_OK;
+}
+
+static dml_err make(dml_replay_plans *s, uint64_t lost, bool reroute_only, dml_replay_way *out)
+{
+    if (lost != 0)
+        return reroute_only ? rerouted(s, lost, out) : replanned(s, lost, DML_REPAIRS_ALL, out);
+    *out = (dml_replay_way){.step_ns = s->planner.step_ns,
+                            .staggered = s->first.train.staggered,
+                            .repair = dml_repair_text(DML_REPAIR_NONE),
+                            .holds = holds_of(&s->first, &s->arena)};
     return DML_ERR_OK;
 }
 

@@ -2,6 +2,7 @@
 #include "tests/support/test.h"
 
 #include "engine/replay.h"
+#include "engine/replay_impl.h"
 #include "engine/replay_report.h"
 
 #include <math.h>
@@ -295,9 +296,37 @@ static void the_report_says_what_was_charged_and_whose_figures_are_published(voi
     dml_arena_free(&arena);
 }
 
+static uint64_t workers_of(int32_t a, int32_t b, int32_t c)
+{
+    return (uint64_t)1 << a | (uint64_t)1 << b | (uint64_t)1 << c;
+}
+
+/* Three ranks of four: workers 0 to 3, 4 to 7, 8 to 11. */
+static void losses_are_spread_with_the_fewest_changes_of_role(void **state)
+{
+    (void)state;
+    int32_t place[12], moved = 0;
+    DML_CHECK_EQ(workers_of(1, 5, 9), dml_replay_spread(3, 4, workers_of(1, 5, 9), place));
+    for (int32_t w = 0; w < 12; w++)
+        DML_CHECK_EQ(w, place[w]);
+    /* 1, 2 and 3 of rank 0: one stays, two change places with 4 and 8 */
+    DML_CHECK_EQ(workers_of(4, 8, 3), dml_replay_spread(3, 4, workers_of(1, 2, 3), place));
+    for (int32_t w = 0; w < 12; w++) {
+        DML_CHECK_EQ(w, place[place[w]]);
+        moved += place[w] != w;
+    }
+    DML_CHECK_EQ(4, moved);
+    DML_CHECK_EQ(1, place[4]);
+    DML_CHECK_EQ(2, place[8]);
+    /* five: the rank with most keeps the odd ones */
+    const uint64_t five = workers_of(0, 1, 2) | workers_of(4, 8, 0);
+    DML_CHECK_EQ(workers_of(1, 2, 4) | workers_of(5, 8, 8), dml_replay_spread(3, 4, five, place));
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
+        cmocka_unit_test(losses_are_spread_with_the_fewest_changes_of_role),
         cmocka_unit_test(ours_is_the_integral_of_its_rate_less_stalls),
         cmocka_unit_test(a_loss_costs_the_step_under_way),
         cmocka_unit_test(a_loss_under_a_staggered_plan_costs_the_step_before_too),
